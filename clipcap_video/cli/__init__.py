@@ -1,0 +1,68 @@
+"""The command line. Commands are thin: options in, a library call, a few printed lines out.
+
+Nothing here imports torch before a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from clipcap_video import __version__
+from clipcap_video.errors import ClipcapError
+
+
+def run_app(app: typer.Typer) -> None:
+    """Runs a typer app; an error that the user can mend is one sentence on stderr and exit status 1."""
+    try:
+        app()
+    except ClipcapError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Runs one command as a script of its own."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP)
+    app.command()(command)
+    run_app(app)
+
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def main() -> None:
+    """The `clipcap-video` command."""
+    from clipcap_video.cli.demo import demo
+    from clipcap_video.cli.evaluate import evaluate
+    from clipcap_video.cli.extract import extract_features
+    from clipcap_video.cli.infer import caption_videos
+    from clipcap_video.cli.new_lm import new_lm
+    from clipcap_video.cli.train import train_captioner
+
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings=HELP,
+        help="ClipCap for video: caption videos, and train captioners on your own.",
+    )
+    app.command("extract")(extract_features)
+    app.command("train")(train_captioner)
+    app.command("infer")(caption_videos)
+    app.command("evaluate")(evaluate)
+    app.command("new-lm")(new_lm)
+    app.command("demo")(demo)
+
+    @app.callback(invoke_without_command=True)
+    def version(show: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+        if show:
+            print(__version__)
+            raise typer.Exit
+
+    run_app(app)

@@ -1,0 +1,101 @@
+"""`extract_features.py` and `clipcap-video extract`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
+
+
+@dataclass
+class ExtractConfig:
+    """Options of `extract_features.py`."""
+
+    videos: Path = option(Path("videos"), "A folder (searched with its subfolders), a video, or a text file of paths.")
+    out: Path = option(Path("features"), "Folder for the features: one file a video.")
+
+    encoder: str = option(
+        "ViT-B/32",
+        "A model of OpenAI's clip or a path to its .pt; hf:NAME_OR_PATH for a CLIP, SigLIP or DINOv2; resnet50; "
+        "efficientnet-lite2.",
+        panel="Encoder",
+    )
+    encoder_weights: Path | None = option(
+        None, "Weights for resnet50 where they cannot be downloaded.", panel="Encoder"
+    )
+    normalize: bool = option(False, "Divide each feature by its L2 norm.", panel="Encoder")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "auto is bf16 where the device is fast at it.", panel="Encoder"
+    )
+    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Encoder")
+    bs: int = option(64, "Frames encoded at once.", panel="Encoder")
+
+    frames: int = option(28, "Frames kept of each video, at most.", panel="Frames")
+    sampling: Literal["uniform", "head", "tail", "fps", "reference"] = option(
+        "uniform",
+        "uniform: evenly over the video. head, tail: its first or last frames, taken at --fps. fps: all frames taken "
+        "at --fps. reference: every (count // FRAMES)-th frame, as the MSR-VTT ClipCap program does.",
+        panel="Frames",
+    )
+    fps: float | None = option(
+        None,
+        "Take frames at this rate first; 1 for head, tail and fps, every frame for uniform, unless given.",
+        panel="Frames",
+    )
+    max_frames: int | None = option(None, "With --sampling fps: at most so many, evenly spread.", panel="Frames")
+
+    workers: int = option(2, "Threads that decode videos.", panel="Run")
+    overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
+
+    def __post_init__(self) -> None:
+        from clipcap_video.errors import ClipcapError
+
+        for name in ("bs", "workers"):
+            if getattr(self, name) < 1:
+                raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
+
+
+def _extract(config: ExtractConfig) -> None:
+    """Turn videos into frame features, once, with a frozen encoder.
+
+    Writes OUT/ID.safetensors for every video, ID being the file's name without its ending. Videos that are done are
+    skipped, so a run that was stopped goes on where it was. A video that cannot be read is listed with the reason in
+    OUT/failures.jsonl, and the exit status is 1.
+    """
+    from clipcap_video.devices import pick_device, pick_precision
+    from clipcap_video.encoders import load_encoder
+    from clipcap_video.extraction import FAILURES_FILE, extract
+    from clipcap_video.video.files import find_videos
+    from clipcap_video.video.sampling import SamplingSpec
+
+    spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames)
+    videos = find_videos(config.videos)
+    device = pick_device(config.device)
+    encoder = load_encoder(config.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
+    summary = extract(
+        videos,
+        encoder,
+        spec,
+        config.out,
+        batch_size=config.bs,
+        workers=config.workers,
+        normalize=config.normalize,
+        overwrite=config.overwrite,
+    )
+    for video_id, warning in summary.warnings.items():
+        print(f"warning: {video_id}: {warning}", file=sys.stderr)
+    rate = summary.frames / summary.seconds if summary.seconds else 0.0
+    print(
+        f"{summary.done} videos done, {summary.skipped} done before, {summary.failed} failed; {summary.frames} frames in "
+        f"{summary.seconds:.1f} s ({rate:.1f} frames/s) to {config.out}"
+    )
+    if summary.failed:
+        print(f"failures and their reasons: {config.out / FAILURES_FILE}", file=sys.stderr)
+        sys.exit(1)
+
+
+extract_features = command_of(ExtractConfig, _extract)

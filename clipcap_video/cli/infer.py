@@ -1,0 +1,110 @@
+"""`inference_vtt.py` and `clipcap-video infer`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
+
+ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
+
+
+@dataclass
+class InferConfig:
+    """Options of `inference_vtt.py`."""
+
+    model_dir: Path | None = option(
+        None, "A checkpoint, or the out_dir of a run; without it, the starter captioner.", panel="Input"
+    )
+    epoch: int | None = option(None, "Take the checkpoint MODEL_DIR/PREFIX-EPOCH instead of the best.", panel="Input")
+    prefix: str = option("prefix", "Name of the checkpoints that --epoch chooses among.", panel="Input")
+    videos: Path | None = option(None, "Videos to caption: a folder, a video, or a text file of paths.", panel="Input")
+    data: Path | None = option(
+        None, "Features to caption; without --videos, those that the model was trained on.", panel="Input"
+    )
+    caption: list[Path] | None = option(
+        None, "Annotations: which videos are in the split, and references to score against.", panel="Input"
+    )
+    split: str | None = option(None, "Split to caption; test, else validate, unless given.", panel="Input")
+    out: Path | None = option(
+        None,
+        "Where the captions go: predictions.json here with --videos, else in the model's folder.",
+        panel="Output",
+    )
+    report: Path | None = option(
+        None, "Also write a page of the videos with frames and captions (with --videos).", panel="Output"
+    )
+
+    entry_length: int = option(40, "Most tokens of a caption.", panel="Decoding")
+    use_beam_search: bool = option(
+        False, "Beam search; otherwise greedy, or sampling if one of its options is given.", panel="Decoding"
+    )
+    beam_size: int = option(5, "Hypotheses kept by beam search.", panel="Decoding")
+    length_penalty: float = option(
+        1.0,
+        "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 favours short captions.",
+        panel="Decoding",
+    )
+    top_p: float | None = option(None, "Sample from the fewest tokens that hold this probability.", panel="Decoding")
+    top_k: int | None = option(None, "Sample from this many likeliest tokens.", panel="Decoding")
+    temperature: float = option(1.0, "Sample from logits divided by this; below 1 is more careful.", panel="Decoding")
+    num_return: int = option(1, "Captions for each video, best first.", panel="Decoding")
+    repetition_penalty: float = option(
+        1.0, "Make tokens that were used already less likely by this factor.", panel="Decoding"
+    )
+    no_repeat_ngram: int = option(0, "Never write the same n tokens in a row twice; 0 is off.", panel="Decoding")
+
+    lm: str | None = option(None, "Where the frozen language model is, if not where the checkpoint says.", panel="Run")
+    encoder: str | None = option(None, "Where the encoder is, if not where the checkpoint says.", panel="Run")
+    encoder_weights: Path | None = option(None, "Weights for resnet50 where they cannot be downloaded.", panel="Run")
+    bs: int = option(64, "Videos decoded at once.", panel="Run")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "auto is bf16 where the device is fast at it.", panel="Run"
+    )
+    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Run")
+    seed: int = option(0, "Seed of sampling.", panel="Run")
+
+    mapping_type: Literal["mlp", "transformer", "cross"] | None = option(None, "Mapping network.", panel=ARCHITECTURE)
+    cross: bool = option(False, "The same as --mapping_type cross.", panel=ARCHITECTURE)
+    prefix_length: int | None = option(None, "Prefix length.", panel=ARCHITECTURE)
+    prefix_length_clip: int | None = option(None, "Most frames of a video.", panel=ARCHITECTURE)
+    num_layers: int | None = option(None, "Layers of the mapping transformer.", panel=ARCHITECTURE)
+    normalize_prefix: bool = option(False, "Features are divided by their L2 norm.", panel=ARCHITECTURE)
+    is_rn: bool = option(False, "Features are RN50x4's, 640 wide.", panel=ARCHITECTURE)
+
+    def __post_init__(self) -> None:
+        from clipcap_video.errors import ClipcapError
+
+        if self.cross:
+            self.mapping_type = "cross"
+        if self.videos is not None and self.data is not None:
+            raise ClipcapError("--videos and --data were both given; caption video files or stored features, not both")
+        if self.report is not None and self.videos is None:
+            raise ClipcapError("--report shows frames, so it needs --videos")
+        if self.bs < 1:
+            raise ClipcapError(f"--bs must be at least 1, not {self.bs}")
+        if self.epoch is not None and self.model_dir is None:
+            raise ClipcapError("--epoch chooses a checkpoint of a run; give the run with --model_dir")
+
+
+def _infer(config: InferConfig) -> None:
+    """Caption videos, or stored features of videos.
+
+    The checkpoint knows its own architecture, encoder and frame sampling, so no option repeats them. Captions go to
+    predictions.json; with references, the official scores go to scores.json beside it.
+    """
+    from clipcap_video.decoding import DecodingSettings
+    from clipcap_video.inference import infer
+
+    names = {field.name for field in fields(DecodingSettings)}
+    settings = DecodingSettings(**{name: value for name, value in vars(config).items() if name in names})
+    failed = infer(config, settings)
+    if failed:
+        sys.exit(1)
+
+
+caption_videos = command_of(InferConfig, _infer)

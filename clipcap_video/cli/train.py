@@ -1,0 +1,27 @@
+"""`train_vtt.py` and `clipcap-video train`."""
+
+from __future__ import annotations
+
+import sys
+
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import TrainConfig
+
+
+def _train(config: TrainConfig) -> None:
+    """Train a captioner on frame features and captions.
+
+    Needs the features that extract_features.py wrote and an annotation file. Leaves the checkpoints OUT_DIR/best,
+    OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume goes on.
+    """
+    from clipcap_video.training.loop import train
+
+    summary = train(config)
+    if not summary.finished:
+        print(f"stopped after {summary.steps} steps; go on with --resume")
+        sys.exit(130)
+    score = "" if summary.best_score is None else f" (validation CIDEr {summary.best_score:.3f})"
+    print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")
+
+
+train_captioner = command_of(TrainConfig, _train)

@@ -1,0 +1,64 @@
+"""MSR-VTT annotations as published in 2016 and 2017: one JSON object of videos and sentences.
+
+Xu et al., "MSR-VTT: A Large Video Description Dataset for Bridging Video and Language", CVPR 2016. The 2017
+challenge's test file has videos and no sentences: its videos get no captions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipcap_video.datasets.records import Source, VideoRecord, normal_split
+from clipcap_video.errors import ClipcapError
+
+
+def matches(source: Source) -> bool:
+    return isinstance(source.json, dict) and ("videos" in source.json or "sentences" in source.json)
+
+
+def read(source: Source) -> list[VideoRecord]:
+    """Videos in file order; captions in the order of `sentences`, which is not that of `sen_id`."""
+    assert source.json is not None
+    if "videos" not in source.json:
+        raise ClipcapError(f"{source.path} lacks the field videos; MSR-VTT annotations list videos and sentences")
+    splits: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
+    for index, video in enumerate(_entries(source, "videos")):
+        where = f"videos[{index}]"
+        video_id = _text(source, video, "video_id", where)
+        if video_id in splits:
+            raise ClipcapError(f"{source.path}: {where} repeats video {video_id!r}; remove one of the entries")
+        splits[video_id] = normal_split(_text(source, video, "split", where))
+        captions[video_id] = []
+    if "sentences" not in source.json and any(split != "test" for split in splits.values()):
+        raise ClipcapError(
+            f"{source.path} lacks the field sentences, which only a file of test videos may do; "
+            "check that the download is complete"
+        )
+    for index, sentence in enumerate(_entries(source, "sentences")):
+        where = f"sentences[{index}]"
+        video_id = _text(source, sentence, "video_id", where)
+        if video_id not in captions:
+            raise ClipcapError(
+                f"{source.path}: {where} is about video {video_id!r}, which videos does not list; "
+                "add the video or remove the sentence"
+            )
+        captions[video_id].append(_text(source, sentence, "caption", where))
+    return [VideoRecord(video_id, split, captions[video_id]) for video_id, split in splits.items()]
+
+
+def _entries(source: Source, name: str) -> list[Any]:
+    assert source.json is not None
+    # The field may be null as well as absent.
+    entries = source.json.get(name) or []
+    if not isinstance(entries, list):
+        raise ClipcapError(f"{source.path}: the field {name} is not a list; MSR-VTT annotations have a list there")
+    return entries
+
+
+def _text(source: Source, entry: Any, name: str, where: str) -> str:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(value, str) or (not value.strip() and name != "caption"):
+        found = "lacks the field" if value is None else "has no text in the field"
+        raise ClipcapError(f"{source.path}: {where} {found} {name}; add it or remove the entry")
+    return value

@@ -1,0 +1,99 @@
+"""Tokenised captions and the packed batches that models are trained on.
+
+The captions of one video stand one after another in one sequence behind its prefix. Each attends to the prefix
+and to itself alone, and counts its positions from the prefix on, so the loss equals that of one row a caption
+while the prefix, and the mapping network before it, are computed once a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap_video.features import VideoFeatures
+
+
+@dataclass
+class PackedCaptions:
+    """B videos with their frames and captions. L is the longest sequence of captions in the batch.
+
+    features: [B, T, D] float32, zero where mask is False.
+    mask: [B, T] bool, True where a frame is real.
+    tokens: [B, L] int64, what the decoder reads: every caption without its last token (nothing follows that).
+    caption: [B, L] int64, number of the caption that a token belongs to; -1 is padding.
+    position: [B, L] int64, place of a token in its caption, from 0.
+    label_row, label_column: [N] int64, where each label is predicted: video, and place in `tokens`; column -1 is
+        the end of the prefix, which predicts the first token of every caption.
+    labels: [N] int64, the tokens to predict, the end token among them. Never padding.
+    """
+
+    features: Tensor
+    mask: Tensor
+    tokens: Tensor
+    caption: Tensor
+    position: Tensor
+    label_row: Tensor
+    label_column: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> PackedCaptions:
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return replace(self, **moved)
+
+
+def stack_features(videos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Pads features [T_i, D] of several videos to the longest -> features [B, T, D] float32, mask [B, T] bool."""
+    longest = max(len(video) for video in videos)
+    features = torch.zeros(len(videos), longest, videos[0].shape[1])
+    mask = torch.zeros(len(videos), longest, dtype=torch.bool)
+    for row, video in enumerate(videos):
+        features[row, : len(video)] = torch.from_numpy(np.asarray(video, dtype=np.float32))
+        mask[row, : len(video)] = True
+    return features, mask
+
+
+def thin_frames(video: VideoFeatures, max_frames: int) -> VideoFeatures:
+    """At most `max_frames` frames, evenly spread over the video."""
+    count = len(video.features)
+    if count <= max_frames:
+        return video
+    keep = np.linspace(0, count - 1, max_frames).round().astype(int)
+    times = None if video.timestamps is None else video.timestamps[keep]
+    return VideoFeatures(video.features[keep], times)
+
+
+def pack(videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]]]) -> PackedCaptions:
+    """Collates features [T_i, D] and token lists (end token included) of B videos into one batch."""
+    features, mask = stack_features(videos)
+    lengths = [sum(len(tokens) - 1 for tokens in row) for row in captions]
+    shape = (len(captions), max(1, *lengths))
+    tokens, caption, position = np.zeros(shape, np.int64), np.full(shape, -1), np.zeros(shape, np.int64)
+    label_row: list[int] = []
+    label_column: list[int] = []
+    labels: list[int] = []
+    for row, token_lists in enumerate(captions):
+        column = 0
+        for number, ids in enumerate(token_lists):
+            end = column + len(ids) - 1
+            tokens[row, column:end] = ids[:-1]
+            caption[row, column:end] = number
+            position[row, column:end] = range(len(ids) - 1)
+            label_row += [row] * len(ids)
+            label_column += [-1, *range(column, end)]
+            labels += ids
+            column = end
+    as_tensor = torch.from_numpy
+    return PackedCaptions(
+        features=features,
+        mask=mask,
+        tokens=as_tensor(tokens),
+        caption=as_tensor(caption),
+        position=as_tensor(position),
+        label_row=torch.tensor(label_row),
+        label_column=torch.tensor(label_column),
+        labels=torch.tensor(labels),
+    )

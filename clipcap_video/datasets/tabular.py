@@ -1,0 +1,119 @@
+"""Annotations of your own: CSV, JSONL, or a JSON list, with the fields video, caption and perhaps split.
+
+One caption a row; a row of JSONL may instead hold a list in `captions`. `video` is an id or a file: of a
+path, the name without its ending is the id. Without a split, a row belongs to "train".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from clipcap_video.datasets.records import Source, VideoRecord, normal_split
+from clipcap_video.errors import ClipcapError
+
+DEFAULT_SPLIT = "train"
+_VIDEO_FILE = re.compile(r"(.+)\.(?:mp4|avi|mkv|mov|webm|m4v|mpe?g|wmv|flv|gif|ts|3gp|ogv)", re.IGNORECASE)
+
+
+def matches(source: Source) -> bool:
+    # One row of JSONL is one JSON object.
+    return source.json is None or isinstance(source.json, list) or _is_row(source.json)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and "video" in value
+
+
+def read(source: Source) -> list[VideoRecord]:
+    """Videos in order of first appearance, captions in file order."""
+    splits: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
+    for where, row in _rows(source):
+        video_id, split, texts = _parse(source, where, row)
+        if splits.setdefault(video_id, split) != split:
+            raise ClipcapError(
+                f"{source.path}, {where}: video {video_id!r} is in split {split!r} here and in split "
+                f"{splits[video_id]!r} above; a video belongs to one split"
+            )
+        captions.setdefault(video_id, []).extend(texts)
+    return [VideoRecord(video_id, split, captions[video_id]) for video_id, split in splits.items()]
+
+
+def video_id_of(name: str) -> str:
+    """The id of a video given by id, file name or path (of either system's kind)."""
+    base = PurePosixPath(name.strip().replace("\\", "/")).name
+    # Only the endings of video files are cut: "clip.01" is an id.
+    match = _VIDEO_FILE.fullmatch(base)
+    return match[1] if match else base
+
+
+def _rows(source: Source) -> Iterator[tuple[str, Any]]:
+    """Each row with its place in the file."""
+    if source.json is not None:
+        rows = source.json if isinstance(source.json, list) else [source.json]
+        for number, row in enumerate(rows):
+            yield f"entry {number}", row
+    elif source.path.suffix.lower() in (".jsonl", ".ndjson") or source.text.lstrip().startswith("{"):
+        # Not splitlines(): JSON strings may hold U+2028 and the like.
+        for number, line in enumerate(source.text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", _parse_line(source, number, line)
+    else:
+        yield from _csv_rows(source)
+
+
+def _parse_line(source: Source, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ClipcapError(
+            f"{source.path}, line {number} is not JSON (column {error.colno}: {error.msg}); JSONL has one object a line"
+        ) from None
+
+
+def _csv_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    header_line = source.text.lstrip("\r\n").splitlines()[0]
+    delimiter = max(",\t;", key=header_line.count)
+    reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next([cell.strip().lower() for cell in row] for row in reader if row)
+        if "video" not in header or "caption" not in header:
+            raise ClipcapError(
+                f"{source.path}, line {reader.line_num}: the header is {','.join(header)[:80]!r}; "
+                "the first line must name the columns video and caption, and perhaps split"
+            )
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            where = f"line {reader.line_num}"
+            if len(row) > len(header):
+                raise ClipcapError(
+                    f"{source.path}, {where} has {len(row)} columns and the header {len(header)}; "
+                    "put a caption that holds commas in double quotes"
+                )
+            yield where, dict(zip(header, row, strict=False))
+    except csv.Error as error:
+        raise ClipcapError(f"{source.path}, line {reader.line_num} is not CSV ({error}); check its quotes") from None
+
+
+def _parse(source: Source, where: str, row: Any) -> tuple[str, str, list[str]]:
+    """Video id, split and captions of one row."""
+    where = f"{source.path}, {where}"
+    if not isinstance(row, dict):
+        raise ClipcapError(f"{where} is not an object; expected the fields video and caption")
+    video = row.get("video")
+    if not isinstance(video, str) or not video_id_of(video):
+        raise ClipcapError(f"{where} lacks the field video; give the video's id or file name")
+    split = row.get("split")
+    if split is not None and not isinstance(split, str):
+        raise ClipcapError(f"{where}: the field split is not text; give a name such as train or test")
+    captions = row["captions"] if "captions" in row else [row.get("caption")]
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise ClipcapError(f"{where} lacks the field caption; give a text, or a list of texts in captions")
+    return video_id_of(video), normal_split(split or "") or DEFAULT_SPLIT, captions

@@ -1,0 +1,80 @@
+"""Where to compute and in which precision. No other module names a device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipcap_video.errors import ClipcapError
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then MPS, then the CPU. `cuda:1` works too.
+
+    Raises ClipcapError when the device is unknown or absent.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ClipcapError(f"unknown device {name!r}; use one of {', '.join(DEVICES)}") from None
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if device.type not in present:
+        raise ClipcapError(f"unknown device {name!r}; use one of {', '.join(DEVICES)}")
+    if not present[device.type]:
+        raise ClipcapError(f"device {name!r} is not present on this machine; use --device auto")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run on dedicated instructions, rather than being emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def pick_precision(device: torch.device, name: str = "auto") -> str:
+    """`fp32` or `bf16`; `auto` takes bf16 where the device is fast at it."""
+    if name not in PRECISIONS:
+        raise ClipcapError(f"unknown precision {name!r}; use one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    return "bf16" if has_fast_bf16(device) else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """A context in which matrix products run in `precision` (weights stay as they are)."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def make_accelerator(device: torch.device, precision: str) -> Any:
+    """An `accelerate.Accelerator` on `device`; several processes are those that `accelerate launch` started."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # One process may train several models; each brings its own device and precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")

@@ -1,0 +1,102 @@
+"""What every frozen encoder offers, and the part that all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipcap_video.devices import autocast
+from clipcap_video.encoders.preprocessing import Preprocessing
+from clipcap_video.errors import ClipcapError
+
+
+class ImageEncoder(ABC):
+    """A frozen network that turns frames into feature vectors.
+
+    name: as the user typed it ("ViT-B/32", "hf:facebook/dinov2-small", "efficientnet-lite2").
+    dim: width D of a feature vector.
+    preprocessing: one line that fixes the pixels the network sees, e.g. "short side 224 bicubic, ...".
+    weights_digest: "sha256:" and 16 hex digits over the weights (see `weights.digest_weights`).
+    """
+
+    name: str
+    dim: int
+    preprocessing: str
+    weights_digest: str
+    device: torch.device
+    precision: str
+
+    @abstractmethod
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """Resize and crop on the CPU, thread-safe: frames uint8 RGB [n, 3, H, W] -> uint8 [n, 3, S, S]."""
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features of preprocessed frames: uint8 [n, 3, S, S] on any device -> float32 [n, D] on the CPU.
+
+        Scales and normalises the pixels on the encoder's device, runs under its precision, no gradient.
+        """
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Features of texts in the space of the images: n texts -> float32 [n, D] on the CPU."""
+        raise ClipcapError(f"encoder {self.name} has no text side; use a CLIP or SigLIP encoder")
+
+
+class NetworkEncoder(ImageEncoder):
+    """An encoder made of one recipe for the pixels and one torch network.
+
+    A family gives `image_features`, and `text_features` where it has a text side.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        dim: int,
+        pixels: Preprocessing,
+        weights_digest: str,
+        device: torch.device,
+        precision: str,
+        convolutional: bool = False,
+    ) -> None:
+        self.name = name
+        self.dim = dim
+        self.pixels = pixels
+        self.preprocessing = str(pixels)
+        self.weights_digest = weights_digest
+        self.device = device
+        self.precision = precision
+        # Convolutions are two to three times as fast over pixels that lie channels last in memory.
+        self._format = torch.channels_last if convolutional else torch.contiguous_format
+        self.network: Any = network.eval().requires_grad_(False).to(device).to(memory_format=self._format)
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        return self.pixels.resize_and_crop(frames)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            pixels = self.pixels.normalize(images.to(self.device)).contiguous(memory_format=self._format)
+            with autocast(self.device, self.precision):
+                features = self.image_features(pixels)
+        return _ordinary(features)
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            features = self.text_features(texts)
+        return _ordinary(features)
+
+    @abstractmethod
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels float32 [n, 3, S, S] on the encoder's device -> features [n, D] there."""
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        """n texts -> features [n, D] on the encoder's device."""
+        return super().encode_text(texts)  # says that there is no text side
+
+
+def _ordinary(features: Tensor) -> Tensor:
+    # The copy is made outside inference mode, so that autograd accepts it as the input of a trained network.
+    return features.float().cpu().clone()

@@ -1,0 +1,11 @@
+"""The errors that a user can mend; their message is one sentence: what, where, what to do."""
+
+from __future__ import annotations
+
+
+class ClipcapError(Exception):
+    """Wrong input or options. The command line prints the message alone and exits with status 1."""
+
+
+class VideoError(ClipcapError):
+    """One video cannot be read. A run over many videos records it and goes on."""

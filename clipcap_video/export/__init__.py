@@ -1,0 +1,1 @@
+"""What captions leave the program as: pages and files for people and players."""

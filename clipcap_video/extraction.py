@@ -1,0 +1,264 @@
+"""From video files to frame features on disk: threads decode, the main thread encodes batches and writes.
+
+Frames of several videos share a batch, and batches are the same in every run over the same videos. A run that
+resumes forms other batches; a frame's features depend on them only through the rounding of matrix products.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from clipcap_video.encoders.base import ImageEncoder
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features import SUFFIX, Fingerprint, read_header, sorted_ids, write_features
+from clipcap_video.video.ahead import DecodeAhead, VideoEnd
+from clipcap_video.video.reader import FrameChunk
+from clipcap_video.video.sampling import SamplingSpec
+
+FAILURES_FILE = "failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that could not be read; one line of failures.jsonl."""
+
+    video: str
+    path: str
+    reason: str
+
+
+@dataclass
+class ExtractionSummary:
+    """What a run did.
+
+    done, skipped, failed: numbers of videos (skipped ones had their features already). frames: frames encoded
+    into written files. seconds: wall time. failures: in the order of the videos. warnings: video id -> one
+    sentence about a video that was read but is not what its header says.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    warnings: dict[str, str] = field(default_factory=dict)
+
+
+def extract(
+    videos: dict[str, Path],
+    encoder: ImageEncoder,
+    spec: SamplingSpec,
+    out: Path,
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    normalize: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> ExtractionSummary:
+    """Writes `<out>/<video_id>.safetensors` for each of `videos` (id -> path) that lacks it, in their order.
+
+    batch_size: frames encoded at once. workers: threads that decode, each a whole video.
+    normalize: divide each frame's features by their L2 norm.
+    overwrite: make all features anew, whatever is there.
+
+    A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run goes on; that file holds
+    the failures of this run alone and is absent when there are none. A run may be killed at any moment and
+    started again; two runs at a time need two folders. Raises ClipcapError before any work when `out` holds
+    features of another kind.
+    """
+    if batch_size < 1 or workers < 1:
+        raise ClipcapError(f"batch size {batch_size} and workers {workers} must both be 1 or more")
+    start = time.perf_counter()
+    fingerprint = Fingerprint(
+        encoder=encoder.name,
+        weights=encoder.weights_digest,
+        preprocessing=encoder.preprocessing,
+        sampling=spec,
+        normalized=normalize,
+    )
+    todo = _missing(videos, out, fingerprint, overwrite)
+    summary = ExtractionSummary(skipped=len(videos) - len(todo))
+    bar = tqdm(
+        total=len(videos),
+        initial=summary.skipped,
+        unit="video",
+        disable=not (progress and sys.stderr.isatty()),
+    )
+    ahead = DecodeAhead(todo, spec, encoder.preprocess, workers)
+    with bar, ahead, _FailureLog(out / FAILURES_FILE) as log:
+        run = _Run(encoder, fingerprint, out, batch_size, summary, bar)
+        for video_id, event in ahead:
+            if isinstance(event, FrameChunk):
+                run.add(video_id, event)
+            elif isinstance(event, VideoEnd):
+                if event.warning is not None:
+                    summary.warnings[video_id] = event.warning
+                run.end(video_id)
+            else:
+                run.abandon(video_id)
+                failure = Failure(video_id, str(todo[video_id]), str(event))
+                log.add(failure)
+                summary.failures.append(failure)
+                summary.failed += 1
+                bar.update()
+        run.finish()
+    summary.seconds = time.perf_counter() - start
+    return summary
+
+
+def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
+    """The videos without features in `out`, which is made, and cleared of what earlier runs left over."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
+    done = set()
+    for video_id in sorted_ids(file.name[: -len(SUFFIX)] for file in out.glob(f"*{SUFFIX}")):
+        if overwrite and video_id in videos:
+            continue
+        file = out / f"{video_id}{SUFFIX}"
+        try:
+            found, _ = read_header(file)
+        except ClipcapError:  # damaged: made again if it is wanted
+            continue
+        if not found.matches(wanted):
+            remedy = "extract into another folder"
+            if video_id in videos:
+                remedy += ", or overwrite them"
+            raise ClipcapError(f"{file} holds features made by {found}, this run makes {wanted}; {remedy}")
+        done.add(video_id)
+    for leftover in (out / FAILURES_FILE, *out.glob(".*.partial")):
+        leftover.unlink(missing_ok=True)
+    return {video_id: path for video_id, path in videos.items() if video_id not in done}
+
+
+class _Run:
+    """Forms batches across videos, hands features back to their videos and writes those that are complete."""
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        fingerprint: Fingerprint,
+        out: Path,
+        batch_size: int,
+        summary: ExtractionSummary,
+        bar: tqdm,
+    ) -> None:
+        self._encoder = encoder
+        self._fingerprint = fingerprint
+        self._out = out
+        self._batch_size = batch_size
+        self._summary = summary
+        self._bar = bar
+        self._start = time.perf_counter()
+        self._open: deque[_Assembly] = deque()  # videos not yet written, in order
+        self._waiting: deque[tuple[_Assembly, Tensor]] = deque()  # images [n, 3, S, S] not yet encoded, in order
+        self._waiting_frames = 0
+
+    def add(self, video_id: str, chunk: FrameChunk) -> None:
+        assembly = self._assembly(video_id)
+        assembly.timestamps.append(chunk.timestamps)
+        assembly.unencoded += len(chunk.images)
+        self._waiting.append((assembly, chunk.images))
+        self._waiting_frames += len(chunk.images)
+        while self._waiting_frames >= self._batch_size:
+            self._encode()
+            self._write_complete()
+
+    def end(self, video_id: str) -> None:
+        self._assembly(video_id).ended = True
+        self._write_complete()
+
+    def abandon(self, video_id: str) -> None:
+        """Drops a video that turned out to be unreadable, perhaps after some of its frames."""
+        kept = [(assembly, images) for assembly, images in self._waiting if assembly.video_id != video_id]
+        self._waiting = deque(kept)
+        self._waiting_frames = sum(len(images) for _, images in kept)
+        self._open = deque(assembly for assembly in self._open if assembly.video_id != video_id)
+        self._write_complete()
+
+    def finish(self) -> None:
+        while self._waiting_frames:
+            self._encode()
+        self._write_complete()
+
+    def _assembly(self, video_id: str) -> _Assembly:
+        # Videos come one after the other, so only the last can still grow.
+        if not self._open or self._open[-1].video_id != video_id:
+            self._open.append(_Assembly(video_id))
+        return self._open[-1]
+
+    def _encode(self) -> None:
+        batch: list[tuple[_Assembly, Tensor]] = []
+        room = self._batch_size
+        while room and self._waiting:
+            assembly, images = self._waiting.popleft()
+            batch.append((assembly, images[:room]))
+            if len(images) > room:
+                self._waiting.appendleft((assembly, images[room:]))
+            room -= len(batch[-1][1])
+        self._waiting_frames -= self._batch_size - room
+        features = self._encoder.encode_images(torch.cat([images for _, images in batch])).float()
+        if self._fingerprint.normalized:
+            features = torch.nn.functional.normalize(features, dim=-1)
+        parts = features.split([len(images) for _, images in batch])
+        for (assembly, _), part in zip(batch, parts, strict=True):
+            assembly.features.append(part.numpy())
+            assembly.unencoded -= len(part)
+
+    def _write_complete(self) -> None:
+        while self._open and self._open[0].ended and self._open[0].unencoded == 0:
+            assembly = self._open.popleft()
+            features = np.concatenate(assembly.features)  # [T, D]
+            timestamps = np.concatenate(assembly.timestamps)  # [T]
+            write_features(self._out, assembly.video_id, features, timestamps, self._fingerprint)
+            self._summary.done += 1
+            self._summary.frames += len(features)
+            rate = self._summary.frames / (time.perf_counter() - self._start)
+            self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
+            self._bar.update()
+
+
+class _Assembly:
+    """The features of one video as they come."""
+
+    def __init__(self, video_id: str) -> None:
+        self.video_id = video_id
+        self.features: list[np.ndarray] = []  # [n, D] each
+        self.timestamps: list[np.ndarray] = []  # [n] each, seconds
+        self.unencoded = 0
+        self.ended = False
+
+
+class _FailureLog:
+    """failures.jsonl, which comes into being with its first line."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stream: TextIO | None = None
+
+    def __enter__(self) -> _FailureLog:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def add(self, failure: Failure) -> None:
+        if self._stream is None:
+            self._stream = self._file.open("w", encoding="utf-8")
+        self._stream.write(json.dumps(asdict(failure)) + "\n")
+        self._stream.flush()

@@ -1,0 +1,183 @@
+"""The inference run: which videos, with which checkpoint; captions, scores and a page written where they belong."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipcap_video.captioner import Captioner
+from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select, splits
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.errors import ClipcapError
+from clipcap_video.export.captions import report_predictions
+from clipcap_video.features import FeatureStore, open_features
+from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
+from clipcap_video.models.checkpoint import find_checkpoint
+from clipcap_video.predictions import Prediction, PredictionFile
+from clipcap_video.video.files import find_videos
+
+if TYPE_CHECKING:
+    from clipcap_video.cli.infer import InferConfig
+
+
+def infer(config: InferConfig, settings: DecodingSettings) -> int:
+    """Captions what `config` names and writes the results. Returns how many videos could not be read."""
+    checkpoint = None if config.model_dir is None else _checkpoint(config.model_dir, config.prefix, config.epoch)
+    captioner = Captioner.from_pretrained(checkpoint, lm=config.lm, device=config.device, precision=config.precision)
+    _check_architecture(config, captioner)
+    if config.videos is not None:
+        return _caption_videos(config, settings, captioner)
+    _caption_features(config, settings, captioner)
+    return 0
+
+
+def _checkpoint(model_dir: Path, prefix: str, epoch: int | None) -> Path:
+    if epoch is None:
+        return find_checkpoint(model_dir)
+    wanted = model_dir / f"{prefix}-{epoch:03d}"
+    if not wanted.is_dir():
+        kept = sorted(path.name for path in model_dir.glob("*-[0-9][0-9][0-9]"))
+        have = f"; there are {', '.join(kept)}" if kept else ""
+        raise ClipcapError(f"no checkpoint {wanted}{have}; choose another --epoch, or leave it out for the best")
+    return find_checkpoint(wanted)
+
+
+def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
+    """Options that repeat the checkpoint's architecture must agree with it."""
+    mapping = captioner.model.config.mapping
+    given = {
+        "mapping_type": (config.mapping_type, mapping.mapping_type),
+        "prefix_length": (config.prefix_length, mapping.prefix_length),
+        "prefix_length_clip": (config.prefix_length_clip, mapping.max_frames),
+        "num_layers": (config.num_layers, mapping.num_layers),
+        "normalize_prefix": (config.normalize_prefix or None, mapping.normalize_prefix),
+        "is_rn": (config.is_rn or None, mapping.feature_dim == 640),
+    }
+    # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
+    for name, (wanted, actual) in given.items():
+        if wanted is not None and wanted != actual:
+            raise ClipcapError(
+                f"--{name} {wanted} contradicts the checkpoint {captioner.source}, which has {actual}; leave it out"
+            )
+
+
+def _caption_videos(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> int:
+    assert config.videos is not None
+    videos = find_videos(config.videos)
+    records = read_annotations(config.caption) if config.caption else []
+    if config.encoder or config.encoder_weights:
+        captioner.load_encoder(config.encoder, config.encoder_weights)
+    out = config.out or Path("predictions.json")
+    return caption_videos(
+        captioner, videos, settings, out=out, report=config.report, records=records, batch_size=config.bs
+    )
+
+
+def caption_videos(
+    captioner: Captioner,
+    videos: dict[str, Path],
+    settings: DecodingSettings,
+    *,
+    out: Path,
+    report: Path | None = None,
+    records: Sequence[VideoRecord] = (),
+    batch_size: int = 64,
+) -> int:
+    """Captions video files (id -> path): printed, written to `out`, and shown on a page where `report` says.
+
+    records: annotations; videos that they know are scored, and the page shows their references.
+    Returns how many videos could not be read; each is named with its reason on stderr.
+    """
+    predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size)
+    for prediction in predictions:
+        print(f"{prediction.video}: {prediction.captions[0].text}")
+    for failure in summary.failures:
+        print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
+    for video_id, warning in summary.warnings.items():
+        print(f"warning: {video_id}: {warning}", file=sys.stderr)
+    if not predictions:
+        return len(summary.failures)
+    _save(out, predictions, captioner, settings, None)
+    print(f"captions: {out}")
+    known = {record.video_id for record in records if record.captions}
+    scored = [found for found in predictions if found.video in known]
+    if scored:
+        _score(out, scored, records, None)
+    if report is not None:
+        sampling = captioner.require_fingerprint().sampling
+        report_predictions(predictions, report, sampling, captioner.describe(), records)
+        print(f"page: {report}")
+    return len(summary.failures)
+
+
+def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> None:
+    trained = captioner.info.training
+    data = config.data or (Path(trained["data"]) if "data" in trained else None)
+    if data is None:
+        raise ClipcapError("nothing to caption; give video files with --videos or features with --data")
+    store = open_features(data)
+    annotations = config.caption
+    if annotations is None and config.data is None:
+        annotations = [path for path in map(Path, trained.get("caption", [])) if path.exists()]
+    records, split = _choose(annotations or [], config.split, store)
+    ids = [record.video_id for record in records] if records else store.ids()
+    started = time.perf_counter()
+    predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
+    seconds = time.perf_counter() - started
+    out = config.out or (captioner.source if config.model_dir else Path()) / "predictions.json"
+    _save(out, predictions, captioner, settings, split)
+    print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
+    if any(record.captions for record in records):
+        _score(out, predictions, records, split)
+
+
+def _choose(
+    annotations: Sequence[Path], split: str | None, store: FeatureStore
+) -> tuple[list[VideoRecord], str | None]:
+    """The records to caption, of those with features, and the name of their split."""
+    if not annotations:
+        if split is not None:
+            raise ClipcapError(f"--split {split} needs annotations that define it; give them with --caption")
+        return [], None
+    records = read_annotations(annotations)
+    if split is None:
+        present = splits(records)
+        split = next((name for name in ("test", "validate") if name in present), None)
+    wanted = select(records, split) if split is not None else records
+    matched = match_features(wanted, store.ids())
+    if not matched.records:
+        raise ClipcapError(
+            f"no video of split {split!r} has features in {store.path}; extract them, or choose another --split"
+        )
+    without = len(wanted) - len(matched.records)
+    if without:
+        print(
+            f"{without} of {len(wanted)} videos of split {split!r} have no features: left out",
+            file=sys.stderr,
+        )
+    return matched.records, split
+
+
+def _save(
+    out: Path,
+    predictions: list[Prediction],
+    captioner: Captioner,
+    settings: DecodingSettings,
+    split: str | None,
+) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    PredictionFile(str(captioner.source), split, asdict(settings), predictions).save(out)
+
+
+def _score(out: Path, predictions: list[Prediction], records: Sequence[VideoRecord], split: str | None) -> None:
+    """Official scores against the records' captions, printed and written beside the predictions."""
+    captions = {found.video: found.captions[0].text for found in predictions}
+    scores = evaluate_captions(captions, [record for record in records if record.captions], split, allow_missing=True)
+    print(describe_scores(scores))
+    file = out.with_name("scores.json")
+    save_scores(scores, file, split)
+    print(f"scores: {file}")

@@ -1,0 +1,1 @@
+"""Official caption metrics, and retrieval metrics."""

@@ -1,0 +1,210 @@
+"""The official caption metrics: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, computed by pycocoevalcap's scorers.
+
+METEOR and the tokenizer of the official evaluation are Java programs (`metrics.java`). Without Java the
+captions are tokenised by `metrics.ptb` and METEOR is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipcap_video.datasets.records import VideoRecord, select
+from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics import java as java_program
+from clipcap_video.metrics import ptb
+
+METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
+NO_JAVA = (
+    "Java is not installed: METEOR is left out, and captions were tokenised by the Python rendering of the PTB rules"
+)
+
+_Tokens = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """Corpus scores as fractions (CIDEr can exceed 1); `scores["CIDEr"]` or the object itself by key."""
+
+    scores: dict[str, float]
+    per_video: dict[str, float]
+    """CIDEr of each video."""
+    tokenizer: str
+    """"ptb" (the Java program) or "python"."""
+    missing: list[str]
+    """Names of the metrics left out, for want of Java."""
+    unpredicted: list[str] = field(default_factory=list)
+    """Videos that have references and no prediction. They are not scored."""
+    videos: int = 0
+    references: int = 0
+
+    def __getitem__(self, metric: str) -> float:
+        return self.scores[metric]
+
+    @property
+    def note(self) -> str | None:
+        """One line on what was left out, or None."""
+        return NO_JAVA if self.missing else None
+
+
+def score_captions(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, java: bool | None = None
+) -> CaptionScores:
+    """Scores one caption a video against its references; only videos that have a prediction count.
+
+    java: use Java's tokenizer and METEOR; None uses them when Java runs. An empty prediction scores zero.
+    CIDEr weighs n-grams by how many videos' references hold them, so the score of one video alone is 0 and
+    scores of different sets of videos do not compare. Raises ClipcapError when there are no predictions, a
+    predicted video has no references, or java is True and Java does not run.
+    """
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    _check(predictions, references)
+    if java is None:
+        java = java_program.java_runs()
+    elif java and not java_program.java_runs():
+        raise ClipcapError("Java does not run here; install a Java runtime (version 8 or later) or score without it")
+    hypotheses, targets = _tokenized(predictions, references, "ptb" if java else "python")
+
+    bleu, _ = Bleu(4).compute_score(targets, hypotheses, verbose=0)
+    scores = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
+    if java:
+        scores["METEOR"] = java_program.meteor(hypotheses, targets)
+    _, rouge = Rouge().compute_score(targets, hypotheses)
+    # Rouge takes "" for a word of its own, which an empty reference then matches.
+    rouge = [score if tokens[0] else 0.0 for score, tokens in zip(rouge.tolist(), hypotheses.values(), strict=True)]
+    scores["ROUGE_L"] = sum(rouge) / len(rouge)
+    scores["CIDEr"], per_video = _cider(hypotheses, targets)
+    return CaptionScores(
+        scores=scores,
+        per_video=per_video,
+        tokenizer="ptb" if java else "python",
+        missing=[metric for metric in METRICS if metric not in scores],
+        unpredicted=[video for video in references if video not in predictions],
+        videos=len(hypotheses),
+        references=sum(len(captions) for captions in targets.values()),
+    )
+
+
+def cider(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], tokenizer: str = "python"
+) -> tuple[float, dict[str, float]]:
+    """CIDEr alone, of the corpus and of each video; starts no Java program unless tokenizer is "ptb".
+
+    Raises ClipcapError as `score_captions` does.
+    """
+    _check(predictions, references)
+    return _cider(*_tokenized(predictions, references, tokenizer))
+
+
+def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
+    if not predictions:
+        raise ClipcapError("there are no predictions to score")
+    without = [video for video in predictions if not references.get(video)]
+    if without:
+        raise ClipcapError(
+            f"{len(without)} of {len(predictions)} predicted videos have no reference captions "
+            f"({name_some(without)}); give the annotation file that describes them"
+        )
+
+
+def name_some(names: Sequence[str], limit: int = 3) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _cider(hypotheses: _Tokens, targets: _Tokens) -> tuple[float, dict[str, float]]:
+    from pycocoevalcap.cider.cider import Cider
+
+    if not any(reference for references in targets.values() for reference in references):
+        return 0.0, dict.fromkeys(hypotheses, 0.0)  # the scorer cannot do without a word
+    corpus, scores = Cider().compute_score(targets, hypotheses)
+    return float(corpus), dict(zip(hypotheses, scores.tolist(), strict=True))
+
+
+def _tokenized(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], tokenizer: str
+) -> tuple[_Tokens, _Tokens]:
+    """Tokenised predictions (one a video) and references of the same videos, in the predictions' order."""
+    if tokenizer not in ("ptb", "python"):
+        raise ClipcapError(f"unknown tokenizer {tokenizer!r}; it is ptb (needs Java) or python")
+    lines = list(predictions.values())
+    lines += [caption for video in predictions for caption in references[video]]
+    tokens = iter(java_program.tokenize(lines) if tokenizer == "ptb" else map(_tokenize_cached, lines))
+    hypotheses = {video: [next(tokens)] for video in predictions}
+    targets = {video: [next(tokens) for _ in references[video]] for video in predictions}
+    return hypotheses, targets
+
+
+# Validation scores the same references after every epoch.
+_tokenize_cached = functools.lru_cache(maxsize=300_000)(ptb.tokenize)
+
+
+def evaluate_captions(
+    predictions: Mapping[str, str],
+    records: Sequence[VideoRecord],
+    split: str | None = None,
+    *,
+    allow_missing: bool = False,
+    java: bool | None = None,
+) -> CaptionScores:
+    """Scores predictions against the captions of a split; without one, against those of the predicted videos.
+
+    Predictions for videos outside the split are left aside. Videos of the split without reference captions do
+    not count; those without a prediction are an error unless allow_missing, for a score of the easier part of
+    a split is not a score of the split. Raises ClipcapError when the split is unknown, has no captions, or is
+    not covered.
+    """
+    chosen = select(records, split) if split is not None else records
+    references = {record.video_id: record.captions for record in chosen if record.captions}
+    if split is None:
+        return score_captions(predictions, {**dict.fromkeys(predictions, ()), **references}, java=java)
+    if not references:
+        raise ClipcapError(f"split {split!r} has no captions in the annotations; there is nothing to score against")
+    inside = {video: text for video, text in predictions.items() if video in references}
+    missing = [video for video in references if video not in inside]
+    if missing and not (allow_missing and inside):
+        raise ClipcapError(
+            f"{len(missing):,} of {len(references):,} videos of split {split!r} have no prediction "
+            f"({name_some(missing)}); caption them, or score the others with --allow_missing"
+        )
+    return score_captions(inside, references, java=java)
+
+
+def describe_scores(scores: CaptionScores) -> str:
+    """A small table, figures times 100, with a line on anything left out."""
+    lines = [f"{metric:<8}{100 * scores[metric]:7.2f}" for metric in METRICS if metric in scores.scores]
+    lines.append(f"{scores.videos:,} videos, {scores.references:,} references, times 100")
+    if scores.unpredicted:
+        lines.append(f"{len(scores.unpredicted):,} videos have no prediction and are not scored")
+    if scores.note:
+        lines.append(scores.note)
+    return "\n".join(lines)
+
+
+def save_scores(scores: CaptionScores, out: Path, split: str | None) -> None:
+    """Writes scores.json, whole or not at all: fractions by metric, what was scored, CIDEr by video."""
+    content = {
+        **scores.scores,
+        "split": split,
+        "videos": scores.videos,
+        "references": scores.references,
+        "tokenizer": scores.tokenizer,
+        "missing": scores.missing,
+        "unpredicted": scores.unpredicted,
+        "per_video": {video: {"CIDEr": value} for video, value in scores.per_video.items()},
+    }
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, out)
+    except OSError as error:
+        raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)

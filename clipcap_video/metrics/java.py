@@ -1,0 +1,114 @@
+"""The two Java programs of the official evaluation, run from the jars inside pycocoevalcap."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics import ptb
+
+
+@functools.cache
+def java_runs() -> bool:
+    """Whether a Java runtime is installed and starts."""
+    # macOS ships a `java` that only says where to download one, so finding the name is not enough.
+    if shutil.which("java") is None:
+        return False
+    try:
+        return subprocess.run(["java", "-version"], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _package_file(*parts: str) -> Path:
+    import pycocoevalcap
+
+    file = Path(next(iter(pycocoevalcap.__path__))).joinpath(*parts)
+    if not file.is_file():
+        raise ClipcapError(f"{file} is missing; reinstall pycocoevalcap")
+    return file
+
+
+def tokenize(captions: Sequence[str]) -> list[str]:
+    """Tokenises as pycocoevalcap's PTBTokenizer does: the same program, options and dropped punctuation.
+
+    That class writes a file into its own folder, which an installation may not allow; this feeds the program
+    through a pipe.
+    """
+    jar = _package_file("tokenizer", "stanford-corenlp-3.4.1.jar")
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+    command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    # One caption a line, whatever line separators it holds itself.
+    lines = [" ".join(caption.split()) for caption in captions]
+    text = "".join(line + "\n" for line in lines).encode("utf-8", "replace")
+    result = subprocess.run(command, input=text, capture_output=True)
+    output = result.stdout.decode("utf-8").split("\n")
+    if result.returncode != 0 or len(output) != len(lines) + 1:
+        reason = result.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise ClipcapError(
+            f"the Java tokenizer failed (exit status {result.returncode}, {len(output) - 1} lines for "
+            f"{len(lines)}: {reason[-1] if reason else 'no message'}); check the Java installation"
+        )
+    return [" ".join(word for word in line.split() if word not in ptb.PUNCTUATION) for line in output[: len(lines)]]
+
+
+def meteor(hypotheses: dict[str, list[str]], targets: dict[str, list[str]]) -> float:
+    """METEOR 1.5 of the corpus, from tokenised captions: one hypothesis a video and its references.
+
+    Raises ClipcapError when the program gives no score.
+    """
+    # It answers a SCORE line with statistics, and an EVAL line with a score for each and one for all.
+    with _meteor_process() as (to_meteor, from_meteor):
+
+        def ask(line: str) -> str:
+            try:
+                to_meteor.write(line + "\n")
+                to_meteor.flush()
+            except OSError:  # it has ended; the missing answer says so
+                return ""
+            return from_meteor.readline().strip()
+
+        statistics = []
+        for video, (hypothesis,) in hypotheses.items():
+            # Tokenised captions hold no "|||": the tokenizer separates the bars.
+            answer = ask(" ||| ".join(["SCORE", *targets[video], hypothesis]))
+            if not answer:
+                break
+            statistics.append(answer)
+        # One score a video, then that of the corpus.
+        answers = [ask(" ||| ".join(["EVAL", *statistics]))] + [from_meteor.readline().strip() for _ in hypotheses]
+    try:
+        return float(answers[-1])
+    except ValueError:
+        raise ClipcapError("METEOR's Java program ended before it gave a score; it needs 2 GB of free memory") from None
+
+
+@contextmanager
+def _meteor_process() -> Iterator[tuple[IO[str], IO[str]]]:
+    jar = _package_file("meteor", "meteor-1.5.jar")
+    command = ["java", "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+    process = subprocess.Popen(
+        command,
+        cwd=jar.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        errors="replace",
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdin, process.stdout
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        with suppress(OSError):  # unsent text, and nobody to read it
+            process.stdin.close()

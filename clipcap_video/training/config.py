@@ -1,0 +1,145 @@
+"""The options of a training run: one dataclass is the command line, the record in the checkpoint and the library."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from clipcap_video.errors import ClipcapError
+
+
+def option(default: Any, help: str, **extra: Any) -> Any:
+    """A dataclass field with the text that `--help` shows for it."""
+    metadata = {"help": help, **extra}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class TrainConfig:
+    """Options of `train_vtt.py`; names and meanings follow the ClipCap programs where they have them."""
+
+    data: Path = option(
+        Path("features"), "Features: the folder from extract_features.py, or an .hdf5 file.", panel="Data"
+    )
+    caption: list[Path] = option(
+        [Path("videodatainfo.json")],
+        "Annotations: MSR-VTT json, or JSONL or CSV of video, caption[, split]. May be given several times.",
+        panel="Data",
+    )
+    out_dir: Path = option(Path("out"), "Where the checkpoints and metrics.jsonl go.", panel="Data")
+    train_split: str = option("train", "Split to train on.", panel="Data")
+    eval_split: str = option("validate", "Split to validate on; skipped when the annotations have none.", panel="Data")
+    captions_per_video: int = option(
+        0, "Captions of each video that an epoch trains on, taking turns; 0 is all of them.", panel="Data"
+    )
+    max_caption_tokens: int = option(40, "Longer captions are cut to this many tokens.", panel="Data")
+
+    mapping_type: Literal["mlp", "transformer", "cross"] = option("transformer", "Mapping network.", panel="Model")
+    cross: bool = option(
+        False, "Prefix constants attend to the frames: the same as --mapping_type cross.", panel="Model"
+    )
+    only_prefix: bool = option(
+        False,
+        "Train the mapping network alone; the language model stays frozen and out of the checkpoint.",
+        panel="Model",
+    )
+    prefix_length: int = option(10, "Language-model embeddings that stand before the caption.", panel="Model")
+    prefix_length_clip: int = option(
+        0, "Most frames of a video that are used, evenly spread; 0 is as many as the data has.", panel="Model"
+    )
+    num_layers: int = option(8, "Layers of the mapping transformer.", panel="Model")
+    dropout: float = option(0.1, "Dropout in the mapping network.", panel="Model")
+    is_rn: bool = option(
+        False,
+        "Require RN50x4's 640-wide features. The width is read from the data in any case.",
+        panel="Model",
+    )
+    normalize_prefix: bool = option(False, "Divide each frame feature by its L2 norm.", panel="Model")
+    lm: str = option(
+        "gpt2",
+        "Language model: a Hugging Face name, a local folder, a GGUF file, or smollm2-135m from its package.",
+        panel="Model",
+    )
+
+    epochs: int = option(10, "Passes over the videos.", panel="Optimisation")
+    bs: int = option(40, "Videos in a batch, each with all its captions of the epoch.", panel="Optimisation")
+    grad_accum: int = option(1, "Batches a step.", panel="Optimisation")
+    lr: float = option(1e-4, "Peak learning rate of the mapping network.", panel="Optimisation")
+    lm_lr: float = option(
+        2e-5, "Peak learning rate of the language model, where it is fine-tuned.", panel="Optimisation"
+    )
+    warmup_steps: int = option(
+        -1,
+        "Steps of linear warm-up, at most the whole run; -1 is a twentieth of the run.",
+        panel="Optimisation",
+    )
+    weight_decay: float = option(0.01, "Weight decay of matrices; biases and norms have none.", panel="Optimisation")
+    label_smoothing: float = option(0.0, "Share of the target spread over the vocabulary.", panel="Optimisation")
+    clip_norm: float = option(1.0, "Gradients are scaled down to this norm.", panel="Optimisation")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "auto is bf16 where the device is fast at it.", panel="Optimisation"
+    )
+    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Optimisation")
+    seed: int = option(0, "Every random choice follows from it.", panel="Optimisation")
+
+    prefix: str = option("prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", panel="Checkpoints")
+    save_every: int = option(
+        1, "Keep a checkpoint every so many epochs; 0 keeps best and last only.", panel="Checkpoints"
+    )
+    eval_every: int = option(1, "Validate every so many epochs, and at the end; 0 never.", panel="Checkpoints")
+    resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints")
+
+    def __post_init__(self) -> None:
+        self.caption = [
+            Path(path) for path in ([self.caption] if isinstance(self.caption, str | Path) else self.caption)
+        ]
+        self.data, self.out_dir = Path(self.data), Path(self.out_dir)
+        if self.cross:
+            self.mapping_type = "cross"
+        at_least = {
+            "epochs": 1, "bs": 1, "grad_accum": 1, "prefix_length": 1, "num_layers": 1, "max_caption_tokens": 1,
+            "captions_per_video": 0, "prefix_length_clip": 0, "save_every": 0, "eval_every": 0, "warmup_steps": -1,
+            "weight_decay": 0, "seed": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ClipcapError(f"--{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("lr", "lm_lr", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ClipcapError(f"--{name} must be above 0, not {getattr(self, name)}")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ClipcapError(f"--{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not self.prefix or "/" in self.prefix or self.prefix.startswith("."):
+            raise ClipcapError(f"--prefix {self.prefix!r} cannot name a folder; use letters, digits and _")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the checkpoint."""
+        return {
+            name: [str(item) for item in value]
+            if isinstance(value, list)
+            else str(value)
+            if isinstance(value, Path)
+            else value
+            for name, value in asdict(self).items()
+        }
+
+    def differences(self, saved: dict[str, Any]) -> list[str]:
+        """Names of options that change the result and differ from those of a saved run."""
+        free = {
+            "data",
+            "caption",
+            "out_dir",
+            "device",
+            "prefix",
+            "save_every",
+            "eval_every",
+            "resume",
+            "cross",
+        }
+        mine = self.to_json()
+        names = [item.name for item in fields(self) if item.name not in free]
+        return [name for name in names if name in saved and saved[name] != mine[name]]

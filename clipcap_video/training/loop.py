@@ -1,0 +1,343 @@
+"""The training run: from a TrainConfig to checkpoints in its out_dir."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from clipcap_video.datasets.packing import PackedCaptions
+from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select
+from clipcap_video.devices import make_accelerator, pick_device, pick_precision
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features import FeatureStore, open_features
+from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.checkpoint import (
+    CheckpointInfo,
+    load_weights,
+    read_config,
+    recover_checkpoint,
+    save_checkpoint,
+)
+from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.mapping import MappingConfig
+from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.data import CaptionData, EpochOrder
+from clipcap_video.training.optimisation import (
+    learning_rate_factor,
+    parameter_groups,
+    seed_step,
+    set_learning_rate,
+    warmup_length,
+)
+from clipcap_video.training.state import MetricsLog, Progress, load_state, save_state
+from clipcap_video.training.validation import ValidationScores, validate
+
+EVAL_ENTRY_LENGTH = 30
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """steps done in all, whether the run came to its end, and the best validation CIDEr."""
+
+    steps: int
+    finished: bool
+    best_score: float | None
+    best_checkpoint: Path
+
+
+def train(config: TrainConfig) -> TrainingSummary:
+    """Trains a captioner and leaves `best`, `last` and `PREFIX-EPOCH` checkpoints in config.out_dir.
+
+    Ctrl-C stops after the current step and saves; a run with `resume` then ends in the same weights as one that was
+    never stopped. Raises ClipcapError on bad input, before anything is written, and when the loss is not finite.
+    """
+    config, resuming = _prepare_out_dir(config)
+    store = open_features(config.data)
+    training, validation = _read_records(config, store)
+    max_frames = _count_frames(config, store, training)
+    device = pick_device(config.device)
+    accelerator = make_accelerator(device, pick_precision(device, config.precision))
+    torch.manual_seed(config.seed)
+    model = _build_model(config, store, training, max_frames)
+
+    def encode(caption: str) -> list[int]:
+        return model.encode_caption(caption, config.max_caption_tokens)
+
+    train_data = CaptionData.tokenise(training, store, encode, max_frames)
+    eval_data = CaptionData.tokenise(validation, store, encode, max_frames)
+    run = _Run(config, accelerator, model, store, train_data, eval_data, validation)
+    return run.go(resuming)
+
+
+def _prepare_out_dir(config: TrainConfig) -> tuple[TrainConfig, bool]:
+    """Whether there is a run to resume. Refuses to write over one that was not meant."""
+    last = config.out_dir / "last"
+    recover_checkpoint(last)
+    if not last.exists():
+        if config.resume:
+            print(f"nothing to resume in {config.out_dir}; starting", file=sys.stderr)
+        return config, False
+    if not config.resume:
+        raise ClipcapError(f"{config.out_dir} already holds a run; go on with --resume, or choose another --out_dir")
+    _, info = read_config(last)
+    changed = config.differences(info.training)
+    if changed:
+        was = ", ".join(f"--{name} {info.training[name]}" for name in changed)
+        raise ClipcapError(f"the run in {config.out_dir} was started with {was}; resume it with the same options")
+    return config, True
+
+
+def _read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """Records of the training and the validation split that have features; says what was left out."""
+    matched = match_features(read_annotations(config.caption), store.ids())
+    if not matched.records:
+        raise ClipcapError(
+            f"no video of {', '.join(map(str, config.caption))} has features in {config.data}; check that ids agree, "
+            f"e.g. {store.ids()[0]!r} there"
+        )
+    if matched.describe():
+        print(matched.describe(), file=sys.stderr)
+    training = [record for record in select(matched.records, config.train_split) if record.captions]
+    if not training:
+        raise ClipcapError(f"split {config.train_split!r} has features but no captions; nothing to train on")
+    validation = [record for record in matched.records if record.split == config.eval_split and record.captions]
+    if not validation and config.eval_every:
+        print(
+            f"no captions in split {config.eval_split!r}: no validation, the best checkpoint is the last",
+            file=sys.stderr,
+        )
+    return training, validation
+
+
+def _count_frames(config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord]) -> int:
+    """Most frames of a video that the model has positions for."""
+    shapes = [store.shape(record.video_id) for record in training]
+    widths = {shape.dim for shape in shapes}
+    if len(widths) > 1:
+        raise ClipcapError(f"features in {config.data} have several widths: {', '.join(map(str, sorted(widths)))}")
+    if config.is_rn and widths != {640}:
+        raise ClipcapError(
+            f"--is_rn means RN50x4's 640-wide features, but those in {config.data} are {widths.pop()} wide; leave it out"
+        )
+    longest = max(shape.frames for shape in shapes)
+    return min(longest, config.prefix_length_clip) if config.prefix_length_clip else longest
+
+
+def _build_model(
+    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
+) -> PrefixCaptioner:
+    language_model, tokenizer = load_language_model(config.lm)
+    mapping = MappingConfig(
+        mapping_type=config.mapping_type,
+        feature_dim=store.shape(training[0].video_id).dim,
+        embedding_dim=language_model.get_input_embeddings().weight.shape[1],
+        prefix_length=config.prefix_length,
+        max_frames=max_frames,
+        num_layers=config.num_layers,
+        dropout=config.dropout,
+        normalize_prefix=config.normalize_prefix,
+    )
+    digest = digest_language_model(language_model)
+    torch.manual_seed(config.seed)
+    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix)
+    model = PrefixCaptioner(captioner, language_model, tokenizer)
+    model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
+    return model
+
+
+class _Run:
+    """One run: the parts, and the loop over them."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Any,
+        model: PrefixCaptioner,
+        store: FeatureStore,
+        train_data: CaptionData,
+        eval_data: CaptionData,
+        validation: list[VideoRecord],
+    ) -> None:
+        self.config, self.accelerator, self.store = config, accelerator, store
+        self.eval_data, self.validation = eval_data, validation
+        self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed)
+        self.bare_model = model
+        groups = parameter_groups(model, config.lr, config.lm_lr, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        batches_a_step = config.grad_accum * accelerator.num_processes
+        self.steps_per_epoch = math.ceil(len(self.order.batches(0)) / batches_a_step)
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.warmup = warmup_length(config.warmup_steps, self.total_steps)
+        self.progress = Progress()
+
+    def go(self, resuming: bool) -> TrainingSummary:
+        config = self.config
+        if resuming:
+            load_weights(self.bare_model, config.out_dir / "last" / "model.safetensors")
+            self.progress = load_state(config.out_dir / "last", self.optimizer)
+        config.out_dir.mkdir(parents=True, exist_ok=True)
+        self.log = MetricsLog(config.out_dir / "metrics.jsonl", self.progress.step if resuming else None)
+        self._announce()
+        with _interruptible() as interrupted:
+            while self.progress.epoch < config.epochs:
+                self._epoch(interrupted)
+                if interrupted:
+                    self._save("last")
+                    return self._summary(finished=False)
+        return self._summary(finished=True)
+
+    def _announce(self) -> None:
+        trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
+        captions = sum(len(captions) for captions in self.order.data.captions)
+        print(
+            f"{len(self.order.data):,} videos, {captions:,} captions; {trained:,} weights to train; "
+            f"{self.total_steps:,} steps ({self.warmup:,} of warm-up) on {self.accelerator.device}",
+            file=sys.stderr,
+        )
+
+    def _epoch(self, interrupted: list[bool]) -> None:
+        """The rest of the current epoch, its validation and its checkpoints."""
+        config, progress = self.config, self.progress
+        self.model.train()
+        groups = self._groups(progress.epoch)
+        bar = tqdm(
+            total=len(groups),
+            initial=progress.step_in_epoch,
+            desc=f"epoch {progress.epoch + 1}/{config.epochs}",
+            unit="step",
+            disable=None if self.accelerator.is_main_process else True,
+        )
+        with bar:
+            for group in groups[progress.step_in_epoch :]:
+                if interrupted:
+                    return
+                loss = self._step(list(self.order.load(progress.epoch, group)))
+                progress.step += 1
+                progress.step_in_epoch += 1
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        self._close_epoch()
+
+    def _groups(self, epoch: int) -> list[list[list[int]]]:
+        """The batches of each step of this process; the last ones wrap around, so that all processes do as many."""
+        batches, config = self.order.batches(epoch), self.config
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        return [
+            [
+                batches[((step * config.grad_accum + turn) * world + rank) % len(batches)]
+                for turn in range(config.grad_accum)
+            ]
+            for step in range(self.steps_per_epoch)
+        ]
+
+    def _step(self, batches: list[PackedCaptions]) -> float:
+        """One optimiser step over `batches`; returns the loss in nats per token, seen by this process."""
+        config, step, started = self.config, self.progress.step, time.perf_counter()
+        factor = learning_rate_factor(step, self.warmup, self.total_steps)
+        set_learning_rate(self.optimizer, factor)
+        seed_step(config.seed, step, self.accelerator.process_index)
+        total = 0.0
+        for number, batch in enumerate(batches, start=1):
+            # Gradients travel between processes once a step, with the last batch.
+            last = number == len(batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.model(batch.to(self.accelerator.device), config.label_smoothing)
+                self.accelerator.backward(loss / len(batches))
+            total += loss.item() / len(batches)
+        if not math.isfinite(total):
+            raise ClipcapError(
+                f"the loss became {total} in step {step + 1}; lower --lr or try --precision fp32 "
+                f"(the checkpoints in {config.out_dir} are from before)"
+            )
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.is_main_process:
+            tokens = sum(len(batch.labels) for batch in batches)
+            rate = round(tokens / (time.perf_counter() - started))
+            self.log.write(
+                step=step + 1,
+                epoch=self.progress.epoch,
+                loss=total,
+                lr=config.lr * factor,
+                tokens_per_second=rate,
+            )
+        return total
+
+    def _close_epoch(self) -> None:
+        """Validates and saves after an epoch, in the main process."""
+        config, progress = self.config, self.progress
+        scores: ValidationScores | None = None
+        finished = progress.epoch == config.epochs
+        due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
+        if self.accelerator.is_main_process:
+            if due and self.validation:
+                with self.accelerator.autocast():
+                    scores = validate(self.bare_model, self.eval_data, self.validation, config.bs, EVAL_ENTRY_LENGTH)
+                self.log.write(
+                    step=progress.step, epoch=progress.epoch, val_loss=scores.loss, val_CIDEr=scores.cider,
+                    example=scores.example,
+                )  # fmt: skip
+                print(
+                    f"epoch {progress.epoch}: validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, "
+                    f"e.g. {scores.example!r}",
+                    file=sys.stderr,
+                )
+            improved = scores is not None and (progress.best_score is None or scores.cider > progress.best_score)
+            if scores is not None and improved:
+                progress.best_score = scores.cider
+            if improved or not self.validation or not config.eval_every:
+                self._save("best", scores, state=False)
+            if config.save_every and (finished or progress.epoch % config.save_every == 0):
+                # The ClipCap programs number epochs from 0: ten epochs end in PREFIX-009.
+                self._save(f"{config.prefix}-{progress.epoch - 1:03d}", scores, state=False)
+            self._save("last", scores)
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, name: str, scores: ValidationScores | None = None, state: bool = True) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        progress = asdict(self.progress) | (
+            {} if scores is None else {"val_loss": scores.loss, "val_CIDEr": scores.cider}
+        )
+        info = CheckpointInfo(self.store.fingerprint, replace(self.config).to_json(), progress)
+        extra = (lambda partial: save_state(partial, self.progress, self.optimizer)) if state else None
+        save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
+
+    def _summary(self, finished: bool) -> TrainingSummary:
+        best = self.config.out_dir / "best"
+        return TrainingSummary(self.progress.step, finished, self.progress.best_score, best)
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[bool]]:
+    """Ctrl-C fills the list instead of breaking off a step; a second one breaks off at once."""
+    interrupted: list[bool] = []
+
+    def note(signum: int, frame: object) -> None:
+        print("\nstopping after this step; press Ctrl-C again to stop at once without saving", file=sys.stderr)
+        interrupted.append(True)
+        signal.signal(signal.SIGINT, previous)
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread: whoever started it there stops it otherwise
+        yield interrupted
+        return
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,65 @@
+"""What a run needs to go on where it stopped: optimiser state and place, beside the `last` checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipcap_video.errors import ClipcapError
+
+STATE = "training_state.pt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. epoch and step_in_epoch are the next to be done; step counts optimiser steps.
+
+    best_score: highest validation score so far (CIDEr), None before the first.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best_score: float | None = None
+
+
+def save_state(directory: Path, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+    torch.save({"progress": asdict(progress), "optimizer": optimizer.state_dict()}, directory / STATE)
+
+
+def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restores the optimiser and returns the place. Raises ClipcapError when the file is missing or does not fit."""
+    file = directory / STATE
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"])
+    except OSError as error:
+        raise ClipcapError(f"cannot read {file} ({error.strerror}); without it the run cannot be resumed") from None
+    except Exception as error:  # a damaged pickle can raise anything; what it was is in the message
+        raise ClipcapError(f"{file} is damaged ({error}); start the run anew in another --out_dir") from None
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one object a line, each with the optimiser step that it belongs to."""
+
+    def __init__(self, file: Path, resume_at: int | None) -> None:
+        """resume_at: lines of later steps are dropped, for they will be written again; None starts anew."""
+        self.file = file
+        if resume_at is not None and file.exists():
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in lines if line["step"] <= resume_at]
+            partial = file.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(partial, file)
+        else:
+            file.write_text("", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values) + "\n")

@@ -1,0 +1,57 @@
+"""How good the captioner is while it trains: loss and CIDEr on the validation split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from clipcap_video.datasets.packing import stack_features
+from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.search import decode
+from clipcap_video.metrics.captioning import cider
+from clipcap_video.models.captioner import PrefixCaptioner
+from clipcap_video.training.data import CaptionData
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """loss: nats per token over all captions; cider: of greedy captions, times 1; example: one caption to look at."""
+
+    loss: float
+    cider: float
+    example: str
+
+
+@torch.no_grad()
+def validate(
+    model: PrefixCaptioner,
+    data: CaptionData,
+    records: list[VideoRecord],
+    batch_size: int,
+    max_tokens: int,
+) -> ValidationScores:
+    """Scores `model` on `data`, whose references are the captions of `records`. Leaves the model's mode as it was."""
+    was_training = model.training
+    model.eval()
+    references = {record.video_id: record.captions for record in records}
+    captions: dict[str, str] = {}
+    total = count = 0.0
+    for start in range(0, len(data), batch_size):
+        indices = list(range(start, min(start + batch_size, len(data))))
+        batch = data.batch(indices, lambda index: data.captions[index]).to(model.device)
+        total += model(batch).item() * len(batch.labels)
+        count += len(batch.labels)
+        features, mask = (part.to(model.device) for part in stack_features([data.features(index) for index in indices]))
+        found = decode(
+            model.start(features, mask, max_tokens),
+            len(indices),
+            model.stop_tokens,
+            DecodingSettings(entry_length=max_tokens, use_beam_search=False),
+        )
+        for index, hypotheses in zip(indices, found, strict=True):
+            captions[data.video_ids[index]] = model.decode_tokens(hypotheses[0].tokens)
+    model.train(was_training)
+    score, _ = cider(captions, {video_id: references[video_id] for video_id in captions})
+    return ValidationScores(total / count, score, next(iter(captions.values())))

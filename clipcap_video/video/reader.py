@@ -1,0 +1,309 @@
+"""Sampled frames of a video file, decoded by OpenCV, with their true times.
+
+Every frame is decoded (`grab`), but only kept ones are converted to RGB (`retrieve`), and these go through a
+`transform` a few at a time, so that full-size frames never pile up. Counts and times that a file's header
+promises are taken as a guess and checked against what decodes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap_video.errors import VideoError
+from clipcap_video.video.sampling import FrameClock, SamplingSpec, choose
+
+# Read once, when cv2 loads and opens its first file. Damaged videos become a VideoError or a warning of ours;
+# what the libraries would print about them says no more and cannot be tied to a file.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2
+
+Transform = Callable[[Tensor], Tensor]
+
+DEFAULT_RATE = 25.0
+# Beyond 18 hours at 30 frames a second a header's frame count is taken to be nonsense.
+MOST_PROMISED = 2_000_000
+# `grab` fails alike at a damaged frame and at the end, so it is tried again: often while the video is shorter
+# than its header says (damage lasts up to the next key frame), else a few times. A try takes 50 us.
+PATIENCE_WHILE_SHORT, PATIENCE = 500, 10
+
+
+@dataclass(frozen=True)
+class FrameChunk:
+    """A few consecutive kept frames.
+
+    indices: int64 [n], positions among the frames that decode.
+    timestamps: float64 [n], seconds since the first frame.
+    images: what the transform made of the frames, uint8 [n, 3, S, S].
+    """
+
+    indices: np.ndarray
+    timestamps: np.ndarray
+    images: Tensor
+
+
+class Decoder:
+    """An open video: iterating grabs frame after frame and gives its time; `retrieve` is the grabbed frame.
+
+    rate: frames per second according to the header. promised: its frame count, 0 where it has none.
+    Raises VideoError when the file is missing, empty or no video. Use it as a context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            if not path.is_file():
+                raise VideoError(f"no video file at {path}; check the path")
+            if path.stat().st_size == 0:
+                raise VideoError(f"{path} is empty (0 bytes); fetch it again or remove it")
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            raise VideoError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+        # An absolute path is never taken for a URL. Backends other than FFmpeg read "clip7.mp4" as a series
+        # of images, so they are asked only where FFmpeg is absent.
+        has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
+        try:
+            self._capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
+        except (cv2.error, UnicodeError) as error:
+            raise VideoError(f"{path} cannot be opened ({error}); rename, re-encode or remove it") from None
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise VideoError(f"{path} is not a video, or is cut off or damaged; re-encode, fetch or remove it")
+        rate = self._property(cv2.CAP_PROP_FPS)
+        count = self._property(cv2.CAP_PROP_FRAME_COUNT)
+        self.rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
+        self.promised = int(count) if 0 < count <= MOST_PROMISED else 0
+
+    def _property(self, which: int) -> float:
+        value = float(self._capture.get(which))
+        return value if math.isfinite(value) else 0.0
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._capture.release()
+
+    def __iter__(self) -> Iterator[float]:
+        """Seconds from the first frame to each, strictly increasing.
+
+        Times are relative to the first frame because AVI files with B-frames start one frame late (and stamp
+        the last frame 0). A time that does not increase becomes the one before plus a frame's nominal length.
+        """
+        first = last = 0.0
+        decoded = failed = 0
+        while failed <= (PATIENCE_WHILE_SHORT if decoded < self.promised else PATIENCE):
+            if not self._capture.grab():
+                failed += 1
+                continue
+            time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
+            if decoded == 0:
+                first = time
+            else:
+                last = time - first if time - first > last else last + 1 / self.rate
+            decoded += 1
+            failed = 0
+            yield last
+
+    def retrieve(self) -> np.ndarray | None:
+        """The frame grabbed last, uint8 RGB [H, W, 3]; None where it cannot be decoded."""
+        try:
+            good, frame = self._capture.retrieve()
+        except cv2.error:
+            return None
+        if not good or frame is None or frame.size == 0:
+            return None
+        if frame.ndim == 2 or frame.shape[2] == 1:
+            return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
+        return cv2.cvtColor(frame, cv2.COLOR_BGRA2RGB if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+class SampledVideo:
+    """The frames of a video that `spec` keeps, in order, in FrameChunks of at most `chunk`; iterate once.
+
+    transform: uint8 RGB [n, 3, H, W] -> uint8 [n, 3, S, S], n at most `chunk`. Under `fps` without max_frames
+        and under `head` chunks come while the video is being decoded; otherwise at its end, with at most the
+        kept images and those of a wrong first guess in memory.
+    stop: looked at before every frame; once set, the iteration ends early.
+    warning: None, or one sentence about a video that was read but is not what its header says; final when the
+        iteration has ended.
+
+    Iterating raises VideoError when the file cannot be read or not one frame of it decodes.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        spec: SamplingSpec,
+        transform: Transform,
+        chunk: int = 8,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.spec = spec
+        self.transform = transform
+        self.chunk = chunk
+        self.warning: str | None = None
+        self._stop = stop or threading.Event()
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        kept = 0
+        try:
+            for chunk in self._online() if self.spec.decided_online else self._planned():
+                kept += len(chunk.indices)
+                yield chunk
+        except cv2.error as error:
+            message = " ".join(str(error).split())
+            raise VideoError(f"{self.path} cannot be decoded ({message}); re-encode or remove it") from error
+        if kept == 0 and not self._stop.is_set():
+            raise VideoError(f"not one frame of {self.path} decodes; re-encode, fetch or remove it")
+
+    def _online(self) -> Iterator[FrameChunk]:
+        clock = FrameClock(self.spec.fps)
+        most = self.spec.frames if self.spec.sampling == "head" else None
+        pending = _Pending(self.transform, self.chunk)
+        kept = decoded = 0
+        with Decoder(self.path) as decoder:
+            for index, time in enumerate(decoder):
+                if self._stop.is_set():
+                    return
+                decoded += 1
+                if not clock.is_base(time) or (frame := decoder.retrieve()) is None:
+                    continue
+                yield from pending.add(index, time, frame)
+                kept += 1
+                if kept == most:
+                    break
+            else:
+                self._compare(decoder.promised, decoded)
+            yield from pending.flush()
+
+    def _planned(self) -> Iterator[FrameChunk]:
+        """Keeps what the header makes likely, then decodes again only if the true times choose otherwise."""
+        images: dict[int, Tensor] = {}
+        with Decoder(self.path) as decoder:
+            plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate)
+            times = self._collect(decoder, set(plan.tolist()), images)
+            if self._stop.is_set():
+                return
+            self._compare(decoder.promised, len(times))
+        timestamps = np.asarray(times, dtype=np.float64)
+        chosen = choose(self.spec, timestamps)
+        # Planned frames that came but are not in `images` cannot be retrieved; a second try would not help.
+        missing = set(chosen.tolist()) - set(plan.tolist())
+        for index in images.keys() - set(chosen.tolist()):
+            del images[index]
+        if missing:
+            with Decoder(self.path) as decoder:
+                self._collect(decoder, missing, images, last=max(missing))
+        kept = [index for index in chosen.tolist() if index in images]
+        for start in range(0, len(kept), self.chunk):
+            if self._stop.is_set():
+                return
+            part = np.asarray(kept[start : start + self.chunk], dtype=np.int64)
+            stacked = torch.stack([images.pop(index) for index in part.tolist()])
+            yield FrameChunk(part, timestamps[part], stacked)
+
+    def _collect(
+        self, decoder: Decoder, wanted: set[int], images: dict[int, Tensor], last: int | None = None
+    ) -> array[float]:
+        """Puts the wanted frames' images into `images`; the times of all frames up to `last` (or the end)."""
+        pending = _Pending(self.transform, self.chunk)
+        times = array("d")
+
+        def keep(chunks: Iterator[FrameChunk]) -> None:
+            for chunk in chunks:
+                images.update(zip(chunk.indices.tolist(), chunk.images, strict=True))
+
+        for index, time in enumerate(decoder):
+            if self._stop.is_set():
+                return times
+            times.append(time)
+            if index in wanted and (frame := decoder.retrieve()) is not None:
+                keep(pending.add(index, time, frame))
+            if index == last:
+                break
+        keep(pending.flush())
+        return times
+
+    def _compare(self, promised: int, decoded: int) -> None:
+        # Containers without a count promise duration x rate, which is off by a few frames in sound files.
+        if decoded < 0.9 * promised - 1:
+            self.warning = f"header promises {promised} frames, {decoded} decode"
+
+
+class _Pending:
+    """Full-size frames that wait for the transform: at most `chunk`, all of one size."""
+
+    def __init__(self, transform: Transform, chunk: int) -> None:
+        self._transform = transform
+        self._chunk = chunk
+        self._frames: list[np.ndarray] = []
+        self._indices: list[int] = []
+        self._times: list[float] = []
+
+    def add(self, index: int, time: float, frame: np.ndarray) -> Iterator[FrameChunk]:
+        if self._frames and self._frames[0].shape != frame.shape:
+            yield from self.flush()
+        self._frames.append(frame)
+        self._indices.append(index)
+        self._times.append(time)
+        if len(self._frames) == self._chunk:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[FrameChunk]:
+        if not self._frames:
+            return
+        frames = torch.from_numpy(np.stack(self._frames)).permute(0, 3, 1, 2)  # [n, 3, H, W]
+        indices = np.asarray(self._indices, dtype=np.int64)
+        times = np.asarray(self._times, dtype=np.float64)
+        self._frames, self._indices, self._times = [], [], []
+        images = self._transform(frames)
+        del frames  # the consumer may hold this generator for long
+        yield FrameChunk(indices, times, images)
+
+
+def read_frames(path: str | Path, spec: SamplingSpec, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The frames that `spec` keeps, to look at: uint8 RGB [T, H, W, 3], timestamps float32 [T] in seconds.
+
+    max_side: frames whose longer side has more pixels are shrunk to it; the aspect stays. A video whose
+    frames change size is scaled to the first kept one. Raises VideoError when the file cannot be read.
+    """
+    size: list[int] = []  # width, height
+
+    def shrink(frames: Tensor) -> Tensor:
+        if not size:
+            height, width = frames.shape[2:]
+            scale = 1.0 if max_side is None else min(1.0, max_side / max(height, width))
+            size.extend((max(1, round(width * scale)), max(1, round(height * scale))))
+        images = frames.permute(0, 2, 3, 1).numpy()
+        if images.shape[1:3] != (size[1], size[0]):
+            images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    chunks = list(SampledVideo(path, spec, shrink))
+    frames = torch.cat([chunk.images for chunk in chunks]).permute(0, 2, 3, 1).contiguous().numpy()
+    return frames, np.concatenate([chunk.timestamps for chunk in chunks]).astype(np.float32)
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keeps OpenCV from splitting one frame's conversion over cores while whole videos run in parallel."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -1,0 +1,126 @@
+"""Which frames of a video to keep: pure index arithmetic, no files.
+
+A spec first thins the video to *base frames* (every frame, or the first at or after each multiple of
+`1 / fps` seconds) and then chooses among them. `head`, `tail` and `uniform` mean what CLIP4Clip's
+`--slice_framepos 0|1|2` means on frames taken at `--feature_framerate` (Luo et al., arXiv 2104.08860, 4.4).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipcap_video.errors import ClipcapError
+
+SAMPLINGS = ("uniform", "head", "tail", "fps", "reference")
+
+# Matroska and WebM round times to whole milliseconds: a frame due at 33.3 ms is stamped 33 ms and still
+# counts as being at that multiple of 1/30 s.
+TIME_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """How frames are chosen; stored with the features so that inference can do the same.
+
+    sampling: one of SAMPLINGS.
+        `uniform`: N base frames at equal distances, the first and the last included.
+        `head`, `tail`: the first or last N base frames.
+        `fps`: all base frames, thinned uniformly to `max_frames` where that is set.
+        `reference`: the MSR-VTT ClipCap program's rule: every (count // N)-th frame, the first N of them.
+        A video with fewer base frames than N gives all that it has.
+    frames: N, how many frames to keep at most; 0 under `fps`, which has no use for it.
+    fps: frames per second of the base frames; None is every frame of the file. Left out, it becomes 1 under
+        `head`, `tail` and `fps` (CLIP4Clip's --feature_framerate) and stays None under `uniform`.
+    max_frames: for `fps` alone, the most frames to keep (a uniform choice among them); None keeps all.
+
+    Two specs that choose the same frames are equal. Raises ClipcapError for values that make no sense.
+    """
+
+    sampling: str = "uniform"
+    frames: int = 28
+    fps: float | None = None
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLINGS:
+            raise ClipcapError(f"unknown sampling {self.sampling!r}; use one of {', '.join(SAMPLINGS)}")
+        if self.sampling == "fps":
+            object.__setattr__(self, "frames", 0)
+        elif self.frames < 1:
+            raise ClipcapError(f"sampling {self.sampling} cannot keep {self.frames} frames; ask for 1 or more")
+        if self.max_frames is not None and self.sampling != "fps":
+            raise ClipcapError(f"max_frames belongs to sampling fps, not {self.sampling}; set frames instead")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ClipcapError(f"max_frames cannot be {self.max_frames}; ask for 1 or more, or leave it out")
+        if self.fps is not None and self.sampling == "reference":
+            raise ClipcapError("sampling reference counts every frame of the file; leave fps out")
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+            raise ClipcapError(f"fps cannot be {self.fps}; give a number of frames per second above 0")
+        if self.fps is not None:
+            object.__setattr__(self, "fps", float(self.fps))
+        elif self.sampling in ("head", "tail", "fps"):
+            object.__setattr__(self, "fps", 1.0)
+
+    @property
+    def decided_online(self) -> bool:
+        """Whether a frame's fate is known when it comes, without the length of the video."""
+        return self.sampling == "head" or (self.sampling == "fps" and self.max_frames is None)
+
+
+class FrameClock:
+    """Tells base frames as they come: `is_base(time)` for each frame's time in seconds, in order."""
+
+    def __init__(self, fps: float | None) -> None:
+        self.fps = fps
+        self._tick = -1.0
+
+    def is_base(self, time: float) -> bool:
+        if self.fps is None:
+            return True
+        tick = math.floor((time + TIME_TOLERANCE) * self.fps)
+        if tick <= self._tick:
+            return False
+        self._tick = tick
+        return True
+
+
+def base_indices(timestamps: np.ndarray, fps: float | None) -> np.ndarray:
+    """Indices of the base frames among frames at `timestamps` [n], seconds, ascending -> int64 [m].
+
+    With `fps`, the first frame at or after each of 0, 1/fps, 2/fps, ... seconds (to within TIME_TOLERANCE); a
+    frame that is the first after several of them counts once. Without, all frames.
+    """
+    if fps is None or len(timestamps) == 0:
+        return np.arange(len(timestamps), dtype=np.int64)
+    ticks = np.floor((np.asarray(timestamps, dtype=np.float64) + TIME_TOLERANCE) * fps)
+    before = np.concatenate([[-1.0], np.maximum.accumulate(ticks)[:-1]])
+    return np.flatnonzero(ticks > before).astype(np.int64)
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` positions, evenly spaced, as CLIP4Clip --slice_framepos 2: int64 [k]."""
+    if count <= most:
+        return np.arange(count, dtype=np.int64)
+    return np.linspace(0, count - 1, num=most, dtype=int).astype(np.int64)
+
+
+def choose(spec: SamplingSpec, timestamps: np.ndarray) -> np.ndarray:
+    """Frames to keep of a video whose n frames are at `timestamps` [n], seconds, ascending.
+
+    Returns indices int64 [k], ascending, without duplicates.
+    """
+    base = base_indices(timestamps, spec.fps)
+    if spec.sampling == "uniform":
+        return base[spread(len(base), spec.frames)]
+    if spec.sampling == "head":
+        return base[: spec.frames]
+    if spec.sampling == "tail":
+        return base[-spec.frames :]
+    if spec.sampling == "fps":
+        return base if spec.max_frames is None else base[spread(len(base), spec.max_frames)]
+    # The reference program divides by the step, and so crashes where the video has fewer than N frames.
+    step = max(len(base) // spec.frames, 1)
+    return base[::step][: spec.frames]

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import write_annotations, write_feature_folder, write_language_model
+
+# Tiny models gain nothing from several threads, and lose much where other programs compute too.
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class TinyProject:
+    """What a user has before training: features, annotations and a language model."""
+
+    data: Path
+    caption: Path
+    lm: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_language_model(tmp_path_factory.mktemp("lm"))
+
+
+@pytest.fixture(scope="session")
+def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> TinyProject:
+    folder = tmp_path_factory.mktemp("project")
+    return TinyProject(
+        data=write_feature_folder(folder / "features", range(36)),
+        caption=write_annotations(folder / "videodatainfo.json", range(24), range(24, 30), range(30, 36)),
+        lm=tiny_lm,
+    )

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from clipcap_video.datasets.packing import pack, stack_features, thin_frames
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features import VideoFeatures
+from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner, packed_attention
+from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.mapping import MAPPING_TYPES, MappingConfig
+from tests.tiny import WIDTH, captions_of, features_of
+
+
+def build(
+    tiny_lm: Path, mapping_type: str = "transformer", only_prefix: bool = True, llama: bool = False
+) -> PrefixCaptioner:
+    language_model, tokenizer = load_language_model(str(tiny_lm))
+    torch.manual_seed(1)
+    if llama:
+        config = LlamaConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            intermediate_size=48, vocab_size=len(tokenizer), max_position_embeddings=128,
+        )  # fmt: skip
+        language_model = LlamaForCausalLM(config).eval()
+    mapping = MappingConfig(mapping_type, WIDTH, 32, 5, 6, num_layers=2)
+    digest = digest_language_model(language_model)
+    return PrefixCaptioner(CaptionerConfig(mapping, "tiny", digest, only_prefix), language_model, tokenizer).eval()
+
+
+def batch_of(model: PrefixCaptioner, numbers: list[int]) -> tuple[list[np.ndarray], list[list[list[int]]]]:
+    captions = [[model.encode_caption(text, 40) for text in captions_of(number)] for number in numbers]
+    captions[0].append([model.tokenizer.eos_token_id])  # an empty caption is an end token alone
+    return [features_of(number) for number in numbers], captions
+
+
+def row_a_caption(model: PrefixCaptioner, videos: list[np.ndarray], captions: list[list[list[int]]]) -> torch.Tensor:
+    """The plain computation: every caption behind a prefix of its own, all logits, mean over all tokens."""
+    losses = []
+    for video, own in zip(videos, captions, strict=True):
+        features, mask = stack_features([video])
+        for tokens in own:
+            prefix = model.mapping(features, mask)
+            ids = torch.tensor([tokens])
+            embedded = torch.cat([prefix, model.language_model.get_input_embeddings()(ids)], dim=1)
+            logits = model.language_model(inputs_embeds=embedded).logits[0, prefix.shape[1] - 1 : -1]
+            losses.append(F.cross_entropy(logits, ids[0], reduction="none"))
+    return torch.cat(losses).mean()
+
+
+@pytest.mark.parametrize("llama", [False, True], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("mapping_type", MAPPING_TYPES)
+def test_packed_loss_and_gradients_equal_one_row_a_caption(tiny_lm: Path, mapping_type: str, llama: bool) -> None:
+    model = build(tiny_lm, mapping_type, only_prefix=False, llama=llama)
+    videos, captions = batch_of(model, [0, 5, 3])
+    results = []
+    for compute in (lambda: model(pack(videos, captions)), lambda: row_a_caption(model, videos, captions)):
+        model.zero_grad()
+        loss = compute()
+        loss.backward()
+        results.append(
+            (
+                loss.detach(),
+                {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+            )
+        )
+    (packed, packed_gradients), (plain, plain_gradients) = results
+    torch.testing.assert_close(packed, plain, atol=1e-5, rtol=0)
+    assert packed_gradients.keys() == plain_gradients.keys()
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_label_smoothing_equals_pytorchs(tiny_lm: Path) -> None:
+    model = build(tiny_lm)
+    features, captions = batch_of(model, [2])
+    one = [captions[0][:1]]
+    prefix = model.mapping(*stack_features(features))
+    ids = torch.tensor(one[0])
+    embedded = torch.cat([prefix, model.language_model.get_input_embeddings()(ids)], dim=1)
+    logits = model.language_model(inputs_embeds=embedded).logits[0, 4:-1]
+    expected = F.cross_entropy(logits, ids[0], label_smoothing=0.1)
+    torch.testing.assert_close(model(pack(features, one), label_smoothing=0.1), expected)
+
+
+def test_packed_attention_by_definition() -> None:
+    caption = torch.tensor([[0, 0, 1, -1]])
+    position = torch.tensor([[0, 1, 0, 0]])
+    allowed = packed_attention(caption, position, 2)[0].int().tolist()
+    assert allowed == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize("llama", [False, True], ids=["gpt2", "llama"])
+def test_cached_lanes_give_the_logits_of_whole_sequences(tiny_lm: Path, llama: bool) -> None:
+    """Random walks over lanes: parents swapped, doubled and dropped, videos leaving; every logit recomputed plainly."""
+    model = build(tiny_lm, llama=llama)
+    rng = np.random.default_rng(0)
+    features, mask = stack_features([features_of(number) for number in range(4)])
+    with torch.no_grad():
+        prefixes = model.mapping(features, mask)
+        state = model.start(features, mask, 12)
+        logits = state.begin()[:, None]
+        history: list[list[list[int]]] = [[[]] for _ in range(4)]
+        for step in range(10):
+            for row, lanes in enumerate(history):
+                for lane, tokens in enumerate(lanes):
+                    embedded = prefixes[row : row + 1]
+                    if tokens:
+                        own = model.language_model.get_input_embeddings()(torch.tensor([tokens]))
+                        embedded = torch.cat([embedded, own], dim=1)
+                    expected = model.language_model(inputs_embeds=embedded).logits[0, -1]
+                    torch.testing.assert_close(logits[row, lane], expected, atol=1e-5, rtol=1e-4)
+            if step in (3, 6):
+                kept = torch.tensor([0, 2, 3] if step == 3 else [1])
+                state.keep(kept)
+                prefixes, history = prefixes[kept], [history[row] for row in kept.tolist()]
+            parents = rng.integers(0, 3 if step else 1, size=(len(history), 3))
+            tokens = rng.integers(0, len(model.tokenizer), size=(len(history), 3))
+            history = [
+                [[*history[row][parents[row, lane]], int(tokens[row, lane])] for lane in range(3)]
+                for row in range(len(history))
+            ]
+            logits = state.step(torch.from_numpy(tokens), torch.from_numpy(parents))
+
+
+def test_frozen_language_model_gets_no_gradient_and_stays_in_eval_mode(tiny_lm: Path) -> None:
+    model = build(tiny_lm, only_prefix=True).train()
+    model(pack(*batch_of(model, [1, 2]))).backward()
+    assert model.mapping.training
+    assert not any(module.training for module in model.language_model.modules())
+    assert all(parameter.grad is None for parameter in model.language_model.parameters())
+    assert all(parameter.grad is not None for parameter in model.mapping.parameters())
+
+
+def test_captions_end_in_the_end_token_even_when_cut(tiny_lm: Path) -> None:
+    model = build(tiny_lm)
+    tokens = model.encode_caption("a man is riding a horse outside", 3)
+    assert len(tokens) == 4
+    assert tokens[-1] == model.tokenizer.eos_token_id
+    assert model.decode_tokens(model.encode_caption("two boys  sing", 40)) == "two boys sing"
+
+
+def test_padding_is_never_a_label(tiny_lm: Path) -> None:
+    model = build(tiny_lm)
+    videos, captions = batch_of(model, [0, 1, 2])
+    batch = pack(videos, captions)
+    flat = [token for own in captions for tokens in own for token in tokens]
+    assert batch.labels.tolist() == flat
+    read = batch.tokens[batch.caption >= 0].tolist()
+    assert read == [token for own in captions for tokens in own for token in tokens[:-1]]
+
+
+def test_entry_length_beyond_the_positions_is_refused(tiny_lm: Path) -> None:
+    model = build(tiny_lm)
+    features, mask = stack_features([features_of(0)])
+    with pytest.raises(ClipcapError, match="256 positions"):
+        model.start(features, mask, 300)
+
+
+def test_thinning_keeps_first_and_last_frame() -> None:
+    video = VideoFeatures(np.arange(10.0)[:, None], np.arange(10.0))
+    thin = thin_frames(video, 4)
+    assert thin.features[:, 0].tolist() == [0, 3, 6, 9]
+    assert thin.timestamps is not None
+    assert thin.timestamps.tolist() == [0, 3, 6, 9]
+    assert thin_frames(video, 10) is video

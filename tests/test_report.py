@@ -1,0 +1,271 @@
+"""The report page: what it shows, that it asks for nothing, that no text in it can become markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.export.report import (
+    ReportCaption,
+    ReportEntry,
+    ReportFrame,
+    format_seconds,
+    thumbnail,
+    write_report,
+)
+
+HOSTILE = "</script><img src=x onerror=alert(1)> & \"quoted\" 'single' <!-- {{cards}}"
+VOID = {"meta", "link", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, scripts and the text of each card; fails on tags that do not nest."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cards: list[dict[str, list]] = []
+        self.scripts: list[str] = []
+        self.open: list[tuple[str, str]] = []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        kind = (attributes.get("class") or "").split(" ")[0]
+        if tag == "article":
+            self.cards.append({"attributes": [attributes], "text": [], "images": []})
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "img" and self.cards:
+            self.cards[-1]["images"].append(attributes)
+        if tag not in VOID:
+            self.open.append((tag, kind))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        inside = [tag for tag, _ in self.open]
+        if "script" in inside:
+            self.scripts[-1] += data
+        elif "article" in inside and data.strip():
+            self.cards[-1]["text"].append((self.open[-1][0], self.open[-1][1], data.strip()))
+
+    def texts(self, card: int, kind: str) -> list[str]:
+        return [data for tag, cls, data in self.cards[card]["text"] if kind in (tag, cls)]
+
+
+def gradient(height: int, width: int, red: int) -> np.ndarray:
+    """Red is constant, green runs down, blue runs across: swapped channels or axes would show."""
+    image = np.empty((height, width, 3), np.uint8)
+    image[..., 0] = red
+    image[..., 1] = np.linspace(0, 255, height)[:, None]
+    image[..., 2] = np.linspace(0, 120, width)[None]
+    return image
+
+
+def entries() -> list[ReportEntry]:
+    return [
+        ReportEntry(
+            "video10",
+            [
+                ReportCaption("a man is cooking", math.log(0.5), 5 * math.log(0.5)),
+                ReportCaption("a man is in the", -1.25, -5.0, cut=True),
+            ],
+            [ReportFrame(gradient(360, 480, 200), 0.5), ReportFrame(gradient(360, 480, 20), 61.25)],
+            path="clips/video10.mp4",
+            references=["someone cooks", "a chef at work"],
+            cider=0.4321,
+            duration=65.0,
+        ),
+        ReportEntry("video2", [ReportCaption("ein Hund läuft", -2.0, -8.0)], []),
+        ReportEntry("no-caption", [], [ReportFrame(gradient(50, 40, 90), 0.0)]),
+    ]
+
+
+def read(entries: list[ReportEntry], folder: Path, **options: str) -> tuple[str, Page]:
+    file = write_report(entries, folder / "report.html", **{"title": "Captions", **options})
+    source = file.read_text("utf-8")
+    return source, Page(source)
+
+
+def test_one_card_an_entry_in_order_with_its_captions(tmp_path: Path) -> None:
+    _, page = read(entries(), tmp_path)
+    assert [page.texts(i, "h2") for i in range(len(page.cards))] == [["video10"], ["video2"], ["no-caption"]]
+    first = [data for _, _, data in page.cards[0]["text"]]
+    assert first.index("a man is cooking") < first.index("a man is in the") < first.index("someone cooks")
+    assert "2 references" in first
+    assert page.texts(0, "figcaption") == ["0:00.5", "1:01.2"]
+    assert {"1:05.0", "clips/video10.mp4", "0.43"} <= set(first)
+    assert "No caption" in [data for _, _, data in page.cards[2]["text"]]
+
+
+def test_confidence_is_the_mean_log_probability_and_its_exponential(tmp_path: Path) -> None:
+    _, page = read(entries(), tmp_path)
+    first = [data for _, _, data in page.cards[0]["text"]]
+    assert first[first.index("per-word probability") + 1] == "50%"
+    assert first[first.index("mean log-probability") + 1] == "−0.69"
+    assert {"29%", "−1.25"} <= set(first)  # the second caption: exp(-1.25)
+    attributes = page.cards[0]["attributes"][0]
+    assert float(attributes["data-confidence"]) == pytest.approx(math.log(0.5), rel=1e-5)
+    assert float(attributes["data-cider"]) == pytest.approx(0.4321)
+    assert "data-cider" not in page.cards[1]["attributes"][0]
+    assert "data-confidence" not in page.cards[2]["attributes"][0]
+
+
+def test_only_the_caption_that_was_cut_has_the_badge(tmp_path: Path) -> None:
+    _, page = read(entries(), tmp_path)
+    first = [data for _, _, data in page.cards[0]["text"]]
+    assert [page.texts(i, "cut") for i in range(3)] == [["cut"], [], []]
+    assert first.index("cut") == first.index("a man is in the") + 1
+
+
+def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
+    frame = ReportFrame(gradient(9, 9, 0), 0.0)
+    caption = ReportCaption(HOSTILE, -1.0, -1.0)
+    hostile = ReportEntry(HOSTILE, [caption, caption], [frame], path=HOSTILE, references=[HOSTILE])
+    plain = ReportEntry("x", [ReportCaption("x", -1.0, -1.0)] * 2, [frame], path="x", references=["x"])
+    file = tmp_path / "hostile.html"
+    write_report([hostile], file, title=HOSTILE, subtitle=HOSTILE, details={HOSTILE: HOSTILE})
+    source = file.read_text("utf-8")
+    page = Page(source)
+    write_report([plain], file, title="x", subtitle="x", details={"x": "x"})
+    reference = Page(file.read_text("utf-8"))
+
+    # The same tags and attribute names in the same order: nothing became markup.
+    assert [(t, sorted(a)) for t, a in page.tags] == [(t, sorted(a)) for t, a in reference.tags]
+    assert page.scripts == reference.scripts
+    assert [data for _, _, data in page.cards[0]["text"]].count(HOSTILE) == 5
+    assert "<img src=x" not in source
+
+
+def test_page_asks_for_nothing_and_runs_only_its_own_script(tmp_path: Path) -> None:
+    _, page = read(entries(), tmp_path)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert directives["default-src"] == "'none'"
+    assert directives["img-src"] == "data:"
+    # The policy names the script by its digest; a stale digest would switch search and sorting off.
+    (script,) = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert directives["script-src"] == f"'sha256-{digest}'"
+
+
+def test_style_sheet_loads_nothing(tmp_path: Path) -> None:
+    source, _ = read([], tmp_path)
+    style = source[source.index("<style>") : source.index("</style>")]
+    assert not re.search(r"url\(|@import|https?:|//", style)
+
+
+def test_images_decode_to_the_frames(tmp_path: Path) -> None:
+    given = entries()
+    _, page = read(given, tmp_path)
+    images = page.cards[0]["images"]
+    assert [(a["width"], a["height"]) for a in images] == [("240", "180")] * 2
+    for attributes, frame in zip(images, given[0].frames, strict=True):
+        kind, _, payload = attributes["src"].partition(",")
+        assert kind == "data:image/jpeg;base64"
+        bgr = cv2.imdecode(np.frombuffer(base64.b64decode(payload), np.uint8), cv2.IMREAD_COLOR)
+        expected = cv2.resize(frame.image, (240, 180), interpolation=cv2.INTER_AREA)
+        error = np.abs(bgr[..., ::-1].astype(int) - expected)
+        assert error.mean() < 4
+        assert error.max() < 40
+
+
+def test_thumbnail_only_scales_down_and_keeps_the_shape() -> None:
+    small = gradient(50, 40, 9)
+    assert thumbnail(small) is small
+    assert thumbnail(gradient(1080, 1920, 9)).shape == (135, 240, 3)
+    assert thumbnail(gradient(1920, 1080, 9)).shape == (240, 135, 3)
+    assert thumbnail(gradient(2, 4000, 9)).shape == (1, 240, 3)
+    # Mean grey survives, as it would not if pixels were merely dropped from a checkerboard.
+    board = np.repeat((np.indices((480, 480)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+    assert np.abs(thumbnail(board).astype(int) - 127).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0:00.0"),
+        (3.24, "0:03.2"),
+        (59.97, "1:00.0"),
+        (754.3, "12:34.3"),
+        (3599.99, "1:00:00.0"),
+        (3725.5, "1:02:05.5"),
+        (-0.01, "0:00.0"),
+        (-1.5, "−0:01.5"),
+        (math.nan, "–"),
+    ],
+)
+def test_times_are_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_figures_that_are_missing_or_impossible_still_make_a_page(tmp_path: Path) -> None:
+    odd = [
+        ReportEntry("nan", [ReportCaption("", math.nan, math.nan)], [], cider=math.nan, duration=math.nan),
+        ReportEntry("inf", [ReportCaption("a", -math.inf, -math.inf)], []),
+    ]
+    source, page = read(odd, tmp_path)
+    for card in page.cards:
+        assert not {"data-confidence", "data-cider"} & set(card["attributes"][0])
+    assert "(empty caption)" in [data for _, _, data in page.cards[0]["text"]]
+    assert "0.0%" in [data for _, _, data in page.cards[1]["text"]]
+    assert "nan%" not in source
+
+
+def test_empty_report_is_a_page(tmp_path: Path) -> None:
+    source, page = read([], tmp_path, title="Nothing")
+    assert page.cards == []
+    assert "{{" not in source.replace(page.scripts[0], "")
+
+
+def test_a_path_that_is_not_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
+    _, page = read([ReportEntry("v", [], [], path="clip\udcff.mp4")], tmp_path)
+    assert "clip\\udcff.mp4" in [data for _, _, data in page.cards[0]["text"]]
+
+
+def test_a_failed_report_leaves_the_old_one_and_no_rubbish(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    write_report(entries(), out, title="Old")
+    before = out.read_bytes()
+    broken = ReportEntry("broken", [], [ReportFrame(np.zeros((4, 4, 3), np.float32), 0.0)])
+    with pytest.raises(ValueError, match=r"broken, frame 0: .*float32 \[4, 4, 3\]"):
+        write_report([*entries(), broken], out, title="New")
+    assert out.read_bytes() == before
+    assert [file.name for file in out.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_appears_only_when_whole(tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+
+    class Watching(list[ReportEntry]):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            for entry in super().__iter__():
+                assert not out.exists()
+                yield entry
+
+    assert write_report(Watching(entries()), out, title="t") == out
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_directory_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ClipcapError, match=re.escape(str(tmp_path))):
+        write_report([], tmp_path, title="t")

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import clipcap_video.training.loop as loop
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features import open_features, write_features
+from clipcap_video.models.checkpoint import load_checkpoint
+from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.data import CaptionData, EpochOrder
+from clipcap_video.training.loop import TrainingSummary, train
+from clipcap_video.training.optimisation import learning_rate_factor, warmup_length
+from tests.conftest import TinyProject
+from tests.tiny import features_of, fingerprint, write_annotations, write_feature_folder
+
+
+def config(project: TinyProject, out: Path, **changes: Any) -> TrainConfig:
+    options: dict[str, Any] = {
+        "data": project.data, "caption": [project.caption], "out_dir": out, "lm": str(project.lm), "epochs": 2,
+        "bs": 5, "num_layers": 2, "prefix_length": 4, "lr": 3e-3, "lm_lr": 1e-3, "precision": "fp32", "device": "cpu",
+    }  # fmt: skip
+    return TrainConfig(**(options | changes))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingSummary]:
+    """A run long enough to learn, with the language model fine-tuned."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, train(
+        config(tiny_project, out, epochs=40, eval_every=20, save_every=15, dropout=0.0, lr=5e-3, lm_lr=5e-3)
+    )
+
+
+class TestWhatARunLeaves:
+    def test_checkpoints_and_metrics(self, finished: tuple[Path, TrainingSummary]) -> None:
+        out, summary = finished
+        names = {path.name for path in out.iterdir()}
+        assert names == {"best", "last", "prefix-014", "prefix-029", "prefix-039", "metrics.jsonl"}
+        assert summary.finished
+        assert summary.steps == 40 * 5  # 24 videos in batches of 5
+        lines = metrics(out)
+        assert [line["step"] for line in lines if "loss" in line] == list(range(1, 201))
+        assert [line["epoch"] for line in lines if "val_loss" in line] == [20, 40]
+
+    def test_it_learned_to_say_what_the_features_show(self, finished: tuple[Path, TrainingSummary]) -> None:
+        out, summary = finished
+        losses = [line["loss"] for line in metrics(out) if "loss" in line]
+        # What is left is which of three captions comes: at most ln 3 a caption, over 6 tokens or more.
+        assert losses[-1] < 0.5 < 5 < losses[0]
+        assert summary.best_score is not None
+        assert summary.best_score > 3.0
+
+    def test_the_best_is_the_one_with_the_highest_score(self, finished: tuple[Path, TrainingSummary]) -> None:
+        out, summary = finished
+        scores = [line["val_CIDEr"] for line in metrics(out) if "val_CIDEr" in line]
+        saved = json.loads((out / "best" / "config.json").read_text())["progress"]
+        assert summary.best_score == max(scores) == saved["val_CIDEr"]
+
+
+@pytest.mark.parametrize("only_prefix", [True, False])
+@pytest.mark.parametrize("stop_after", [2, 5, 7])
+def test_a_stopped_and_resumed_run_ends_in_the_same_weights(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_prefix: bool, stop_after: int
+) -> None:
+    """Stopped within an epoch, at its end and in the next; dropout and shuffling on; equal to the last bit."""
+    options: dict[str, Any] = {"only_prefix": only_prefix, "dropout": 0.2, "captions_per_video": 2, "grad_accum": 1}
+    train(config(tiny_project, tmp_path / "whole", **options))
+    step = loop._Run._step
+
+    def interrupting(run: Any, batches: Any) -> float:
+        loss = step(run, batches)
+        if run.progress.step + 1 == stop_after:
+            loop.signal.raise_signal(loop.signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(loop._Run, "_step", interrupting)
+    summary = train(config(tiny_project, tmp_path / "parts", **options))
+    assert (summary.finished, summary.steps) == (False, stop_after)
+    monkeypatch.setattr(loop._Run, "_step", step)
+    assert train(config(tiny_project, tmp_path / "parts", resume=True, **options)).finished
+
+    whole, parts = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+    def lines(name: str) -> list[dict[str, Any]]:
+        return [{**line, "tokens_per_second": 0} for line in metrics(tmp_path / name)]
+
+    assert lines("whole") == lines("parts")
+
+
+def test_only_prefix_leaves_the_language_model_alone(tiny_project: TinyProject, tmp_path: Path) -> None:
+    before = load_file(tiny_project.lm / "model.safetensors")
+    train(config(tiny_project, tmp_path / "out", only_prefix=True, epochs=1))
+    weights = load_file(tmp_path / "out" / "last" / "model.safetensors")
+    assert all(name.startswith("mapping.") for name in weights)
+    model, _ = load_checkpoint(tmp_path / "out" / "last")
+    after = model.language_model.state_dict()
+    assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
+
+
+def test_the_language_model_learns_at_its_own_rate(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """With a vanishing lm_lr the language model stays, though it is trained, and the mapping network moves."""
+    train(config(tiny_project, tmp_path / "out", lm_lr=1e-12, weight_decay=0.0, epochs=1))
+    model, _ = load_checkpoint(tmp_path / "out" / "last")
+    before = load_file(tiny_project.lm / "model.safetensors")
+    for name, tensor in model.language_model.state_dict().items():
+        if name in before:
+            torch.testing.assert_close(tensor, before[name], atol=1e-9, rtol=0)
+
+
+def test_accumulated_batches_equal_one_large_batch(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """With as many labels in every batch, the mean of the batch means is the mean: the weights agree."""
+    same = {"epochs": 1, "dropout": 0.0, "only_prefix": True, "eval_every": 0, "max_caption_tokens": 2}
+    for name, options in (("small", {"bs": 4, "grad_accum": 3}), ("large", {"bs": 12, "grad_accum": 1})):
+        train(config(tiny_project, tmp_path / name, **same, **options))
+    small, large = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("small", "large"))
+    for name in small:
+        torch.testing.assert_close(small[name], large[name], atol=2e-4, rtol=0)
+
+
+class TestOrder:
+    def data(self, project: TinyProject, captions: int = 5) -> CaptionData:
+        store = open_features(project.data)
+        return CaptionData(
+            store, store.ids()[:7], [[[video, turn] for turn in range(captions)] for video in range(7)], 9
+        )
+
+    def test_every_video_once_an_epoch_in_another_order_each_time(self, tiny_project: TinyProject) -> None:
+        order = EpochOrder(self.data(tiny_project), 3, 0, seed=0)
+        first, second = order.batches(0), order.batches(1)
+        assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(7))
+        assert first != second
+        assert first == EpochOrder(self.data(tiny_project), 3, 0, seed=0).batches(0)
+        assert first != EpochOrder(self.data(tiny_project), 3, 0, seed=1).batches(0)
+
+    def test_captions_take_turns_until_all_were_used(self, tiny_project: TinyProject) -> None:
+        order = EpochOrder(self.data(tiny_project), 3, captions_per_video=2, seed=0)
+        used = [caption[1] for epoch in range(5) for caption in order.captions(epoch, 3)]
+        assert sorted(used) == sorted(2 * list(range(5)))
+        assert len(set(used[:5])) == 5
+        everything = EpochOrder(self.data(tiny_project), 3, 0, seed=0)
+        assert [caption[1] for caption in everything.captions(4, 3)] == [0, 1, 2, 3, 4]
+
+
+class TestLearningRate:
+    def test_warmup_never_exceeds_the_run(self) -> None:
+        assert warmup_length(5000, 120) == 120
+        assert warmup_length(30, 120) == 30
+        assert warmup_length(-1, 120) == 6
+        assert warmup_length(0, 120) == 0
+
+    @pytest.mark.parametrize("warmup", [0, 1, 10, 50])
+    def test_rises_then_falls_and_never_stands_still(self, warmup: int) -> None:
+        factors = [learning_rate_factor(step, warmup, 50) for step in range(50)]
+        assert all(0 < factor <= 1 for factor in factors)
+        peak = max(range(50), key=factors.__getitem__)
+        assert peak == min(warmup, 49)
+        assert all(a < b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
+        assert all(a > b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
+
+
+class TestBadInput:
+    def refused(self, project: TinyProject, out: Path, match: str, **changes: Any) -> None:
+        with pytest.raises(ClipcapError, match=match) as error:
+            train(config(project, out, **changes))
+        assert "\n" not in str(error.value)
+        assert not out.exists()
+
+    def test_missing_parts(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        self.refused(tiny_project, out, "no features at", data=tmp_path / "nowhere")
+        (tmp_path / "empty").mkdir()
+        self.refused(tiny_project, out, "no features in folder", data=tmp_path / "empty")
+        self.refused(tiny_project, out, r"nowhere\.json", caption=[tmp_path / "nowhere.json"])
+        self.refused(tiny_project, out, "cannot load language model", lm=str(tmp_path / "empty"))
+        self.refused(tiny_project, out, "no GGUF file", lm=str(tmp_path / "x.gguf"))
+        self.refused(tiny_project, out, "no split 'dev2'", train_split="dev2")
+
+    def test_ids_that_do_not_meet(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+        other = write_annotations(tmp_path / "a.json", range(100, 103), range(0))
+        self.refused(tiny_project, tmp_path / "out", "no video of .* has features", caption=[other])
+
+    def test_left_out_videos_are_counted_and_named(
+        self, tiny_project: TinyProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        annotations = write_annotations(tmp_path / "a.json", range(5), range(30, 32), range(90, 91))
+        train(config(tiny_project, tmp_path / "out", caption=[annotations], epochs=1, eval_every=0))
+        said = capsys.readouterr().err
+        assert "1 annotated video (video90) without features" in said
+        assert "29 videos (video5, video6, video7, ...) with features but no annotations" in said
+
+    def test_features_of_two_encoders(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+        folder = write_feature_folder(tmp_path / "features", range(6))
+        features = features_of(3)
+        write_features(folder, "video3", features, features[:, 0], fingerprint(encoder="other", weights="sha256:1"))
+        self.refused(tiny_project, tmp_path / "out", "features of two kinds.*other.*tiny", data=folder)
+
+    def test_resnet_features_are_640_wide(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+        self.refused(tiny_project, tmp_path / "out", "640-wide.*16 wide", is_rn=True)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"epochs": 0}, {"lr": 0.0}, {"lr": math.nan}, {"dropout": 1.0}, {"prefix": "a/b"}, {"warmup_steps": -2}],
+    )
+    def test_options_without_sense(self, tiny_project: TinyProject, tmp_path: Path, changes: dict[str, Any]) -> None:
+        with pytest.raises(ClipcapError, match=f"--{next(iter(changes))}"):
+            config(tiny_project, tmp_path, **changes)
+
+    def test_a_run_is_never_written_over(
+        self, tiny_project: TinyProject, finished: tuple[Path, TrainingSummary]
+    ) -> None:
+        out, _ = finished
+        before = (out / "metrics.jsonl").read_bytes()
+        with pytest.raises(ClipcapError, match="already holds a run"):
+            train(config(tiny_project, out))
+        with pytest.raises(ClipcapError, match="started with --epochs 40.* --dropout 0.0"):
+            train(config(tiny_project, out, resume=True))
+        assert (out / "metrics.jsonl").read_bytes() == before
+
+    def test_a_loss_that_is_not_finite_stops_the_run(
+        self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forward = loop.PrefixCaptioner.forward
+        calls = []
+
+        def exploding(model: Any, batch: Any, label_smoothing: float = 0.0) -> torch.Tensor:
+            calls.append(1)
+            return forward(model, batch, label_smoothing) * (math.nan if len(calls) > 7 else 1)
+
+        monkeypatch.setattr(loop.PrefixCaptioner, "forward", exploding)
+        with pytest.raises(ClipcapError, match="loss became nan in step 8"):
+            train(config(tiny_project, tmp_path / "out", eval_every=0))
+        weights = load_file(tmp_path / "out" / "last" / "model.safetensors")
+        assert all(tensor.isfinite().all() for tensor in weights.values())
