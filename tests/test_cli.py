@@ -1,9 +1,11 @@
-"""The commands as a user types them: each in a process of its own, on clips and models that the tests make."""
+"""The commands as a user types them, on clips and models that the tests make."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics import java
+from clipcap_video.predictions import Prediction
 from tests.clips import truncate, write_clip
 from tests.conftest import TinyProject
 from tests.tiny import write_annotations
@@ -19,24 +24,44 @@ from tests.tiny_clip import save_tiny_clip
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs `python ARGUMENTS` from the project's root, or from `cwd` with the scripts' full paths."""
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official Java programs take seconds to start; tests/test_metrics_captioning.py runs them."""
+    monkeypatch.setattr(java, "java_runs", lambda: False)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: object, cwd: Path = ROOT) -> Done:
+    """Runs `python SCRIPT ...` or `clipcap-video ...` in this process, where torch is loaded already."""
     words = [str(argument) for argument in arguments]
-    if cwd is not None and words[0].endswith(".py"):
-        words[0] = str(ROOT / words[0])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=cwd or ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    out, err = io.StringIO(), io.StringIO()
+    status: object = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", words)
+        try:
+            if words[0] == "clipcap-video":
+                runpy.run_module("clipcap_video", run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+    return Done(status if isinstance(status, int) else 1 if status else 0, out.getvalue(), err.getvalue())
 
 
-def refused(*arguments: object, cwd: Path | None = None) -> str:
+def refused(*arguments: object, cwd: Path = ROOT) -> str:
     """The one sentence that a command prints before it stops with a non-zero status."""
     done = run(*arguments, cwd=cwd)
     assert done.returncode not in (0, 130), done.stdout
@@ -150,19 +175,22 @@ class TestTheMainJob:
             assert texts[0] == texts[1]
 
     def test_the_library_needs_three_lines(self, project: Project) -> None:
-        code = f"""
-from clipcap_video import Captioner
-captioner = Captioner.from_pretrained({str(project.out)!r}, device="cpu")
-print(captioner.caption({str(project.videos / "video5.mp4")!r}).captions[0].text)
-"""
-        done = run("-c", code)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        from clipcap_video import Captioner
+
+        captioner = Captioner.from_pretrained(project.out, device="cpu")
+        videos = [project.videos / "video5.mp4", project.videos / "video2.mp4"]
+        one, both = captioner.caption(videos[0]), captioner.caption(videos)
+        assert isinstance(one, Prediction)
+        assert isinstance(both, list)
+        assert [prediction.video for prediction in both] == ["video5", "video2"]
+        assert both[0].captions == one.captions
+        with pytest.raises(ClipcapError, match=r"video6\.mp4"):
+            captioner.caption(project.videos / "video6.mp4")
 
     def test_evaluate_alone(self, project: Project, tmp_path: Path) -> None:
         (tmp_path / "p.json").write_text(json.dumps({"video5": "a girl is cooking in a kitchen"}))
         done = run(
-            "-m", "clipcap_video", "evaluate", "--predictions", tmp_path / "p.json", "--caption", project.annotations,
+            "clipcap-video", "evaluate", "--predictions", tmp_path / "p.json", "--caption", project.annotations,
             "--split", "test", "--out", tmp_path / "scores.json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -200,7 +228,7 @@ except SystemExit as stop:
 loaded = sorted({{"torch", "transformers", "cv2", "numpy"}} & sys.modules.keys())
 assert not loaded, loaded
 """
-        done = run("-c", code)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "Usage:" in done.stdout
 
@@ -284,11 +312,7 @@ class TestBadInput:
 
     def test_without_java_one_line_says_what_is_missing(self, project: Project, tmp_path: Path) -> None:
         (tmp_path / "p.json").write_text(json.dumps({"video5": "a girl sings", "video4": "a cat"}))
-        done = subprocess.run(
-            [sys.executable, "-m", "clipcap_video", "evaluate", "--predictions", str(tmp_path / "p.json"),
-             "--caption", str(project.annotations)],
-            env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run("clipcap-video", "evaluate", "--predictions", tmp_path / "p.json", "--caption", project.annotations)
         assert done.returncode == 0, done.stderr
         assert "METEOR" in done.stdout.splitlines()[-2] + done.stdout.splitlines()[-1]
         assert "METEOR" not in json.loads((tmp_path / "scores.json").read_text())

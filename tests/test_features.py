@@ -119,8 +119,8 @@ def test_a_write_that_fails_leaves_the_old_file(stored: Path, monkeypatch: pytes
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
         write_features(stored, "video2", np.zeros((1, 4)), np.zeros(1), fingerprint())
     assert (stored / "video2.safetensors").read_bytes() == before
     assert sorted(path.name for path in stored.iterdir()) == ["video10.safetensors", "video2.safetensors"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ class TestOrder:
     def test_every_video_once_an_epoch_in_another_order_each_time(self, tiny_project: TinyProject) -> None:
         order = EpochOrder(self.data(tiny_project), 3, 0, seed=0)
         first, second = order.batches(0), order.batches(1)
-        assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(7))
+        assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(7))
         assert first != second
         assert first == EpochOrder(self.data(tiny_project), 3, 0, seed=0).batches(0)
         assert first != EpochOrder(self.data(tiny_project), 3, 0, seed=1).batches(0)
@@ -167,8 +168,8 @@ class TestLearningRate:
         assert all(0 < factor <= 1 for factor in factors)
         peak = max(range(50), key=factors.__getitem__)
         assert peak == min(warmup, 49)
-        assert all(a < b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
-        assert all(a > b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
+        assert all(a < b for a, b in pairwise(factors[: peak + 1]))
+        assert all(a > b for a, b in pairwise(factors[peak:]))
 
 
 class TestBadInput:
@@ -225,7 +226,7 @@ class TestBadInput:
         before = (out / "metrics.jsonl").read_bytes()
         with pytest.raises(ClipcapError, match="already holds a run"):
             train(config(tiny_project, out))
-        with pytest.raises(ClipcapError, match="started with --epochs 40.* --dropout 0.0"):
+        with pytest.raises(ClipcapError, match=r"started with --epochs 40.* --dropout 0.0"):
             train(config(tiny_project, out, resume=True))
         assert (out / "metrics.jsonl").read_bytes() == before
 

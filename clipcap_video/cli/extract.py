@@ -90,8 +90,8 @@ def _extract(config: ExtractConfig) -> None:
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
     print(
-        f"{summary.done} videos done, {summary.skipped} done before, {summary.failed} failed; {summary.frames} frames in "
-        f"{summary.seconds:.1f} s ({rate:.1f} frames/s) to {config.out}"
+        f"{summary.done} videos done, {summary.skipped} done before, {summary.failed} failed; "
+        f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s) to {config.out}"
     )
     if summary.failed:
         print(f"failures and their reasons: {config.out / FAILURES_FILE}", file=sys.stderr)

@@ -127,7 +127,7 @@ def _count_frames(config: TrainConfig, store: FeatureStore, training: Sequence[V
         raise ClipcapError(f"features in {config.data} have several widths: {', '.join(map(str, sorted(widths)))}")
     if config.is_rn and widths != {640}:
         raise ClipcapError(
-            f"--is_rn means RN50x4's 640-wide features, but those in {config.data} are {widths.pop()} wide; leave it out"
+            f"--is_rn means RN50x4's 640-wide features, but those in {config.data} are {widths.pop()} wide"
         )
     longest = max(shape.frames for shape in shapes)
     return min(longest, config.prefix_length_clip) if config.prefix_length_clip else longest
