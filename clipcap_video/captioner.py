@@ -143,6 +143,7 @@ class Captioner:
         keys: names of the videos, from which sampling takes its random numbers.
         """
         settings = settings or DecodingSettings()
+        settings = replace(settings, complete=settings.complete and self.model.whole_captions)
         width = self.model.config.mapping.feature_dim
         for video in features:
             if video.ndim != 2 or video.shape[1] != width:
@@ -204,7 +205,7 @@ class Captioner:
     def _prediction(self, video_id: str, video: VideoFeatures, hypotheses: Sequence[Hypothesis]) -> Prediction:
         captions = [
             Caption(
-                text=self.model.decode_tokens(hypothesis.tokens),
+                text=self.model.decode_tokens(hypothesis.tokens, hypothesis.stop_token),
                 logprob=hypothesis.logprob,
                 mean_logprob=hypothesis.mean_logprob,
                 tokens=len(hypothesis.tokens),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.golden import unpack
 from tests.tiny import write_annotations, write_feature_folder, write_language_model
 
 # Tiny models gain nothing from several threads, and lose much where other programs compute too.
@@ -34,3 +35,9 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> Tin
         caption=write_annotations(folder / "videodatainfo.json", range(24), range(24, 30), range(30, 36)),
         lm=tiny_lm,
     )
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recorded files of the ClipCap programs."""
+    return unpack(tmp_path_factory.mktemp("golden"))

@@ -28,7 +28,7 @@ class PackedCaptions:
     position: [B, L] int64, place of a token in its caption, from 0.
     label_row, label_column: [N] int64, where each label is predicted: video, and place in `tokens`; column -1 is
         the end of the prefix, which predicts the first token of every caption.
-    labels: [N] int64, the tokens to predict, the end token among them. Never padding.
+    labels: [N] int64, the tokens to predict, the end token among them where captions have one. Never padding.
     """
 
     features: Tensor
@@ -66,8 +66,13 @@ def thin_frames(video: VideoFeatures, max_frames: int) -> VideoFeatures:
     return VideoFeatures(video.features[keep], times)
 
 
-def pack(videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]]]) -> PackedCaptions:
-    """Collates features [T_i, D] and token lists (end token included) of B videos into one batch."""
+def pack(
+    videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]]], ignored_label: int | None = None
+) -> PackedCaptions:
+    """Collates features [T_i, D] and token lists (end token included, none empty) of B videos into one batch.
+
+    ignored_label: a token id that is read but not predicted.
+    """
     features, mask = stack_features(videos)
     lengths = [sum(len(tokens) - 1 for tokens in row) for row in captions]
     shape = (len(captions), max(1, *lengths))
@@ -82,9 +87,11 @@ def pack(videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]
             tokens[row, column:end] = ids[:-1]
             caption[row, column:end] = number
             position[row, column:end] = range(len(ids) - 1)
-            label_row += [row] * len(ids)
-            label_column += [-1, *range(column, end)]
-            labels += ids
+            for place, token in zip((-1, *range(column, end)), ids, strict=True):
+                if token != ignored_label:
+                    label_row.append(row)
+                    label_column.append(place)
+                    labels.append(token)
             column = end
     as_tensor = torch.from_numpy
     return PackedCaptions(
@@ -93,7 +100,7 @@ def pack(videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]
         tokens=as_tensor(tokens),
         caption=as_tensor(caption),
         position=as_tensor(position),
-        label_row=torch.tensor(label_row),
-        label_column=torch.tensor(label_column),
-        labels=torch.tensor(labels),
+        label_row=torch.tensor(label_row, dtype=torch.int64),
+        label_column=torch.tensor(label_column, dtype=torch.int64),
+        labels=torch.tensor(labels, dtype=torch.int64),
     )

@@ -22,12 +22,17 @@ class CaptionerConfig:
     language_model: the name it was loaded by; needed again only when `only_prefix`.
     language_model_digest: tells whether the model found under that name is still the same.
     only_prefix: the language model is frozen and stays out of the checkpoint.
+    stop_text: how captions end. None: in the end-of-text token, and they are whole. A text, "." in the ClipCap
+        programs, is their convention: captions are trained on without an end token and with token id 0, their
+        padding, never a label; decoding stops behind the first token of the text, which stays in the caption, and a
+        caption that does not come to it breaks off.
     """
 
     mapping: MappingConfig
     language_model: str
     language_model_digest: str
     only_prefix: bool
+    stop_text: str | None = None
 
 
 class PrefixCaptioner(nn.Module):
@@ -51,7 +56,17 @@ class PrefixCaptioner(nn.Module):
 
     @property
     def stop_tokens(self) -> list[int]:
-        return [self.tokenizer.eos_token_id]
+        return [self.tokenizer.eos_token_id if self.config.stop_text is None else self._encode(self.config.stop_text)[0]]
+
+    @property
+    def whole_captions(self) -> bool:
+        """Whether the model learned where captions end, so that decoding may insist on an end."""
+        return self.config.stop_text is None
+
+    @property
+    def ignored_label(self) -> int | None:
+        """A token id that is read but never predicted in training."""
+        return None if self.config.stop_text is None else 0
 
     def train(self, mode: bool = True) -> PrefixCaptioner:
         super().train(mode)
@@ -61,11 +76,18 @@ class PrefixCaptioner(nn.Module):
         return self
 
     def encode_caption(self, caption: str, max_tokens: int) -> list[int]:
-        """Tokens of a caption, cut to `max_tokens`, with the end token behind them."""
-        tokens = self.tokenizer(caption, add_special_tokens=False)["input_ids"][:max_tokens]
-        return [*tokens, self.tokenizer.eos_token_id]
+        """Tokens of a caption, cut to `max_tokens`, with the end token behind them where captions have one."""
+        tokens = self._encode(caption)[:max_tokens]
+        return [*tokens, self.tokenizer.eos_token_id] if self.whole_captions else tokens
 
-    def decode_tokens(self, tokens: list[int]) -> str:
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode_tokens(self, tokens: list[int], stop_token: int | None = None) -> str:
+        """The text of a caption's tokens, which `stop_token` followed if it is given."""
+        if not self.whole_captions:
+            # To the letter what the ClipCap programs give: the stop text is part of it, and so is every space.
+            return self.tokenizer.decode(tokens if stop_token is None else [*tokens, stop_token])
         return " ".join(self.tokenizer.decode(tokens, skip_special_tokens=True).split())
 
     def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:

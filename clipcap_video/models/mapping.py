@@ -6,7 +6,8 @@ Three networks share one interface, `(features [B, T, D], mask [B, T]) -> prefix
 * `transformer`  frames and P learned prefix constants attend to each other; the constants' outputs are the prefix.
 * `cross`        P learned prefix constants attend to the frames only.
 
-A new network is a subclass of `MappingNetwork` and a line in `MAPPING_NETWORKS`.
+The networks of the ClipCap programs are configurations of these, without `input_norm` and `temporal_positions`: see
+`models/legacy.py`. A new network is a subclass of `MappingNetwork` and a line in `MAPPING_NETWORKS`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class MappingConfig:
     input_norm: layer norm over each frame feature, so that encoders of any scale train alike.
     temporal_positions: add a learned embedding of the frame's place.
     normalize_prefix: divide each frame feature by its L2 norm first.
+    tokens_per_frame: tokens that each frame becomes before it meets the prefix; image ClipCap makes all of its tokens
+        from the one vector of a picture.
+    hidden_dim: width of the mlp's hidden layer; None is twice E.
     """
 
     mapping_type: str
@@ -47,6 +51,8 @@ class MappingConfig:
     input_norm: bool = True
     temporal_positions: bool = True
     normalize_prefix: bool = False
+    tokens_per_frame: int = 1
+    hidden_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.mapping_type not in MAPPING_TYPES:
@@ -58,38 +64,44 @@ class MappingConfig:
             "max_frames",
             "num_layers",
             "num_heads",
+            "tokens_per_frame",
+            "hidden_dim",
         ):
-            if getattr(self, name) < 1:
-                raise ClipcapError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ClipcapError(f"{name} must be at least 1, not {value}")
 
 
 class FrameInput(nn.Module):
-    """What all networks do to frame features first: scale them and tell them their place in time."""
+    """What all networks do to frame features first: scale them and tell them their place in time.
 
-    def __init__(self, config: MappingConfig) -> None:
+    width: W, of the tokens that it makes; tokens: K, how many of each frame.
+    """
+
+    def __init__(self, config: MappingConfig, width: int, tokens: int) -> None:
         super().__init__()
         self.normalize = config.normalize_prefix
+        self.width = width
         self.norm = nn.LayerNorm(config.feature_dim) if config.input_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(config.feature_dim, config.embedding_dim)
+        self.linear = nn.Linear(config.feature_dim, tokens * width)
         self.positions = (
-            nn.Parameter(torch.randn(config.max_frames, config.embedding_dim) * 0.02)
-            if config.temporal_positions
-            else None
+            nn.Parameter(torch.randn(config.max_frames * tokens, width) * 0.02) if config.temporal_positions else None
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """features: [B, T, D] -> [B, T, E]."""
+        """features: [B, T, D] -> [B, T * K, W]."""
         if self.normalize:
             features = F.normalize(features, dim=-1)
         frames = self.linear(self.dropout(self.norm(features)))
+        frames = frames.reshape(len(features), -1, self.width)  # [B, T * K, W]
         if self.positions is not None:
-            frames = frames + temporal_positions(self.positions, features.shape[1])
+            frames = frames + temporal_positions(self.positions, frames.shape[1])
         return frames
 
 
 def temporal_positions(table: Tensor, frames: int) -> Tensor:
-    """Rows of `table` [M, E] for `frames` frames -> [T, E]; beyond M frames the table is stretched linearly."""
+    """Rows of `table` [M, W] for `frames` frames -> [T, W]; beyond M frames the table is stretched linearly."""
     if frames <= table.shape[0]:
         return table[:frames]
     stretched = F.interpolate(table.T[None], size=frames, mode="linear", align_corners=True)
@@ -102,7 +114,6 @@ class MappingNetwork(nn.Module):
     def __init__(self, config: MappingConfig) -> None:
         super().__init__()
         self.config = config
-        self.frames = FrameInput(config)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """The prefix of each video.
@@ -114,27 +125,30 @@ class MappingNetwork(nn.Module):
 
 
 class MLPMapping(MappingNetwork):
-    """A perceptron a frame, then P averages over equal stretches of the video.
+    """A perceptron of two layers, which makes K tokens of each frame; then P averages over equal stretches of them.
 
-    With as many prefix tokens as frames each token is one frame, as in the MSR-VTT ClipCap program.
+    With as many tokens as the prefix has, each is its own average: the MSR-VTT ClipCap program's perceptron makes one
+    token of each of its frames, image ClipCap's makes all P of one vector.
     """
 
     def __init__(self, config: MappingConfig) -> None:
         super().__init__(config)
         width = config.embedding_dim
-        self.mlp = nn.Sequential(
-            nn.Tanh(),
-            nn.Linear(width, 2 * width),
-            nn.Tanh(),
-            nn.Dropout(config.dropout),
-            nn.Linear(2 * width, width),
+        hidden = config.hidden_dim or 2 * width
+        self.frames = FrameInput(config, hidden, tokens=1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(hidden, config.tokens_per_frame * width)
+        self.prefix_positions = (
+            nn.Parameter(torch.randn(config.prefix_length, width) * 0.02) if config.temporal_positions else None
         )
-        self.prefix_positions = nn.Parameter(torch.randn(config.prefix_length, width) * 0.02)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        frames = self.mlp(self.frames(features))  # [B, T, E]
-        weights = resampling_weights(mask, self.config.prefix_length).to(frames.dtype)  # [B, P, T]
-        return weights @ frames + self.prefix_positions
+        config = self.config
+        tokens = self.project(self.dropout(torch.tanh(self.frames(features))))  # [B, T, K * E]
+        tokens = tokens.reshape(len(features), -1, config.embedding_dim)  # [B, T * K, E]
+        mask = mask.repeat_interleave(config.tokens_per_frame, dim=1)
+        prefix = resampling_weights(mask, config.prefix_length).to(tokens.dtype) @ tokens
+        return prefix if self.prefix_positions is None else prefix + self.prefix_positions
 
 
 def resampling_weights(mask: Tensor, tokens: int) -> Tensor:
@@ -167,19 +181,16 @@ class Attention(nn.Module):
         """x: [B, N, E]; y: [B, M, E]; mask: [B, M] bool, True where a key may be attended to."""
         y = x if y is None else y
         batch, length, width = x.shape
-        queries = self.to_queries(x).view(batch, length, self.heads, -1).transpose(1, 2)  # [B, H, N, E/H]
-        keys, values = (
-            part.view(batch, y.shape[1], self.heads, -1).transpose(1, 2)
-            for part in self.to_keys_values(y).chunk(2, dim=-1)
-        )
-        out = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=None if mask is None else mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.project(out.transpose(1, 2).reshape(batch, length, width))
+        queries = self.to_queries(x).view(batch, length, self.heads, -1)  # [B, N, H, E/H]
+        keys, values = self.to_keys_values(y).view(batch, y.shape[1], 2, self.heads, -1).unbind(2)  # [B, M, H, E/H]
+        # The fused kernels are no faster for so few tokens, and round otherwise than the ClipCap programs: over eight
+        # layers that is 1e-5 in the prefix.
+        scores = torch.einsum("bnhd,bmhd->bnmh", queries, keys) * (width // self.heads) ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, :, None], float("-inf"))
+        weights = F.dropout(scores.softmax(dim=2), self.dropout, self.training)
+        out = torch.einsum("bnmh,bmhd->bnhd", weights, values)
+        return self.project(out.reshape(batch, length, width))
 
 
 class TransformerLayer(nn.Module):
@@ -205,27 +216,32 @@ class TransformerMapping(MappingNetwork):
         super().__init__(config)
         width = config.embedding_dim
         heads = largest_divisor(width, config.num_heads)
+        self.frames = FrameInput(config, width, config.tokens_per_frame)
         self.prefix_const = nn.Parameter(torch.randn(config.prefix_length, width))
         self.layers = nn.ModuleList(TransformerLayer(width, heads, config.dropout) for _ in range(config.num_layers))
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         frames = self.frames(features)
         constants = self.prefix_const.expand(len(features), -1, -1).to(frames.dtype)
-        x = torch.cat([frames, constants], dim=1)  # [B, T + P, E]
-        attended = F.pad(mask, (0, constants.shape[1]), value=True)
+        x = torch.cat([frames, constants], dim=1)  # [B, T * K + P, E]
+        attended = F.pad(self._token_mask(mask), (0, constants.shape[1]), value=True)
         for layer in self.layers:
             x = layer(x, mask=attended)
         return x[:, frames.shape[1] :]
+
+    def _token_mask(self, mask: Tensor) -> Tensor:
+        """mask: [B, T] -> [B, T * K], of the tokens that the frames become."""
+        return mask.repeat_interleave(self.config.tokens_per_frame, dim=1)
 
 
 class CrossMapping(TransformerMapping):
     """Learned prefix constants that attend to the frames, which stay as they are."""
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        frames = self.frames(features)
+        frames, attended = self.frames(features), self._token_mask(mask)
         x = self.prefix_const.expand(len(features), -1, -1).to(frames.dtype)
         for layer in self.layers:
-            x = layer(x, y=frames, mask=mask)
+            x = layer(x, y=frames, mask=attended)
         return x
 
 

@@ -48,10 +48,10 @@ def validate(
             model.start(features, mask, max_tokens),
             len(indices),
             model.stop_tokens,
-            DecodingSettings(entry_length=max_tokens, use_beam_search=False),
+            DecodingSettings(entry_length=max_tokens, use_beam_search=False, complete=model.whole_captions),
         )
         for index, hypotheses in zip(indices, found, strict=True):
-            captions[data.video_ids[index]] = model.decode_tokens(hypotheses[0].tokens)
+            captions[data.video_ids[index]] = model.decode_tokens(hypotheses[0].tokens, hypotheses[0].stop_token)
     model.train(was_training)
     score, _ = cider(captions, {video_id: references[video_id] for video_id in captions})
     return ValidationScores(total / count, score, next(iter(captions.values())))
