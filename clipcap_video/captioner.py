@@ -26,6 +26,7 @@ from clipcap_video.extraction import ExtractionSummary, extract
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints, open_features
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint
+from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.predictions import Caption, Prediction
 from clipcap_video.video.files import find_videos
 
@@ -53,15 +54,25 @@ class Captioner:
         lm: str | None = None,
         device: str = "auto",
         precision: str = "auto",
+        legacy: LegacyChoices | None = None,
     ) -> Captioner:
         """The captioner in `model_dir` (a checkpoint, or the out_dir of a run); without it, the starter captioner.
 
-        lm: where the frozen language model is, if not under the name that the checkpoint has.
+        model_dir: may also be a checkpoint of the ClipCap programs, or a folder of them.
+        lm: where the frozen language model is, if not under the name that the checkpoint has; for a checkpoint of the
+            ClipCap programs, which names none, the one that it was trained with ("gpt2" unless given).
+        precision: "auto" is float32 for such checkpoints, so that captions come out as they did there.
+        legacy: what such a checkpoint does not tell.
         Raises ClipcapError when the checkpoint is missing, damaged or does not fit.
         """
         checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
         place = pick_device(device)
-        model, info = load_checkpoint(checkpoint, lm)
+        if checkpoint.suffix == ".pt" and checkpoint.is_file():
+            model, info = load_legacy(checkpoint, lm, legacy)[0], CheckpointInfo()
+        else:
+            model, info = load_checkpoint(checkpoint, lm)
+        if precision == "auto" and not model.whole_captions:
+            precision = "fp32"
         return cls(model, info, checkpoint, place, pick_precision(place, precision))
 
     def caption(

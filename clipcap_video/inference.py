@@ -5,45 +5,53 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipcap_video.captioner import Captioner
 from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select, splits
 from clipcap_video.decoding import DecodingSettings
+from clipcap_video.defaults import default_annotations, default_features
 from clipcap_video.errors import ClipcapError
 from clipcap_video.export.captions import report_predictions
+from clipcap_video.export.clipcap import write_program_files
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import find_checkpoint
+from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.predictions import Prediction, PredictionFile
 from clipcap_video.video.files import find_videos
 
 if TYPE_CHECKING:
     from clipcap_video.cli.infer import InferConfig
 
+# The MSR-VTT ClipCap program's own default, for checkpoints that decode as it does.
+CLIPCAP_ENTRY_LENGTH = 10
+
 
 def infer(config: InferConfig, settings: DecodingSettings) -> int:
     """Captions what `config` names and writes the results. Returns how many videos could not be read."""
-    checkpoint = None if config.model_dir is None else _checkpoint(config.model_dir, config.prefix, config.epoch)
-    captioner = Captioner.from_pretrained(checkpoint, lm=config.lm, device=config.device, precision=config.precision)
+    checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir, config.prefix, config.epoch)
+    captioner = Captioner.from_pretrained(
+        checkpoint,
+        lm=config.lm,
+        device=config.device,
+        precision=config.precision,
+        legacy=LegacyChoices(
+            cross=config.mapping_type == "cross",
+            normalize_prefix=config.normalize_prefix,
+            frames=config.prefix_length_clip,
+            prefix_length=config.prefix_length,
+        ),
+    )
     _check_architecture(config, captioner)
+    if config.entry_length is None and not captioner.model.whole_captions:
+        settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
     if config.videos is not None:
         return _caption_videos(config, settings, captioner)
     _caption_features(config, settings, captioner)
     return 0
-
-
-def _checkpoint(model_dir: Path, prefix: str, epoch: int | None) -> Path:
-    if epoch is None:
-        return find_checkpoint(model_dir)
-    wanted = model_dir / f"{prefix}-{epoch:03d}"
-    if not wanted.is_dir():
-        kept = sorted(path.name for path in model_dir.glob("*-[0-9][0-9][0-9]"))
-        have = f"; there are {', '.join(kept)}" if kept else ""
-        raise ClipcapError(f"no checkpoint {wanted}{have}; choose another --epoch, or leave it out for the best")
-    return find_checkpoint(wanted)
 
 
 def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
@@ -52,11 +60,13 @@ def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
     given = {
         "mapping_type": (config.mapping_type, mapping.mapping_type),
         "prefix_length": (config.prefix_length, mapping.prefix_length),
-        "prefix_length_clip": (config.prefix_length_clip, mapping.max_frames),
-        "num_layers": (config.num_layers, mapping.num_layers),
+        "num_layers": (None if mapping.mapping_type == "mlp" else config.num_layers, mapping.num_layers),
         "normalize_prefix": (config.normalize_prefix or None, mapping.normalize_prefix),
         "is_rn": (config.is_rn or None, mapping.feature_dim == 640),
     }
+    if config.prefix_length_clip is not None and config.prefix_length_clip < mapping.max_frames:
+        # More than the videos had is what it was trained on: all of their frames.
+        given["prefix_length_clip"] = (config.prefix_length_clip, mapping.max_frames)
     # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
     for name, (wanted, actual) in given.items():
         if wanted is not None and wanted != actual:
@@ -116,23 +126,34 @@ def caption_videos(
 
 def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> None:
     trained = captioner.info.training
-    data = config.data or (Path(trained["data"]) if "data" in trained else None)
-    if data is None:
+    data = config.data or (Path(trained["data"]) if "data" in trained else default_features())
+    if config.data is None and "data" not in trained and not data.exists():
         raise ClipcapError("nothing to caption; give video files with --videos or features with --data")
     store = open_features(data)
     annotations = config.caption
-    if annotations is None and config.data is None:
-        annotations = [path for path in map(Path, trained.get("caption", [])) if path.exists()]
+    if annotations is None and (config.data is None or not trained):
+        # Of a checkpoint of the ClipCap programs it is not known what it was trained on.
+        named = map(Path, trained.get("caption", [])) if trained else [default_annotations()]
+        annotations = [path for path in named if path.exists()]
     records, split = _choose(annotations or [], config.split, store)
     ids = [record.video_id for record in records] if records else store.ids()
     started = time.perf_counter()
     predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
-    out = config.out or (captioner.source if config.model_dir else Path()) / "predictions.json"
+    source = captioner.source.parent if captioner.source.is_file() else captioner.source
+    out = config.out or (source if config.model_dir else Path()) / "predictions.json"
     _save(out, predictions, captioner, settings, split)
     print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
     if any(record.captions for record in records):
         _score(out, predictions, records, split)
+    if config.model_dir is not None:
+        folder = config.model_dir if config.model_dir.is_dir() else config.model_dir.parent
+        captions = {found.video: found.captions[0].text for found in predictions}
+        references = {record.video_id: record.captions for record in records}
+        files = write_program_files(
+            folder if config.out is None else config.out.parent, captions, references, settings.use_beam_search
+        )
+        print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
 
 
 def _choose(

@@ -38,6 +38,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 def main() -> None:
     """The `clipcap-video` command."""
+    from clipcap_video.cli.convert import convert
     from clipcap_video.cli.demo import demo
     from clipcap_video.cli.evaluate import evaluate
     from clipcap_video.cli.extract import extract_features
@@ -56,6 +57,7 @@ def main() -> None:
     app.command("train")(train_captioner)
     app.command("infer")(caption_videos)
     app.command("evaluate")(evaluate)
+    app.command("convert")(convert)
     app.command("new-lm")(new_lm)
     app.command("demo")(demo)
 

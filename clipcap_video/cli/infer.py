@@ -18,13 +18,21 @@ class InferConfig:
     """Options of `inference_vtt.py`."""
 
     model_dir: Path | None = option(
-        None, "A checkpoint, or the out_dir of a run; without it, the starter captioner.", panel="Input"
+        None,
+        "A checkpoint, the out_dir of a run, or a folder of the ClipCap programs' PREFIX-EPOCH.pt; without it, the "
+        "starter captioner.",
+        panel="Input",
     )
     epoch: int | None = option(None, "Take the checkpoint MODEL_DIR/PREFIX-EPOCH instead of the best.", panel="Input")
-    prefix: str = option("prefix", "Name of the checkpoints that --epoch chooses among.", panel="Input")
+    prefix: str | None = option(
+        None, "Name of the checkpoints that --epoch chooses among, if there are several.", panel="Input"
+    )
     videos: Path | None = option(None, "Videos to caption: a folder, a video, or a text file of paths.", panel="Input")
     data: Path | None = option(
-        None, "Features to caption; without --videos, those that the model was trained on.", panel="Input"
+        None,
+        "Features to caption; without --videos, those that the model was trained on, else "
+        "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 or features in the working folder.",
+        panel="Input",
     )
     caption: list[Path] | None = option(
         None, "Annotations: which videos are in the split, and references to score against.", panel="Input"
@@ -39,7 +47,9 @@ class InferConfig:
         None, "Also write a page of the videos with frames and captions (with --videos).", panel="Output"
     )
 
-    entry_length: int = option(40, "Most tokens of a caption.", panel="Decoding")
+    entry_length: int | None = option(
+        None, "Most tokens of a caption: 40, or 10 with a checkpoint of the ClipCap programs.", panel="Decoding"
+    )
     use_beam_search: bool = option(
         False, "Beam search; otherwise greedy, or sampling if one of its options is given.", panel="Decoding"
     )
@@ -58,7 +68,11 @@ class InferConfig:
     )
     no_repeat_ngram: int = option(0, "Never write the same n tokens in a row twice; 0 is off.", panel="Decoding")
 
-    lm: str | None = option(None, "Where the frozen language model is, if not where the checkpoint says.", panel="Run")
+    lm: str | None = option(
+        None,
+        "Where the frozen language model is, if not where the checkpoint says; gpt2 where it says nothing.",
+        panel="Run",
+    )
     encoder: str | None = option(None, "Where the encoder is, if not where the checkpoint says.", panel="Run")
     encoder_weights: Path | None = option(None, "Weights for resnet50 where they cannot be downloaded.", panel="Run")
     bs: int = option(64, "Videos decoded at once.", panel="Run")
@@ -101,7 +115,8 @@ def _infer(config: InferConfig) -> None:
     from clipcap_video.inference import infer
 
     names = {field.name for field in fields(DecodingSettings)}
-    settings = DecodingSettings(**{name: value for name, value in vars(config).items() if name in names})
+    given = {name: value for name, value in vars(config).items() if name in names and value is not None}
+    settings = DecodingSettings(**given)
     failed = infer(config, settings)
     if failed:
         sys.exit(1)

@@ -102,6 +102,24 @@ def cider(
     return _cider(*_tokenized(predictions, references, tokenizer))
 
 
+def score_untokenized(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """BLEU, ROUGE-L and CIDEr of captions split at blanks alone, as the MSR-VTT ClipCap program computes them.
+
+    They do not compare with published figures; see `score_captions`. Raises ClipcapError as that does.
+    """
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    _check(predictions, references)
+    hypotheses = {video: [text] for video, text in predictions.items()}
+    targets = {video: list(references[video]) for video in predictions}
+    bleu, _ = Bleu(4).compute_score(targets, hypotheses, verbose=0)
+    scores = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
+    scores["ROUGE_L"] = float(Rouge().compute_score(targets, hypotheses)[0])
+    scores["CIDEr"], _ = _cider(hypotheses, targets)
+    return scores
+
+
 def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
     if not predictions:
         raise ClipcapError("there are no predictions to score")

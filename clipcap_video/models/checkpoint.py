@@ -27,6 +27,7 @@ from clipcap_video.models.language_model import (
     load_language_model,
     load_tokenizer,
 )
+from clipcap_video.models.legacy import find_legacy
 from clipcap_video.models.mapping import MappingConfig
 
 CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
@@ -122,17 +123,45 @@ def recover_checkpoint(directory: Path) -> None:
         os.replace(old, directory)
 
 
-def find_checkpoint(model_dir: Path) -> Path:
-    """The checkpoint meant by `--model_dir`: the directory itself, or the best (else the last) of a run in it."""
+def find_checkpoint(model_dir: Path, prefix: str | None = None, epoch: int | None = None) -> Path:
+    """The checkpoint meant by `--model_dir --prefix --epoch`: a directory, or a `.pt` of the ClipCap programs.
+
+    Without an epoch it is model_dir itself, else the best (else the last) of a run in it, else the last of those
+    programs in it. prefix: needed only where checkpoints of several names were kept.
+    Raises ClipcapError when there is none, naming what there is.
+    """
+    if model_dir.is_file() and model_dir.suffix == ".pt":
+        return model_dir
     if not model_dir.is_dir():
         raise ClipcapError(f"no model directory at {model_dir}; train one with train_vtt.py --out_dir {model_dir}")
+    if epoch is not None:
+        return _checkpoint_of_epoch(model_dir, prefix, epoch)
     if (model_dir / CONFIG).is_file():
         return model_dir
     for name in ("best", "last"):
         recover_checkpoint(model_dir / name)
         if (model_dir / name / CONFIG).is_file():
             return model_dir / name
-    raise ClipcapError(f"{model_dir} holds no {CONFIG}; it is not a checkpoint, train one with train_vtt.py")
+    legacy = find_legacy(model_dir, prefix)
+    if legacy is None:
+        raise ClipcapError(f"{model_dir} holds no {CONFIG}; it is not a checkpoint, train one with train_vtt.py")
+    return legacy
+
+
+def _checkpoint_of_epoch(model_dir: Path, prefix: str | None, epoch: int) -> Path:
+    name = f"{prefix or '*'}-{epoch:03d}"
+    found = sorted(path for path in model_dir.glob(name) if (path / CONFIG).is_file())
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ClipcapError(f"{model_dir} has {names}; choose one with --prefix")
+    legacy = None if found else find_legacy(model_dir, prefix, epoch)
+    if not found and legacy is None:
+        kept = sorted(path.name for path in model_dir.glob("*-[0-9][0-9][0-9]"))
+        have = f"; there are {', '.join(kept)}" if kept else ""
+        raise ClipcapError(
+            f"no checkpoint {model_dir / name}{have}; choose another --epoch, or leave it out for the best"
+        )
+    return found[0] if found else legacy or model_dir
 
 
 def read_config(checkpoint: Path) -> tuple[CaptionerConfig, CheckpointInfo]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from clipcap_video.defaults import default_annotations, default_features
 from clipcap_video.errors import ClipcapError
 
 
@@ -17,16 +18,27 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+# The MSR-VTT ClipCap program's own constants. Its warm-up is longer than the run of its README.
+REFERENCE_RECIPE: dict[str, Any] = {
+    "lr": 2e-5, "lm_lr": 2e-5, "warmup_steps": 5000, "weight_decay": 0.0, "clip_norm": 0.0, "dropout": 0.0,
+    "captions_per_video": 1,
+}  # fmt: skip
+
+
 @dataclass
 class TrainConfig:
     """Options of `train_vtt.py`; names and meanings follow the ClipCap programs where they have them."""
 
-    data: Path = option(
-        Path("features"), "Features: the folder from extract_features.py, or an .hdf5 file.", panel="Data"
+    data: Path | None = option(
+        None,
+        "Features: the folder from extract_features.py, or an .hdf5 file. Unless given, MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 "
+        "where that is in the working folder or its CV_Project_Dataset, else features.",
+        panel="Data",
     )
-    caption: list[Path] = option(
-        [Path("videodatainfo.json")],
-        "Annotations: MSR-VTT json, or JSONL or CSV of video, caption[, split]. May be given several times.",
+    caption: list[Path] | None = option(
+        None,
+        "Annotations: MSR-VTT json, or JSONL or CSV of video, caption[, split]. May be given several times. Unless given, "
+        "train_val_videodatainfo.json, looked for likewise, else videodatainfo.json.",
         panel="Data",
     )
     out_dir: Path = option(Path("out"), "Where the checkpoints and metrics.jsonl go.", panel="Data")
@@ -64,6 +76,12 @@ class TrainConfig:
         panel="Model",
     )
 
+    recipe: Literal["ours", "reference"] = option(
+        "ours",
+        "reference trains as the MSR-VTT ClipCap program: the first caption of each video, no end token, its mapping "
+        "networks and its optimiser; options left at their defaults become that program's.",
+        panel="Optimisation",
+    )
     epochs: int = option(10, "Passes over the videos.", panel="Optimisation")
     bs: int = option(40, "Videos in a batch, each with all its captions of the epoch.", panel="Optimisation")
     grad_accum: int = option(1, "Batches a step.", panel="Optimisation")
@@ -78,7 +96,10 @@ class TrainConfig:
     )
     weight_decay: float = option(0.01, "Weight decay of matrices; biases and norms have none.", panel="Optimisation")
     label_smoothing: float = option(0.0, "Share of the target spread over the vocabulary.", panel="Optimisation")
-    clip_norm: float = option(1.0, "Gradients are scaled down to this norm.", panel="Optimisation")
+    clip_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 is off.", panel="Optimisation")
+    max_minutes: float = option(
+        0.0, "End the run after so many minutes of training, validation not counted; 0 is no limit.", panel="Optimisation"
+    )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "auto is bf16 where the device is fast at it.", panel="Optimisation"
     )
@@ -93,21 +114,25 @@ class TrainConfig:
     resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints")
 
     def __post_init__(self) -> None:
-        self.caption = [
-            Path(path) for path in ([self.caption] if isinstance(self.caption, str | Path) else self.caption)
-        ]
-        self.data, self.out_dir = Path(self.data), Path(self.out_dir)
+        given = [self.caption] if isinstance(self.caption, str | Path) else self.caption
+        self.caption = [Path(path) for path in given or [default_annotations()]]
+        self.data, self.out_dir = Path(self.data or default_features()), Path(self.out_dir)
         if self.cross:
             self.mapping_type = "cross"
+        if self.recipe == "reference":
+            defaults = {item.name: item.default for item in fields(self)}
+            for name, value in REFERENCE_RECIPE.items():
+                if getattr(self, name) == defaults[name]:
+                    setattr(self, name, value)
         at_least = {
             "epochs": 1, "bs": 1, "grad_accum": 1, "prefix_length": 1, "num_layers": 1, "max_caption_tokens": 1,
             "captions_per_video": 0, "prefix_length_clip": 0, "save_every": 0, "eval_every": 0, "warmup_steps": -1,
-            "weight_decay": 0, "seed": 0,
+            "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0,
         }  # fmt: skip
         for name, least in at_least.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 raise ClipcapError(f"--{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("lr", "lm_lr", "clip_norm"):
+        for name in ("lr", "lm_lr"):
             if not getattr(self, name) > 0:
                 raise ClipcapError(f"--{name} must be above 0, not {getattr(self, name)}")
         for name in ("label_smoothing", "dropout"):
@@ -127,6 +152,11 @@ class TrainConfig:
             for name, value in asdict(self).items()
         }
 
+    @property
+    def reference(self) -> bool:
+        """Whether the run follows the MSR-VTT ClipCap program."""
+        return self.recipe == "reference"
+
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """Names of options that change the result and differ from those of a saved run."""
         free = {
@@ -139,6 +169,7 @@ class TrainConfig:
             "eval_every",
             "resume",
             "cross",
+            "max_minutes",
         }
         mine = self.to_json()
         names = [item.name for item in fields(self) if item.name not in free]

@@ -14,12 +14,16 @@ from clipcap_video.features import FeatureStore
 
 @dataclass
 class CaptionData:
-    """Videos of one split. captions[i] are the token lists of video_ids[i], end token included."""
+    """Videos of one split. captions[i] are the token lists of video_ids[i], end token included where there is one.
+
+    ignored_label: a token id that is read but not predicted.
+    """
 
     store: FeatureStore
     video_ids: list[str]
     captions: list[list[list[int]]]
     max_frames: int
+    ignored_label: int | None = None
 
     @classmethod
     def tokenise(
@@ -28,15 +32,16 @@ class CaptionData:
         store: FeatureStore,
         encode: Callable[[str], list[int]],
         max_frames: int,
+        ignored_label: int | None = None,
     ) -> CaptionData:
-        """Data of `records`, of which those without captions are left out."""
-        kept = [record for record in records if record.captions]
-        return cls(
-            store,
-            [record.video_id for record in kept],
-            [[encode(caption) for caption in record.captions] for record in kept],
-            max_frames,
-        )
+        """Data of `records`, of which those without captions are left out, as are captions without a label."""
+        encoded = {record.video_id: [encode(caption) for caption in record.captions] for record in records}
+        kept = {
+            video_id: [tokens for tokens in captions if any(token != ignored_label for token in tokens)]
+            for video_id, captions in encoded.items()
+        }
+        kept = {video_id: captions for video_id, captions in kept.items() if captions}
+        return cls(store, list(kept), list(kept.values()), max_frames, ignored_label)
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -47,21 +52,30 @@ class CaptionData:
 
     def batch(self, indices: Sequence[int], choose: Callable[[int], list[list[int]]]) -> PackedCaptions:
         """The videos `indices`, each with the captions that `choose` gives for it."""
-        return pack([self.features(index) for index in indices], [choose(index) for index in indices])
+        captions = [choose(index) for index in indices]
+        return pack([self.features(index) for index in indices], captions, self.ignored_label)
 
 
 class EpochOrder:
-    """Which videos stand in which batch, and which of their captions: a function of seed and epoch alone."""
+    """Which videos stand in which batch, and which of their captions: a function of seed and epoch alone.
 
-    def __init__(self, data: CaptionData, batch_size: int, captions_per_video: int, seed: int) -> None:
+    whole_batches: videos that do not fill a batch sit the epoch out.
+    """
+
+    def __init__(
+        self, data: CaptionData, batch_size: int, captions_per_video: int, seed: int, whole_batches: bool = False
+    ) -> None:
         self.data = data
         self.batch_size = batch_size
         self.captions_per_video = captions_per_video
         self.seed = seed
+        self.whole_batches = whole_batches
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Indices of the videos of every batch."""
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.data)).tolist()
+        if self.whole_batches:
+            order = order[: len(order) // self.batch_size * self.batch_size]
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
     def captions(self, epoch: int, index: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from clipcap_video.datasets.packing import PackedCaptions
@@ -29,6 +30,7 @@ from clipcap_video.models.checkpoint import (
     save_checkpoint,
 )
 from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
@@ -62,6 +64,7 @@ def train(config: TrainConfig) -> TrainingSummary:
     never stopped. Raises ClipcapError on bad input, before anything is written, and when the loss is not finite.
     """
     config, resuming = _prepare_out_dir(config)
+    assert config.data is not None
     store = open_features(config.data)
     training, validation = _read_records(config, store)
     max_frames = _count_frames(config, store, training)
@@ -70,11 +73,20 @@ def train(config: TrainConfig) -> TrainingSummary:
     torch.manual_seed(config.seed)
     model = _build_model(config, store, training, max_frames)
 
-    def encode(caption: str) -> list[int]:
-        return model.encode_caption(caption, config.max_caption_tokens)
+    def tokenise(records: list[VideoRecord]) -> CaptionData:
+        def encode(caption: str) -> list[int]:
+            return model.encode_caption(caption, config.max_caption_tokens)
 
-    train_data = CaptionData.tokenise(training, store, encode, max_frames)
-    eval_data = CaptionData.tokenise(validation, store, encode, max_frames)
+        return CaptionData.tokenise(records, store, encode, max_frames, model.ignored_label)
+
+    if config.reference:
+        training = [replace(record, captions=record.captions[:1]) for record in training]
+    train_data, eval_data = tokenise(training), tokenise(validation)
+    if config.reference and len(train_data) < config.bs:
+        raise ClipcapError(
+            f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
+            "lower --bs"
+        )
     run = _Run(config, accelerator, model, store, train_data, eval_data, validation)
     return run.go(resuming)
 
@@ -99,6 +111,7 @@ def _prepare_out_dir(config: TrainConfig) -> tuple[TrainConfig, bool]:
 
 def _read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """Records of the training and the validation split that have features; says what was left out."""
+    assert config.caption is not None
     matched = match_features(read_annotations(config.caption), store.ids())
     if not matched.records:
         raise ClipcapError(
@@ -137,19 +150,24 @@ def _build_model(
     config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
 ) -> PrefixCaptioner:
     language_model, tokenizer = load_language_model(config.lm)
+    embedding_dim = language_model.get_input_embeddings().weight.shape[1]
     mapping = MappingConfig(
         mapping_type=config.mapping_type,
         feature_dim=store.shape(training[0].video_id).dim,
-        embedding_dim=language_model.get_input_embeddings().weight.shape[1],
+        embedding_dim=embedding_dim,
         prefix_length=config.prefix_length,
         max_frames=max_frames,
         num_layers=config.num_layers,
         dropout=config.dropout,
+        input_norm=not config.reference,
+        temporal_positions=not config.reference,
         normalize_prefix=config.normalize_prefix,
+        hidden_dim=max(1, embedding_dim // 2) if config.reference else None,
     )
     digest = digest_language_model(language_model)
     torch.manual_seed(config.seed)
-    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix)
+    stop_text = STOP_TEXT if config.reference else None
+    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text)
     model = PrefixCaptioner(captioner, language_model, tokenizer)
     model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
     return model
@@ -170,15 +188,18 @@ class _Run:
     ) -> None:
         self.config, self.accelerator, self.store = config, accelerator, store
         self.eval_data, self.validation = eval_data, validation
-        self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed)
+        self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
         self.bare_model = model
         groups = parameter_groups(model, config.lr, config.lm_lr, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         batches_a_step = config.grad_accum * accelerator.num_processes
         self.steps_per_epoch = math.ceil(len(self.order.batches(0)) / batches_a_step)
         self.total_steps = self.steps_per_epoch * config.epochs
-        self.warmup = warmup_length(config.warmup_steps, self.total_steps)
+        # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
+        longest = config.warmup_steps if config.reference else self.total_steps
+        self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
         self.progress = Progress()
 
     def go(self, resuming: bool) -> TrainingSummary:
@@ -190,7 +211,7 @@ class _Run:
         self.log = MetricsLog(config.out_dir / "metrics.jsonl", self.progress.step if resuming else None)
         self._announce()
         with _interruptible() as interrupted:
-            while self.progress.epoch < config.epochs:
+            while self.progress.epoch < config.epochs and not self._out_of_time():
                 self._epoch(interrupted)
                 if interrupted:
                     self._save("last")
@@ -222,14 +243,29 @@ class _Run:
             for group in groups[progress.step_in_epoch :]:
                 if interrupted:
                     return
+                if self._out_of_time():
+                    break
+                started = time.perf_counter()
                 loss = self._step(list(self.order.load(progress.epoch, group)))
                 progress.step += 1
                 progress.step_in_epoch += 1
+                progress.seconds += time.perf_counter() - started
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
-        progress.epoch += 1
-        progress.step_in_epoch = 0
+        if progress.step_in_epoch == len(groups):
+            progress.epoch += 1
+            progress.step_in_epoch = 0
         self._close_epoch()
+
+    def _out_of_time(self) -> bool:
+        """Whether the run has trained for as long as it may; all processes agree."""
+        limit = self.config.max_minutes * 60
+        if not limit:
+            return False
+        seconds = [self.progress.seconds]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(seconds)
+        return seconds[0] >= limit
 
     def _groups(self, epoch: int) -> list[list[list[int]]]:
         """The batches of each step of this process; the last ones wrap around, so that all processes do as many."""
@@ -246,7 +282,7 @@ class _Run:
     def _step(self, batches: list[PackedCaptions]) -> float:
         """One optimiser step over `batches`; returns the loss in nats per token, seen by this process."""
         config, step, started = self.config, self.progress.step, time.perf_counter()
-        factor = learning_rate_factor(step, self.warmup, self.total_steps)
+        factor = learning_rate_factor(step, self.warmup, self.total_steps, from_zero=config.reference)
         set_learning_rate(self.optimizer, factor)
         seed_step(config.seed, step, self.accelerator.process_index)
         total = 0.0
@@ -262,7 +298,8 @@ class _Run:
                 f"the loss became {total} in step {step + 1}; lower --lr or try --precision fp32 "
                 f"(the checkpoints in {config.out_dir} are from before)"
             )
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        if config.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.accelerator.is_main_process:
@@ -278,10 +315,11 @@ class _Run:
         return total
 
     def _close_epoch(self) -> None:
-        """Validates and saves after an epoch, in the main process."""
+        """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""
         config, progress = self.config, self.progress
         scores: ValidationScores | None = None
-        finished = progress.epoch == config.epochs
+        finished = progress.epoch == config.epochs or self._out_of_time()
+        number = progress.epoch + (1 if progress.step_in_epoch else 0)
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
         if self.accelerator.is_main_process:
             if due and self.validation:
@@ -303,7 +341,7 @@ class _Run:
                 self._save("best", scores, state=False)
             if config.save_every and (finished or progress.epoch % config.save_every == 0):
                 # The ClipCap programs number epochs from 0: ten epochs end in PREFIX-009.
-                self._save(f"{config.prefix}-{progress.epoch - 1:03d}", scores, state=False)
+                self._save(f"{config.prefix}-{number - 1:03d}", scores, state=False)
             self._save("last", scores)
         self.accelerator.wait_for_everyone()
 

@@ -31,9 +31,14 @@ def warmup_length(warmup_steps: int, total_steps: int) -> int:
     return min(warmup_steps, total_steps) if warmup_steps >= 0 else total_steps // 20
 
 
-def learning_rate_factor(step: int, warmup: int, total_steps: int) -> float:
-    """Share of the peak rate in step 0, 1, ...: linear up over the warm-up, linear down to nothing at the end."""
+def learning_rate_factor(step: int, warmup: int, total_steps: int, from_zero: bool = False) -> float:
+    """Share of the peak rate in step 0, 1, ...: linear up over the warm-up, linear down to nothing at the end.
+
+    from_zero: the first step of the warm-up has rate 0, as in the ClipCap programs.
+    """
     if step < warmup:
+        if from_zero:
+            return step / warmup
         return (step + 1) / (warmup + 1)
     return (total_steps - step) / max(1, total_steps - warmup)
 

@@ -19,13 +19,14 @@ STATE = "training_state.pt"
 class Progress:
     """Where a run stands. epoch and step_in_epoch are the next to be done; step counts optimiser steps.
 
-    best_score: highest validation score so far (CIDEr), None before the first.
+    best_score: highest validation score so far (CIDEr), None before the first. seconds: time spent in steps.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
     best_score: float | None = None
+    seconds: float = 0.0
 
 
 def save_state(directory: Path, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
