@@ -22,6 +22,8 @@ from clipcap_video.video.sampling import SamplingSpec
 
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+HDF5_SUFFIXES = (".hdf5", ".h5")
+FINGERPRINT = "fingerprint"  # attribute of an HDF5 file that we wrote
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def open_features(path: str | Path) -> FeatureStore:
     if not path.exists():
         raise ClipcapError(f"no features at {path}; make them with extract_features.py --videos DIR --out {path}")
     if path.is_file():
-        if path.suffix in (".hdf5", ".h5"):
+        if path.suffix in HDF5_SUFFIXES:
             return HDF5Store(path)
         raise ClipcapError(f"{path} is not a feature store; give a folder of features or an .hdf5 file")
     if any(path.glob(f"*{SUFFIX}")):
@@ -194,6 +196,11 @@ class HDF5Store(FeatureStore):
         self._ids = sorted_ids(self._file.keys())
         if not self._ids:
             raise ClipcapError(f"{path} holds no datasets; expected one [frames, width] array a video")
+        try:
+            said = self._file.attrs.get(FINGERPRINT)
+            self.fingerprint = None if said is None else Fingerprint.from_json(str(said))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ClipcapError(f"{path} does not say how it was made ({error}); extract again") from None
 
     def ids(self) -> list[str]:
         return self._ids

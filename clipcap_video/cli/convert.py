@@ -45,5 +45,3 @@ def convert(
     save_checkpoint(out, model, CheckpointInfo())
     print("\n".join(report.lines()))
     print(f"written to {out}")
-
-

@@ -16,7 +16,14 @@ class ExtractConfig:
     """Options of `extract_features.py`."""
 
     videos: Path = option(Path("videos"), "A folder (searched with its subfolders), a video, or a text file of paths.")
-    out: Path = option(Path("features"), "Folder for the features: one file a video.")
+    out: Path | None = option(
+        None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
+    )
+    format: Literal["safetensors", "hdf5"] = option(
+        "safetensors",
+        "hdf5: one file OUT as the MSR-VTT ClipCap program reads it, named MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 unless "
+        "given. The folder OUT without its ending holds the same features, for a run that goes on.",
+    )
 
     encoder: str = option(
         "ViT-B/32",
@@ -52,8 +59,12 @@ class ExtractConfig:
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
 
     def __post_init__(self) -> None:
+        from clipcap_video.defaults import FEATURES, PROGRAM_FEATURES
         from clipcap_video.errors import ClipcapError
 
+        self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
+        if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
+            raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
         for name in ("bs", "workers"):
             if getattr(self, name) < 1:
                 raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
@@ -68,19 +79,25 @@ def _extract(config: ExtractConfig) -> None:
     """
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
+    from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
     from clipcap_video.extraction import FAILURES_FILE, extract
+    from clipcap_video.features import open_features
     from clipcap_video.video.files import find_videos
     from clipcap_video.video.sampling import SamplingSpec
 
+    assert config.out is not None
+    folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames)
     videos = find_videos(config.videos)
+    if config.format == "hdf5" and not config.overwrite:
+        check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
     device = pick_device(config.device)
     encoder = load_encoder(config.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
     summary = extract(
         videos,
         encoder,
         spec,
-        config.out,
+        folder,
         batch_size=config.bs,
         workers=config.workers,
         normalize=config.normalize,
@@ -91,10 +108,12 @@ def _extract(config: ExtractConfig) -> None:
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
     print(
         f"{summary.done} videos done, {summary.skipped} done before, {summary.failed} failed; "
-        f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s) to {config.out}"
+        f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s) to {folder}"
     )
+    if config.format == "hdf5" and summary.done + summary.skipped:
+        print(f"{write_hdf5(open_features(folder), config.out)} videos in {config.out}")
     if summary.failed:
-        print(f"failures and their reasons: {config.out / FAILURES_FILE}", file=sys.stderr)
+        print(f"failures and their reasons: {folder / FAILURES_FILE}", file=sys.stderr)
         sys.exit(1)
 
 

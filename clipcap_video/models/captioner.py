@@ -56,7 +56,9 @@ class PrefixCaptioner(nn.Module):
 
     @property
     def stop_tokens(self) -> list[int]:
-        return [self.tokenizer.eos_token_id if self.config.stop_text is None else self._encode(self.config.stop_text)[0]]
+        return [
+            self.tokenizer.eos_token_id if self.config.stop_text is None else self._encode(self.config.stop_text)[0]
+        ]
 
     @property
     def whole_captions(self) -> bool:

@@ -4,9 +4,9 @@ They are those of image ClipCap (Mokady et al., arXiv 2111.09734) and of its MSR
 most follows from names and shapes, and the rest is chosen by `LegacyChoices`. All of their mapping networks are
 configurations of ours:
 
-* `MLP` (D, E*K/2, E*K): `mlp` with K tokens a frame. One token is the MSR-VTT program's, of each of its frames; more are
-  image ClipCap's, whose K is the prefix length.
-* `TransformerMapper`: `transformer` with K tokens a frame, K being image ClipCap's clip_length; 1 in the MSR-VTT program.
+* `MLP` (D, E*K/2, E*K): `mlp` with K tokens a frame. One token is the MSR-VTT program's, of each of its frames; more
+  are image ClipCap's, whose K is the prefix length.
+* `TransformerMapper`: `transformer` with K tokens a frame, 1 in the MSR-VTT program and clip_length in image ClipCap.
 * `CrossTransformerMapper` of the MSR-VTT program: `cross`. Its names and shapes are those of the transformer.
 """
 
@@ -86,7 +86,9 @@ def find_legacy(model_dir: Path, prefix: str | None = None, epoch: int | None = 
     names = ", ".join(sorted(file.name for file in kept.values()))
     if not chosen:
         wanted = f"{prefix or 'any prefix'}, {'any epoch' if epoch is None else f'epoch {epoch}'}"
-        raise ClipcapError(f"no checkpoint of {wanted} in {model_dir}, which has {names}; choose with --prefix, --epoch")
+        raise ClipcapError(
+            f"no checkpoint of {wanted} in {model_dir}, which has {names}; choose with --prefix, --epoch"
+        )
     if len({name for name, _ in chosen}) > 1:
         raise ClipcapError(f"{model_dir} has checkpoints of several prefixes ({names}); choose with --prefix")
     return chosen[max(chosen)]
@@ -167,12 +169,18 @@ def _infer_mapping(
     else:
         constants = state.get("clip_project.prefix_const")
         if constants is None:
-            raise ClipcapError(f"{file} lacks the key clip_project.prefix_const; it is no checkpoint of a ClipCap program")
+            raise ClipcapError(
+                f"{file} lacks the key clip_project.prefix_const; it is no checkpoint of a ClipCap program"
+            )
         kind, prefix_length = "cross" if choices.cross else "transformer", constants.shape[0]
-        numbers = {int(match[1]) for key in state if (match := re.match(r"clip_project\.transformer\.layers\.(\d+)", key))}
+        numbers = {
+            int(match[1]) for key in state if (match := re.match(r"clip_project\.transformer\.layers\.(\d+)", key))
+        }
         layers = max(numbers, default=-1) + 1
         if layers == 0:
-            raise ClipcapError(f"{file} lacks the keys clip_project.transformer.layers; no mapping network has no layers")
+            raise ClipcapError(
+                f"{file} lacks the keys clip_project.transformer.layers; no mapping network has no layers"
+            )
         hint = "" if choices.cross or not video else "; a cross one looks the same, and is meant only with --cross"
         report.inferred.append(f"mapping: {kind}: {source}{hint}")
         report.inferred.append(f"layers: {layers}")

@@ -31,14 +31,14 @@ class TrainConfig:
 
     data: Path | None = option(
         None,
-        "Features: the folder from extract_features.py, or an .hdf5 file. Unless given, MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 "
-        "where that is in the working folder or its CV_Project_Dataset, else features.",
+        "Features: the folder from extract_features.py, or an .hdf5 file. Unless given, "
+        "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 where that is in the working folder or its CV_Project_Dataset, else features.",
         panel="Data",
     )
     caption: list[Path] | None = option(
         None,
-        "Annotations: MSR-VTT json, or JSONL or CSV of video, caption[, split]. May be given several times. Unless given, "
-        "train_val_videodatainfo.json, looked for likewise, else videodatainfo.json.",
+        "Annotations: MSR-VTT json, or JSONL or CSV of video, caption[, split]. May be given several times. "
+        "Unless given, train_val_videodatainfo.json, looked for likewise, else videodatainfo.json.",
         panel="Data",
     )
     out_dir: Path = option(Path("out"), "Where the checkpoints and metrics.jsonl go.", panel="Data")
@@ -98,7 +98,9 @@ class TrainConfig:
     label_smoothing: float = option(0.0, "Share of the target spread over the vocabulary.", panel="Optimisation")
     clip_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 is off.", panel="Optimisation")
     max_minutes: float = option(
-        0.0, "End the run after so many minutes of training, validation not counted; 0 is no limit.", panel="Optimisation"
+        0.0,
+        "End the run after so many minutes of training, validation not counted; 0 is no limit.",
+        panel="Optimisation",
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "auto is bf16 where the device is fast at it.", panel="Optimisation"
