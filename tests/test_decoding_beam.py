@@ -70,6 +70,28 @@ def test_is_the_clipcap_rule_ties_included(
             assert h.mean_logprob == pytest.approx(h.score, abs=1e-5)
 
 
+@pytest.mark.parametrize("step", [0, 1, 3])
+@pytest.mark.parametrize("margin", [3.0, 50.0])
+@pytest.mark.parametrize("levels", [None, 2])
+def test_is_the_clipcap_rule_where_beams_stop_together(step: int, margin: float, levels: int | None) -> None:
+    """Every beam prefers to stop at one step, or (with the first) the best one does before the others have begun."""
+    plain, stop = random_logits(step, 8, levels=levels), 3
+
+    def logits_of(video: str, history: tuple[int, ...]) -> torch.Tensor:
+        logits = plain(video, history).clone()
+        logits[stop] += margin if len(history) == step else -margin
+        return logits
+
+    videos = [f"video{number}" for number in range(20)]
+    options = {"entry_length": 6, "beam_size": 4, "num_return": 4, "complete": False}
+    found = captions_of(logits_of, videos, stop, **options)
+    for video, hypotheses in zip(videos, found, strict=True):
+        assert [(with_stop(h), h.score) for h in hypotheses] == clipcap_beam(partial(logits_of, video), 4, 6, stop)
+    stopped = [[h.length == step + 1 and h.ended for h in hypotheses] for hypotheses in found]
+    if margin == 50.0:
+        assert all(all(own) if step else own[0] and sum(own) == 1 for own in stopped)
+
+
 def test_all_beams_stop_at_the_first_step() -> None:
     logits_of = random_logits(0, 6)
     model = HistoryModel(["a"], logits_of)

@@ -57,6 +57,18 @@ class TestEveryNetwork:
         assert (video.grad.abs().sum(-1) > 0).all()
         assert [name for name, p in mapping.named_parameters() if p.grad is None or not p.grad.any()] == []
 
+    def test_several_tokens_a_frame(self, mapping_type: str) -> None:
+        mapping = make(mapping_type, tokens_per_frame=3, hidden_dim=7)
+        video = torch.randn(1, 2, 16)
+        alone = mapping(video, torch.ones(1, 2, dtype=torch.bool))
+        assert alone.shape == (1, 5, 24)
+        padded = torch.cat([video, torch.full((1, 1, 16), 1e3)], dim=1)
+        torch.testing.assert_close(mapping(padded, torch.tensor([[True, True, False]])), alone, atol=1e-5, rtol=1e-5)
+        # One vector becomes tokens that differ from each other.
+        if mapping_type == "mlp":
+            tokens = make("mlp", tokens_per_frame=5, temporal_positions=False)(video[:, :1], torch.ones(1, 1).bool())
+            assert (tokens[0, :1] - tokens[0, 1:]).abs().amax(1).min() > 1e-2
+
     def test_more_frames_than_positions_are_stretched(self, mapping_type: str) -> None:
         mapping = make(mapping_type, max_frames=3)
         assert mapping(torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.bool)).isfinite().all()

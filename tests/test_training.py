@@ -19,7 +19,7 @@ from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.loop import TrainingSummary, train
 from clipcap_video.training.optimisation import learning_rate_factor, warmup_length
 from tests.conftest import TinyProject
-from tests.tiny import features_of, fingerprint, write_annotations, write_feature_folder
+from tests.tiny import captions_of, features_of, fingerprint, write_annotations, write_feature_folder
 
 
 def config(project: TinyProject, out: Path, **changes: Any) -> TrainConfig:
@@ -131,6 +131,66 @@ def test_accumulated_batches_equal_one_large_batch(tiny_project: TinyProject, tm
         torch.testing.assert_close(small[name], large[name], atol=2e-4, rtol=0)
 
 
+class TestReferenceRecipe:
+    def test_is_that_programs(self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        step = loop._Run._step
+
+        def watching(run: Any, batches: Any) -> float:
+            seen.append((run, batches))
+            return step(run, batches)
+
+        monkeypatch.setattr(loop._Run, "_step", watching)
+        options = config(tiny_project, tmp_path / "out").to_json()
+        for name in ("lr", "lm_lr", "out_dir", "recipe", "dropout"):
+            options.pop(name)
+        reference = TrainConfig(**options, out_dir=tmp_path / "out", recipe="reference")
+        assert (reference.lr, reference.lm_lr, reference.dropout, reference.weight_decay) == (2e-5, 2e-5, 0.0, 0.0)
+        assert TrainConfig(recipe="reference", lr=1e-3).lr == 1e-3
+        train(reference)
+
+        run = seen[0][0]
+        tokenizer = run.bare_model.tokenizer
+        assert len(seen) == 2 * 4  # 24 videos fill four batches of five, and four are left over
+        for _, (batch,) in seen:
+            assert len(batch.features) == 5
+            assert batch.caption.max() == 0  # one caption a video
+            assert not (batch.labels == 0).any()
+        first = {tuple(tokenizer(captions_of(number)[0])["input_ids"]) for number in range(24)}
+        assert {tuple(tokens) for (tokens,) in run.order.data.captions} == first
+        # The warm-up of 5,000 steps begins at a rate of nothing and is not shortened.
+        assert [line["lr"] for line in metrics(tmp_path / "out") if "lr" in line] == pytest.approx(
+            [2e-5 * number / 5000 for number in range(8)]
+        )
+        model, _ = load_checkpoint(tmp_path / "out" / "last")
+        assert model.stop_tokens == tokenizer(".")["input_ids"][:1]
+        names = {name for name in model.mapping.state_dict() if "layers" not in name}
+        assert names == {"prefix_const", "frames.linear.weight", "frames.linear.bias"}
+
+    def test_needs_one_whole_batch(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+        with pytest.raises(ClipcapError, match=r"24 videos fill none of 40; lower --bs"):
+            train(config(tiny_project, tmp_path / "out", recipe="reference", bs=40))
+
+
+def test_the_run_ends_when_its_time_is_up(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an epoch, with all that an end leaves; and it can go on with more time."""
+    clock = iter(range(0, 10**6, 10))  # two looks at it a step in _step, two around it: 30 seconds a step
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(clock)))
+    summary = train(config(tiny_project, tmp_path / "out", max_minutes=3.4))
+    assert (summary.finished, summary.steps) == (True, 7)
+    assert summary.best_score is not None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "best", "last", "prefix-000", "prefix-001", "metrics.jsonl",
+    }  # fmt: skip
+    lines = metrics(tmp_path / "out")
+    assert [line["step"] for line in lines if "val_loss" in line] == [5, 7]
+    summary = train(config(tiny_project, tmp_path / "out", max_minutes=0, resume=True))
+    assert (summary.finished, summary.steps) == (True, 10)
+    assert [line["step"] for line in metrics(tmp_path / "out") if "loss" in line] == list(range(1, 11))
+
+
 class TestOrder:
     def data(self, project: TinyProject, captions: int = 5) -> CaptionData:
         store = open_features(project.data)
@@ -213,7 +273,16 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"epochs": 0}, {"lr": 0.0}, {"lr": math.nan}, {"dropout": 1.0}, {"prefix": "a/b"}, {"warmup_steps": -2}],
+        [
+            {"epochs": 0},
+            {"lr": 0.0},
+            {"lr": math.nan},
+            {"dropout": 1.0},
+            {"prefix": "a/b"},
+            {"warmup_steps": -2},
+            {"max_minutes": -1},
+            {"clip_norm": math.nan},
+        ],
     )
     def test_options_without_sense(self, tiny_project: TinyProject, tmp_path: Path, changes: dict[str, Any]) -> None:
         with pytest.raises(ClipcapError, match=f"--{next(iter(changes))}"):

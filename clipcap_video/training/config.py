@@ -32,7 +32,7 @@ class TrainConfig:
     data: Path | None = option(
         None,
         "Features: the folder from extract_features.py, or an .hdf5 file. Unless given, "
-        "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 where that is in the working folder or its CV_Project_Dataset, else features.",
+        "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 where it is in the working folder or its CV_Project_Dataset, else features.",
         panel="Data",
     )
     caption: list[Path] | None = option(
