@@ -275,7 +275,7 @@ def write_features(
     directory: Path, video_id: str, features: np.ndarray, timestamps: np.ndarray, fingerprint: Fingerprint
 ) -> Path:
     """Writes features [T, D] and timestamps [T] (seconds) of one video, whole or not at all."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     file = directory / f"{video_id}{SUFFIX}"
     partial = directory / f".{video_id}.{os.getpid()}.partial"
@@ -284,7 +284,8 @@ def write_features(
         "timestamps": np.ascontiguousarray(timestamps, dtype=np.float32),
     }
     try:
-        save_file(tensors, partial, metadata={"fingerprint": fingerprint.to_json()})
+        # `save_file` would make the file readable by its owner alone, whatever the umask.
+        partial.write_bytes(save(tensors, metadata={"fingerprint": fingerprint.to_json()}))
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)

