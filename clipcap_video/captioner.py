@@ -44,6 +44,7 @@ class Captioner:
         self.source = source
         self.device = device
         self.precision = precision
+        self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None
 
     @classmethod
@@ -67,13 +68,17 @@ class Captioner:
         """
         checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
         place = pick_device(device)
+        notes: list[str] = []
         if checkpoint.suffix == ".pt" and checkpoint.is_file():
-            model, info = load_legacy(checkpoint, lm, legacy)[0], CheckpointInfo()
+            model, report = load_legacy(checkpoint, lm, legacy)
+            info, notes = CheckpointInfo(), report.inferred
         else:
             model, info = load_checkpoint(checkpoint, lm)
         if precision == "auto" and not model.whole_captions:
             precision = "fp32"
-        return cls(model, info, checkpoint, place, pick_precision(place, precision))
+        captioner = cls(model, info, checkpoint, place, pick_precision(place, precision))
+        captioner.notes = notes
+        return captioner
 
     def caption(
         self, videos: str | Path | Sequence[str | Path], settings: DecodingSettings | None = None

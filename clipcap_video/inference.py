@@ -45,6 +45,8 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
             prefix_length=config.prefix_length,
         ),
     )
+    for note in captioner.notes:
+        print(f"{captioner.source.name}: {note}", file=sys.stderr)
     _check_architecture(config, captioner)
     if config.entry_length is None and not captioner.model.whole_captions:
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
