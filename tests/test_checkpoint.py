@@ -15,6 +15,7 @@ from clipcap_video.models.checkpoint import (
     CheckpointInfo,
     find_checkpoint,
     load_checkpoint,
+    pack_checkpoint,
     recover_checkpoint,
     save_checkpoint,
 )
@@ -53,6 +54,22 @@ def test_half_precision_checkpoints_load_as_float32(tiny_lm: Path, tmp_path: Pat
     save_checkpoint(tmp_path / "half", model, CheckpointInfo(), dtype=torch.float16)
     again, _ = load_checkpoint(tmp_path / "half")
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    batch = pack(*batch_of(model, [1, 2]))
+    torch.testing.assert_close(again(batch), model(batch), atol=1e-2, rtol=0)
+
+
+def test_a_packed_checkpoint_is_half_the_size_and_names_no_path(tiny_lm: Path, tmp_path: Path) -> None:
+    model = build(tiny_lm, only_prefix=False)
+    model.config.__dict__["language_model"] = str(tiny_lm)
+    info = CheckpointInfo(fingerprint(), {"data": "/home/me/features", "lm": str(tiny_lm), "lr": 0.1}, {"epoch": 2})
+    save_checkpoint(tmp_path / "whole", model, info)
+    assert pack_checkpoint(tmp_path / "whole", tmp_path / "packed") < 2e6
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "packed")]
+    assert sizes[1] < 0.55 * sizes[0]
+    assert str(tiny_lm.parent) not in (tmp_path / "packed" / "config.json").read_text()
+    again, kept = load_checkpoint(tmp_path / "packed")
+    assert (kept.fingerprint, kept.progress) == (info.fingerprint, info.progress)
+    assert kept.training == {"lm": tiny_lm.name, "lr": 0.1}
     batch = pack(*batch_of(model, [1, 2]))
     torch.testing.assert_close(again(batch), model(batch), atol=1e-2, rtol=0)
 

@@ -44,6 +44,7 @@ def main() -> None:
     from clipcap_video.cli.extract import extract_features
     from clipcap_video.cli.infer import caption_videos
     from clipcap_video.cli.new_lm import new_lm
+    from clipcap_video.cli.pack import pack
     from clipcap_video.cli.train import train_captioner
 
     app = typer.Typer(
@@ -59,6 +60,7 @@ def main() -> None:
     app.command("evaluate")(evaluate)
     app.command("convert")(convert)
     app.command("new-lm")(new_lm)
+    app.command("pack")(pack)
     app.command("demo")(demo)
 
     @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,18 @@ def save_checkpoint(
             model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
         if extra is not None:
             extra(partial)
+
+
+def pack_checkpoint(checkpoint: Path, out: Path) -> int:
+    """Writes `checkpoint` to `out` in float16 and without the paths of its training run; returns its size in bytes."""
+    model, info = load_checkpoint(checkpoint)
+    info.training = {name: value for name, value in info.training.items() if name not in ("data", "caption", "out_dir")}
+    if not model.config.only_prefix:
+        # Only a name from here on: the weights are in the checkpoint.
+        info.training["lm"] = Path(model.config.language_model).name
+        model.config = replace(model.config, language_model=info.training["lm"])
+    save_checkpoint(out, model, info, dtype=torch.float16)
+    return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
 def trained_weights(model: PrefixCaptioner) -> dict[str, Tensor]:

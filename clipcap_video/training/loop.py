@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from clipcap_video.datasets.packing import PackedCaptions
-from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select
+from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, open_features
@@ -123,7 +123,8 @@ def _read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoR
     training = [record for record in select(matched.records, config.train_split) if record.captions]
     if not training:
         raise ClipcapError(f"split {config.train_split!r} has features but no captions; nothing to train on")
-    validation = [record for record in matched.records if record.split == config.eval_split and record.captions]
+    eval_split = normal_split(config.eval_split)
+    validation = [record for record in matched.records if record.split == eval_split and record.captions]
     if not validation and config.eval_every:
         print(
             f"no captions in split {config.eval_split!r}: no validation, the best checkpoint is the last",
