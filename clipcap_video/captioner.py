@@ -2,7 +2,7 @@
 
 >>> captioner = Captioner.from_pretrained("out/")            # doctest: +SKIP
 >>> prediction = captioner.caption("clip.mp4")
->>> print(prediction.captions[0].text)
+>>> print(prediction.text)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -43,7 +44,10 @@ class Captioner:
         self.info = info
         self.source = source
         self.device = device
-        self.precision = precision
+        # bf16 sums depend on the size of the batch, and with them now and then a word. A caption is to be the same
+        # whatever it is batched with, so bf16 has to be asked for; the encoder's features do not depend on it so.
+        self.precision = "fp32" if precision == "auto" else pick_precision(device, precision)
+        self.encoder_precision = pick_precision(device, precision)
         self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None
 
@@ -62,7 +66,7 @@ class Captioner:
         model_dir: may also be a checkpoint of the ClipCap programs, or a folder of them.
         lm: where the frozen language model is, if not under the name that the checkpoint has; for a checkpoint of the
             ClipCap programs, which names none, the one that it was trained with ("gpt2" unless given).
-        precision: "auto" is float32 for such checkpoints, so that captions come out as they did there.
+        precision: "auto" encodes frames in bf16 where the device is fast at it, and writes captions in float32.
         legacy: what such a checkpoint does not tell.
         Raises ClipcapError when the checkpoint is missing, damaged or does not fit.
         """
@@ -74,11 +78,17 @@ class Captioner:
             info, notes = CheckpointInfo(), report.inferred
         else:
             model, info = load_checkpoint(checkpoint, lm)
-        if precision == "auto" and not model.whole_captions:
-            precision = "fp32"
-        captioner = cls(model, info, checkpoint, place, pick_precision(place, precision))
+        captioner = cls(model, info, checkpoint, place, precision)
         captioner.notes = notes
         return captioner
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first one wins
+        self, videos: str | Path, settings: DecodingSettings | None = None
+    ) -> Prediction: ...
+
+    @overload
+    def caption(self, videos: Sequence[str | Path], settings: DecodingSettings | None = None) -> list[Prediction]: ...
 
     def caption(
         self, videos: str | Path | Sequence[str | Path], settings: DecodingSettings | None = None
@@ -192,7 +202,7 @@ class Captioner:
         Raises ClipcapError when it is not the encoder that the model was trained with.
         """
         wanted = self.require_fingerprint()
-        encoder = load_encoder(name or wanted.encoder, self.device, self.precision, weights)
+        encoder = load_encoder(name or wanted.encoder, self.device, self.encoder_precision, weights)
         given = replace(
             wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing
         )

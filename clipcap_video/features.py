@@ -239,7 +239,7 @@ class NumpyStore(FeatureStore):
 
     def load(self, video_id: str) -> VideoFeatures:
         self.shape(video_id)
-        return VideoFeatures(np.asarray(self._open(video_id), dtype=np.float32))
+        return VideoFeatures(np.array(self._open(video_id), dtype=np.float32))
 
 
 def _shape_2d(shape: tuple[int, ...], path: Path, video_id: str) -> FeatureShape:

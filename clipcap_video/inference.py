@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from clipcap_video.metrics.captioning import describe_scores, evaluate_captions,
 from clipcap_video.models.checkpoint import find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.predictions import Prediction, PredictionFile
-from clipcap_video.video.files import find_videos
+from clipcap_video.video.files import find_all_videos
 
 if TYPE_CHECKING:
     from clipcap_video.cli.infer import InferConfig
@@ -32,6 +33,8 @@ CLIPCAP_ENTRY_LENGTH = 10
 
 def infer(config: InferConfig, settings: DecodingSettings) -> int:
     """Captions what `config` names and writes the results. Returns how many videos could not be read."""
+    if config.out is not None:
+        _check_writable(config.out)
     checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir, config.prefix, config.epoch)
     captioner = Captioner.from_pretrained(
         checkpoint,
@@ -54,6 +57,13 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
         return _caption_videos(config, settings, captioner)
     _caption_features(config, settings, captioner)
     return 0
+
+
+def _check_writable(out: Path) -> None:
+    """Finds out before the work whether its result can be kept."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ClipcapError(f"cannot write {out}; give --out the name of a file in a folder that you may write to")
 
 
 def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
@@ -79,7 +89,7 @@ def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
 
 def _caption_videos(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> int:
     assert config.videos is not None
-    videos = find_videos(config.videos)
+    videos = find_all_videos(config.videos)
     records = read_annotations(config.caption) if config.caption else []
     if config.encoder or config.encoder_weights:
         captioner.load_encoder(config.encoder, config.encoder_weights)
@@ -142,19 +152,17 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     started = time.perf_counter()
     predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
-    source = captioner.source.parent if captioner.source.is_file() else captioner.source
-    out = config.out or (source if config.model_dir else Path()) / "predictions.json"
+    # Beside the checkpoints, not in one: the next better epoch replaces those.
+    folder = config.model_dir or Path()
+    out = config.out or (folder.parent if folder.is_file() else folder) / "predictions.json"
     _save(out, predictions, captioner, settings, split)
     print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
     if any(record.captions for record in records):
         _score(out, predictions, records, split)
     if config.model_dir is not None:
-        folder = config.model_dir if config.model_dir.is_dir() else config.model_dir.parent
         captions = {found.video: found.captions[0].text for found in predictions}
         references = {record.video_id: record.captions for record in records}
-        files = write_program_files(
-            folder if config.out is None else config.out.parent, captions, references, settings.use_beam_search
-        )
+        files = write_program_files(out.parent, captions, references, settings.use_beam_search)
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
 
 
@@ -201,6 +209,6 @@ def _score(out: Path, predictions: list[Prediction], records: Sequence[VideoReco
     captions = {found.video: found.captions[0].text for found in predictions}
     scores = evaluate_captions(captions, [record for record in records if record.captions], split, allow_missing=True)
     print(describe_scores(scores))
-    file = out.with_name("scores.json")
+    file = out.with_name("scores.json" if out.name == "predictions.json" else f"{out.stem}.scores.json")
     save_scores(scores, file, split)
     print(f"scores: {file}")

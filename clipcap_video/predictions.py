@@ -30,7 +30,7 @@ class Caption:
 class Prediction:
     """The captions of one video, best first.
 
-    timestamps: times of the frames that were seen, in seconds. path: the video file. seconds: its length.
+    timestamps: times of the frames that were seen, in seconds. path: the video file.
     start and end: the part of it that the captions describe, in seconds; None for all of it.
     """
 
@@ -38,9 +38,13 @@ class Prediction:
     captions: list[Caption]
     timestamps: list[float] = field(default_factory=list)
     path: str | None = None
-    seconds: float | None = None
     start: float | None = None
     end: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The best caption; "" where there is none."""
+        return self.captions[0].text if self.captions else ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class PredictionFile:
 
     def captions(self) -> dict[str, str]:
         """The best caption of each video; "" for a video without one."""
-        return {found.video: found.captions[0].text if found.captions else "" for found in self.predictions}
+        return {found.video: found.text for found in self.predictions}
 
 
 def load_captions(path: Path | str) -> dict[str, str]:
@@ -171,7 +175,7 @@ def _prediction(entry: Any, where: str) -> Prediction:
             video=_of_type(str, entry["video"], "video"),
             captions=captions,
             timestamps=[float(time) for time in entry.get("timestamps") or []],
-            **{name: entry.get(name) for name in ("path", "seconds", "start", "end")},
+            **{name: entry.get(name) for name in ("path", "start", "end")},
         )
     except KeyError as error:
         raise ClipcapError(f"{where} lacks the field {error.args[0]}; write the file anew with inference") from None

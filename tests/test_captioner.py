@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import clipcap_video.models.captioner as captioner_module
 from clipcap_video.datasets.packing import pack, stack_features, thin_frames
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import VideoFeatures
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner, packed_attention
-from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping import MAPPING_TYPES, MappingConfig
 from tests.decoding_models import clipcap_beam
 from tests.tiny import WIDTH, captions_of, features_of
@@ -78,6 +79,31 @@ def test_packed_loss_and_gradients_equal_one_row_a_caption(tiny_lm: Path, mappin
     assert packed_gradients.keys() == plain_gradients.keys()
     for name, gradient in plain_gradients.items():
         torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_logits_in_pieces_give_the_same_loss_and_gradients(tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(tiny_lm, only_prefix=False)
+    batch = pack(*batch_of(model, [0, 5, 3]))
+    results = []
+    for at_once in (2**26, 7 * model.language_model.config.vocab_size):
+        monkeypatch.setattr(captioner_module, "LOGITS_AT_ONCE", at_once)
+        model.zero_grad()
+        loss = model(batch, label_smoothing=0.1)
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((loss.detach(), gradients))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("change", [{"sliding_window": 8}, {"_attn_implementation": "eager"}])
+def test_models_whose_attention_takes_no_such_masks_are_refused(tiny_lm: Path, change: dict[str, object]) -> None:
+    language_model, _ = load_language_model(str(tiny_lm))
+    for name, value in change.items():
+        setattr(language_model.config, name, value)
+    with pytest.raises(ClipcapError, match="cannot be a decoder here: its attention"):
+        check_usable("some-model", language_model)
 
 
 def test_label_smoothing_equals_pytorchs(tiny_lm: Path) -> None:
@@ -209,11 +235,13 @@ def test_frozen_language_model_gets_no_gradient_and_stays_in_eval_mode(tiny_lm: 
     assert all(parameter.grad is not None for parameter in model.mapping.parameters())
 
 
-def test_captions_end_in_the_end_token_even_when_cut(tiny_lm: Path) -> None:
+def test_captions_end_in_the_end_token_unless_cut(tiny_lm: Path) -> None:
     model = build(tiny_lm)
-    tokens = model.encode_caption("a man is riding a horse outside", 3)
-    assert len(tokens) == 4
-    assert tokens[-1] == model.tokenizer.eos_token_id
+    end = model.tokenizer.eos_token_id
+    assert model.encode_caption("a man is riding", 4)[4:] == [end]
+    cut = model.encode_caption("a man is riding a horse outside", 3)
+    assert len(cut) == 3
+    assert end not in cut
     assert model.decode_tokens(model.encode_caption("two boys  sing", 40)) == "two boys sing"
 
 

@@ -66,7 +66,7 @@ def test_both_commands_of_the_readme(golden: Path, tmp_path: Path, data_folder: 
     done(*TRAIN.split(), cwd=tmp_path)
     done(*INFER.split(), cwd=tmp_path)
     out = tmp_path / "cross_length20"
-    ours = predictions(out / "prefix-009" / "predictions.json")
+    ours = predictions(out / "predictions.json")
     theirs = json.loads((out / "pred.json").read_text())
     assert theirs == {video: [captions[0]["text"]] for video, captions in ours.items()}
     assert len(theirs) == 2

@@ -27,7 +27,6 @@ def example() -> PredictionFile:
                 ],
                 timestamps=[0.0, 1.5],
                 path="videos/video7.mp4",
-                seconds=3.25,
                 start=0.5,
                 end=2.0,
             ),
@@ -60,7 +59,6 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "captions",
         "timestamps",
         "path",
-        "seconds",
         "start",
         "end",
     }

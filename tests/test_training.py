@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import clipcap_video.training.loop as loop
 from clipcap_video.errors import ClipcapError
@@ -298,6 +299,33 @@ class TestBadInput:
         with pytest.raises(ClipcapError, match=r"started with --dropout 0.0, --epochs 40, --lr 0.005"):
             train(config(tiny_project, out, resume=True))
         assert (out / "metrics.jsonl").read_bytes() == before
+
+    def test_a_run_resumes_on_its_own_data_and_language_model_only(
+        self, tiny_project: TinyProject, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        train(config(tiny_project, out, epochs=1, only_prefix=True, eval_every=0))
+        fewer = write_annotations(tmp_path / "a.json", range(20), range(24, 30), range(30, 36))
+        again = {"epochs": 1, "only_prefix": True, "eval_every": 0, "resume": True}
+        with pytest.raises(ClipcapError, match="other videos or captions"):
+            train(config(tiny_project, out, caption=[fewer], **again))
+        other = tmp_path / "features"
+        for number in range(36):
+            other.mkdir(exist_ok=True)
+            features = features_of(number)
+            write_features(other, f"video{number}", features, features[:, 0], fingerprint(normalized=True))
+        with pytest.raises(ClipcapError, match="but the model was trained on tiny"):
+            train(config(tiny_project, out, data=other, **again))
+        shutil.copytree(tiny_project.lm, tmp_path / "lm")
+        weights = load_file(tmp_path / "lm" / "model.safetensors")
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "lm" / "model.safetensors")
+        saved = out / "last" / "config.json"
+        text = saved.read_text()
+        saved.write_text(text.replace(str(tiny_project.lm.resolve()), str((tmp_path / "lm").resolve())))
+        with pytest.raises(ClipcapError, match="is not the one that the run"):
+            train(config(tiny_project, out, lm=str(tmp_path / "lm"), **again))
+        saved.write_text(text)
+        assert train(config(tiny_project, out, **again)).finished
 
     def test_a_loss_that_is_not_finite_stops_the_run(
         self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,12 @@ def run_app(app: typer.Typer) -> None:
     except ClipcapError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        # What no room foresaw of disks and permissions: a folder that cannot be made, a disk that is full.
+        if error.filename is None:
+            raise
+        print(f"error: cannot use {error.filename} ({error.strerror}); check the path and its rights", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -15,7 +15,10 @@ from clipcap_video.training.config import option
 class ExtractConfig:
     """Options of `extract_features.py`."""
 
-    videos: Path = option(Path("videos"), "A folder (searched with its subfolders), a video, or a text file of paths.")
+    videos: list[Path] = option(
+        [Path("videos")],
+        "A folder (searched with its subfolders), a video, or a text file of paths. May be given several times.",
+    )
     out: Path | None = option(
         None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
     )
@@ -27,12 +30,12 @@ class ExtractConfig:
 
     encoder: str = option(
         "ViT-B/32",
-        "A model of OpenAI's clip or a path to its .pt; hf:NAME_OR_PATH for a CLIP, SigLIP or DINOv2; resnet50; "
-        "efficientnet-lite2.",
+        "A model of OpenAI's clip or a path to its .pt; hf:NAME_OR_PATH for a CLIP, SigLIP or DINOv2; resnet18 to "
+        "resnet152; efficientnet-lite0 to 4.",
         panel="Encoder",
     )
     encoder_weights: Path | None = option(
-        None, "Weights for resnet50 where they cannot be downloaded.", panel="Encoder"
+        None, "A file of weights for the encoder, where its own cannot be downloaded.", panel="Encoder"
     )
     normalize: bool = option(False, "Divide each feature by its L2 norm.", panel="Encoder")
     precision: Literal["auto", "fp32", "bf16"] = option(
@@ -82,27 +85,32 @@ def _extract(config: ExtractConfig) -> None:
     from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
     from clipcap_video.extraction import FAILURES_FILE, extract
     from clipcap_video.features import open_features
-    from clipcap_video.video.files import find_videos
+    from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec
 
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames)
-    videos = find_videos(config.videos)
+    videos = find_all_videos(config.videos)
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
     device = pick_device(config.device)
-    encoder = load_encoder(config.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
-    summary = extract(
-        videos,
-        encoder,
-        spec,
-        folder,
-        batch_size=config.bs,
-        workers=config.workers,
-        normalize=config.normalize,
-        overwrite=config.overwrite,
-    )
+    name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
+    encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
+    try:
+        summary = extract(
+            videos,
+            encoder,
+            spec,
+            folder,
+            batch_size=config.bs,
+            workers=config.workers,
+            normalize=config.normalize,
+            overwrite=config.overwrite,
+        )
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
     for video_id, warning in summary.warnings.items():
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
     rate = summary.frames / summary.seconds if summary.seconds else 0.0

@@ -27,7 +27,11 @@ class InferConfig:
     prefix: str | None = option(
         None, "Name of the checkpoints that --epoch chooses among, if there are several.", panel="Input"
     )
-    videos: Path | None = option(None, "Videos to caption: a folder, a video, or a text file of paths.", panel="Input")
+    videos: list[Path] | None = option(
+        None,
+        "Videos to caption: a folder, a video, or a text file of paths. May be given several times.",
+        panel="Input",
+    )
     data: Path | None = option(
         None,
         "Features to caption; without --videos, those that the model was trained on, else "
@@ -56,12 +60,13 @@ class InferConfig:
     beam_size: int = option(5, "Hypotheses kept by beam search.", panel="Decoding")
     length_penalty: float = option(
         1.0,
-        "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 favours short captions.",
+        "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions.",
         panel="Decoding",
     )
     top_p: float | None = option(None, "Sample from the fewest tokens that hold this probability.", panel="Decoding")
     top_k: int | None = option(None, "Sample from this many likeliest tokens.", panel="Decoding")
     temperature: float = option(1.0, "Sample from logits divided by this; below 1 is more careful.", panel="Decoding")
+    sample: bool = option(False, "Sample, even with no other option of sampling.", panel="Decoding")
     num_return: int = option(1, "Captions for each video, best first.", panel="Decoding")
     repetition_penalty: float = option(
         1.0, "Make tokens that were used already less likely by this factor.", panel="Decoding"
@@ -74,10 +79,12 @@ class InferConfig:
         panel="Run",
     )
     encoder: str | None = option(None, "Where the encoder is, if not where the checkpoint says.", panel="Run")
-    encoder_weights: Path | None = option(None, "Weights for resnet50 where they cannot be downloaded.", panel="Run")
+    encoder_weights: Path | None = option(
+        None, "A file of weights for the encoder, where its own cannot be had.", panel="Run"
+    )
     bs: int = option(64, "Videos decoded at once.", panel="Run")
     precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "auto is bf16 where the device is fast at it.", panel="Run"
+        "auto", "auto: fp32 for captions, and bf16 for the encoder where the device is fast at it.", panel="Run"
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Run")
     seed: int = option(0, "Seed of sampling.", panel="Run")
@@ -95,6 +102,13 @@ class InferConfig:
 
         if self.cross:
             self.mapping_type = "cross"
+        self.videos = self.videos or None
+        if self.videos is None and (self.encoder or self.encoder_weights):
+            raise ClipcapError("--encoder and --encoder_weights read videos; give those with --videos")
+        if self.videos is not None and self.split is not None:
+            raise ClipcapError(
+                "--split chooses among stored features (--data); with --videos, all of them are captioned"
+            )
         if self.videos is not None and self.data is not None:
             raise ClipcapError("--videos and --data were both given; caption video files or stored features, not both")
         if self.report is not None and self.videos is None:
@@ -108,7 +122,7 @@ class InferConfig:
 def _infer(config: InferConfig) -> None:
     """Caption videos, or stored features of videos.
 
-    The checkpoint knows its own architecture, encoder and frame sampling, so no option repeats them. Captions go to
+    The checkpoint knows its own architecture, encoder and frame sampling. Captions go to
     predictions.json; with references, the official scores go to scores.json beside it.
     """
     from clipcap_video.decoding import DecodingSettings

@@ -40,7 +40,6 @@ def report_predictions(
             frames=list(_frames(found, sampling)),
             path=found.path,
             references=references.get(found.video, []),
-            duration=found.seconds,
         )
         for found in predictions
     ]

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping import MappingConfig, build_mapping
+
+LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,14 @@ class PrefixCaptioner(nn.Module):
         return self
 
     def encode_caption(self, caption: str, max_tokens: int) -> list[int]:
-        """Tokens of a caption, cut to `max_tokens`, with the end token behind them where captions have one."""
-        tokens = self._encode(caption)[:max_tokens]
-        return [*tokens, self.tokenizer.eos_token_id] if self.whole_captions else tokens
+        """Tokens of a caption, with the end token behind them where captions have one.
+
+        One of more than `max_tokens` is cut to that and has no end, for it does not end there.
+        """
+        tokens = self._encode(caption)
+        if len(tokens) > max_tokens or not self.whole_captions:
+            return tokens[:max_tokens]
+        return [*tokens, self.tokenizer.eos_token_id]
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -100,11 +108,24 @@ class PrefixCaptioner(nn.Module):
         # Every caption's first token is predicted at the end of the prefix: one row of logits serves them all.
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
-        logits = self._logits(hidden.reshape(-1, hidden.shape[-1])[rows])  # [rows, V]
-        log_probs = F.log_softmax(logits, dim=-1)
-        loss = -log_probs[row_of_label, batch.labels].mean()
+        predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
+        size = max(1, LOGITS_AT_ONCE // self.language_model.config.vocab_size)
+        if len(rows) <= size:
+            return self._summed_loss(predicting, row_of_label, batch.labels, label_smoothing) / len(batch.labels)
+        # A batch of hundreds of captions has gigabytes of logits. Piece by piece, and made again for the gradient.
+        total = predicting.new_zeros((), dtype=torch.float32)
+        for start in range(0, len(rows), size):
+            inside = (row_of_label >= start) & (row_of_label < start + size)
+            piece = (predicting[start : start + size], row_of_label[inside] - start, batch.labels[inside])
+            total = total + checkpoint(self._summed_loss, *piece, label_smoothing, use_reentrant=False)
+        return total / len(batch.labels)
+
+    def _summed_loss(self, hidden: Tensor, row_of_label: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        """Summed cross-entropy of labels [N] predicted at rows [N] of hidden [R, E]."""
+        log_probs = F.log_softmax(self._logits(hidden), dim=-1)  # [R, V]
+        loss = -log_probs[row_of_label, labels].sum()
         if label_smoothing > 0:
-            uniform = -log_probs.mean(dim=-1)[row_of_label].mean()
+            uniform = -log_probs.mean(dim=-1)[row_of_label].sum()
             loss = (1 - label_smoothing) * loss + label_smoothing * uniform
         return loss
 

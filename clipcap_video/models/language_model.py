@@ -50,9 +50,13 @@ def language_model_from_config(folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    # The weights come from the checkpoint; drawing random ones first takes longer than reading them.
-    with no_init_weights():
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        # The weights come from the checkpoint; drawing random ones first takes longer than reading them.
+        with no_init_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClipcapError(f"{folder} is damaged ({_first_line(error)}); the checkpoint is incomplete") from None
     model.tie_weights()
     return model.eval()
 
@@ -63,7 +67,9 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        if not folder.is_dir():
+            raise OSError("no such folder")
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ClipcapError(
             f"no usable tokenizer in {folder} ({_first_line(error)}); the checkpoint is incomplete"
@@ -92,6 +98,13 @@ def _locate(name: str) -> tuple[str, str | None]:
 def check_usable(name: str, model: Any) -> None:
     """Refuses models whose decoding this project would get wrong."""
     config = model.config
+    # Packed captions and shared lanes rest on masks that say who sees whom; only this attention takes them as given.
+    windows = getattr(config, "sliding_window", None) or set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention"
+    }
+    if config._attn_implementation != "sdpa" or windows:
+        reason = "its attention sees a window only" if windows else "its attention takes no mask between tokens"
+        raise ClipcapError(f"language model {name!r} cannot be a decoder here: {reason}; use GPT-2 or a Llama kind")
     altered = [
         key
         for key, neutral in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0))
@@ -122,6 +135,8 @@ def create_language_model(
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+    if (out / "config.json").exists():
+        raise ClipcapError(f"{out} already holds a language model; choose another --out")
     if width % heads:
         raise ClipcapError(f"width {width} is not divisible by {heads} heads; choose --heads that divides --width")
     end = "<|endoftext|>"

@@ -119,6 +119,8 @@ class TrainConfig:
         given = [self.caption] if isinstance(self.caption, str | Path) else self.caption
         self.caption = [Path(path) for path in given or [default_annotations()]]
         self.data, self.out_dir = Path(self.data or default_features()), Path(self.out_dir)
+        if Path(self.lm).exists():
+            self.lm = str(Path(self.lm).resolve())
         if self.cross:
             self.mapping_type = "cross"
         if self.recipe == "reference":
@@ -145,10 +147,11 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""
+        # Absolute, so that a checkpoint finds them from any working folder.
         return {
-            name: [str(item) for item in value]
+            name: [str(item.resolve()) for item in value]
             if isinstance(value, list)
-            else str(value)
+            else str(value.resolve())
             if isinstance(value, Path)
             else value
             for name, value in asdict(self).items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +47,11 @@ class CaptionData:
 
     def __len__(self) -> int:
         return len(self.video_ids)
+
+    def digest(self) -> str:
+        """Tells one set of videos and captions from another."""
+        content = json.dumps([self.video_ids, self.captions], separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def features(self, index: int) -> np.ndarray:
         """Frame features [T, D] of one video, T at most max_frames."""

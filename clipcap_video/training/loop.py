@@ -36,7 +36,14 @@ from clipcap_video.training.optimisation import (
     set_learning_rate,
     warmup_length,
 )
-from clipcap_video.training.setup import EVAL_ENTRY_LENGTH, build_model, count_frames, has_run, read_records
+from clipcap_video.training.setup import (
+    EVAL_ENTRY_LENGTH,
+    build_model,
+    check_continues,
+    count_frames,
+    has_run,
+    read_records,
+)
 from clipcap_video.training.state import MetricsLog, Progress, load_state, save_state
 from clipcap_video.training.validation import ValidationScores, validate
 
@@ -116,16 +123,19 @@ class _Run:
 
     def go(self, resuming: bool) -> TrainingSummary:
         config = self.config
+        self.data_digest = f"{self.order.data.digest()}-{self.accelerator.num_processes}"
         if resuming:
+            check_continues(config, self.store, self.bare_model, self.data_digest)
             load_weights(self.bare_model, config.out_dir / "last" / "model.safetensors")
             self.progress = load_state(config.out_dir / "last", self.optimizer)
-        config.out_dir.mkdir(parents=True, exist_ok=True)
-        self.log = MetricsLog(config.out_dir / "metrics.jsonl", self.progress.step if resuming else None)
-        self._announce()
+        if self.accelerator.is_main_process:
+            config.out_dir.mkdir(parents=True, exist_ok=True)
+            self.log = MetricsLog(config.out_dir / "metrics.jsonl", self.progress.step if resuming else None)
+            self._announce()
         with _interruptible() as interrupted:
             while self.progress.epoch < config.epochs and not self._out_of_time():
                 self._epoch(interrupted)
-                if interrupted:
+                if self._agreed(bool(interrupted)):
                     self._save("last")
                     return self._summary(finished=False)
         return self._summary(finished=True)
@@ -153,7 +163,7 @@ class _Run:
         )
         with bar:
             for group in groups[progress.step_in_epoch :]:
-                if interrupted:
+                if self._agreed(bool(interrupted)):
                     return
                 if self._out_of_time():
                     break
@@ -168,6 +178,12 @@ class _Run:
             progress.epoch += 1
             progress.step_in_epoch = 0
         self._close_epoch()
+
+    def _agreed(self, mine: bool) -> bool:
+        """Whether it is so in any process: what one does, all have to do."""
+        if self.accelerator.num_processes == 1:
+            return mine
+        return bool(self.accelerator.reduce(torch.tensor(float(mine), device=self.accelerator.device)).item())
 
     def _out_of_time(self) -> bool:
         """Whether the run has trained for as long as it may; all processes agree."""
@@ -205,10 +221,10 @@ class _Run:
                 loss = self.model(batch.to(self.accelerator.device), config.label_smoothing)
                 self.accelerator.backward(loss / len(batches))
             total += loss.item() / len(batches)
-        if not math.isfinite(total):
+        if self._agreed(not math.isfinite(total)):
             raise ClipcapError(
                 f"the loss became {total} in step {step + 1}; lower --lr or try --precision fp32 "
-                f"(the checkpoints in {config.out_dir} are from before)"
+                "(checkpoints of earlier epochs are untouched)"
             )
         if config.clip_norm:
             self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -260,9 +276,9 @@ class _Run:
     def _save(self, name: str, scores: ValidationScores | None = None, state: bool = True) -> None:
         if not self.accelerator.is_main_process:
             return
-        progress = asdict(self.progress) | (
-            {} if scores is None else {"val_loss": scores.loss, "val_CIDEr": scores.cider}
-        )
+        progress = asdict(self.progress) | {"data_digest": self.data_digest}
+        if scores is not None:
+            progress |= {"val_loss": scores.loss, "val_CIDEr": scores.cider}
         info = CheckpointInfo(self.store.fingerprint, self.config.to_json(), progress)
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer)) if state else None
         save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)

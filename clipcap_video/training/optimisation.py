@@ -40,7 +40,7 @@ def learning_rate_factor(step: int, warmup: int, total_steps: int, from_zero: bo
         if from_zero:
             return step / warmup
         return (step + 1) / (warmup + 1)
-    return (total_steps - step) / max(1, total_steps - warmup)
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import FeatureStore
+from clipcap_video.features import FeatureStore, check_fingerprints
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.checkpoint import read_config, recover_checkpoint
 from clipcap_video.models.language_model import digest_language_model, load_language_model
@@ -36,6 +36,22 @@ def has_run(config: TrainConfig) -> bool:
         was = ", ".join(f"--{name} {info.training[name]}" for name in changed)
         raise ClipcapError(f"the run in {config.out_dir} was started with {was}; resume it with the same options")
     return True
+
+
+def check_continues(config: TrainConfig, store: FeatureStore, model: PrefixCaptioner, data_digest: str) -> None:
+    """Raises ClipcapError unless features, captions and language model are those that the run was started with."""
+    trained, info = read_config(config.out_dir / "last")
+    check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
+    if info.progress.get("data_digest", data_digest) != data_digest:
+        raise ClipcapError(
+            f"the run in {config.out_dir} was started on other videos or captions than {config.data} and "
+            f"{', '.join(map(str, config.caption or []))} hold, or on another number of processes; resume it with those"
+        )
+    if trained.only_prefix and trained.language_model_digest != model.config.language_model_digest:
+        raise ClipcapError(
+            f"language model {config.lm!r} is not the one that the run in {config.out_dir} was started with; "
+            "give that one with --lm"
+        )
 
 
 def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRecord], list[VideoRecord]]:

@@ -12,6 +12,11 @@ from clipcap_video.features import sorted_ids
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v", ".mpg", ".mpeg")
 
 
+def find_all_videos(sources: Iterable[Path]) -> dict[str, Path]:
+    """Videos at several sources together, as `find_videos` finds them; a stem may stand for one file only."""
+    return _by_stem(path for source in sources for path in find_videos(source).values())
+
+
 def find_videos(source: Path) -> dict[str, Path]:
     """Videos at `source`: id (the file's stem) -> path, numbers in ids sorted by value.
 
@@ -39,7 +44,13 @@ def find_videos(source: Path) -> dict[str, Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    seen: set[tuple[int, int]] = set()  # links may lead in circles
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = os.stat(parent)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             # macOS leaves a hidden "._clip.mp4", which is no video, beside each clip.mp4 on foreign disks.
@@ -64,8 +75,13 @@ def _listed(source: Path, text: str) -> Iterator[Path]:
         if not name or name.startswith("#"):
             continue
         path = source.parent / name
-        if not path.is_file():
-            raise ClipcapError(f"{source} line {number}: no file at {path}; mend or remove the line")
+        try:
+            found = path.is_file()
+        except OSError:  # too long for a name, as a line of something else is
+            found = False
+        if not found:
+            shown = name if len(name) < 200 else f"{name[:80]}..."
+            raise ClipcapError(f"{source} line {number}: no file at {shown}; mend or remove the line")
         yield path
 
 
