@@ -168,7 +168,7 @@ class Captioner:
 
         keys: names of the videos, from which sampling takes its random numbers.
         """
-        settings = settings or DecodingSettings()
+        settings = settings or DecodingSettings(length_penalty=self.length_penalty)
         settings = replace(settings, complete=settings.complete and self.model.whole_captions)
         width = self.model.config.mapping.feature_dim
         for video in features:
@@ -208,6 +208,14 @@ class Captioner:
         )
         check_fingerprints(wanted, given, f"encoder {encoder.name}")
         self._encoder = encoder
+
+    @property
+    def length_penalty(self) -> float:
+        """The length penalty that suits the model: of 0, 0.3, 0.6 and 1, 0.6 scored best on validation captions.
+
+        Checkpoints of the ClipCap programs keep their rule, the mean.
+        """
+        return 0.6 if self.model.whole_captions else 1.0
 
     def describe(self) -> dict[str, str]:
         """What wrote the captions, in words for a person."""

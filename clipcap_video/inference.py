@@ -53,6 +53,8 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
     _check_architecture(config, captioner)
     if config.entry_length is None and not captioner.model.whole_captions:
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
+    if config.length_penalty is None:
+        settings = replace(settings, length_penalty=captioner.length_penalty)
     if config.videos is not None:
         return _caption_videos(config, settings, captioner)
     _caption_features(config, settings, captioner)
@@ -125,10 +127,10 @@ def caption_videos(
         return len(summary.failures)
     _save(out, predictions, captioner, settings, None)
     print(f"captions: {out}")
-    known = {record.video_id for record in records if record.captions}
-    scored = [found for found in predictions if found.video in known]
-    if scored:
-        _score(out, scored, records, None)
+    matched = match_features([record for record in records if record.captions], [found.video for found in predictions])
+    if matched.records:
+        known = {record.video_id for record in matched.records}
+        _score(out, [found for found in predictions if found.video in known], matched.records, None)
     if report is not None:
         sampling = captioner.require_fingerprint().sampling
         report_predictions(predictions, report, sampling, captioner.describe(), records)

@@ -146,6 +146,7 @@ def test_a_batch_is_as_one_at_a_time(use_beam_search: bool, complete: bool, leve
         "complete": complete,
         "entry_length": 8,
         "repetition_penalty": 1.3,
+        "length_penalty": 0.6,
         "no_repeat_ngram": 3,
     }
     together = captions_of(logits_of, videos, **options)

@@ -32,7 +32,7 @@ def test_it_knows_its_encoder_and_scores(captioner: Captioner) -> None:
 
 def test_it_writes_whole_sentences(captioner: Captioner, tmp_path: Path) -> None:
     videos = [write_clip(tmp_path / f"{number}.mp4", frames=20, first=50 * number) for number in range(3)]
-    found = captioner.caption(videos, DecodingSettings(num_return=3))
+    found = captioner.caption(videos, DecodingSettings(num_return=3, length_penalty=captioner.length_penalty))
     assert isinstance(found, list)
     for prediction in found:
         assert len(prediction.captions) == 3
@@ -40,9 +40,9 @@ def test_it_writes_whole_sentences(captioner: Captioner, tmp_path: Path) -> None
             assert not caption.cut
             assert len(caption.text.split()) >= 3
             assert caption.text.split()[-1] not in ("a", "an", "the", "and", "of", "in", "on", "with", "to", "is")
-        assert [c.mean_logprob for c in prediction.captions] == sorted(
-            (c.mean_logprob for c in prediction.captions), reverse=True
-        )
+        assert len({caption.text for caption in prediction.captions}) == 3
+        scores = [caption.logprob / (caption.tokens + 1) ** captioner.length_penalty for caption in prediction.captions]
+        assert scores == sorted(scores, reverse=True)
 
 
 def test_a_batch_gives_what_one_at_a_time_gives(captioner: Captioner, tmp_path: Path) -> None:

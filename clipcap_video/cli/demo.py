@@ -32,11 +32,10 @@ def demo(
         path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}": path
         for number, path in enumerate(found, 1)
     }
-    settings = DecodingSettings(use_beam_search=True, beam_size=beam_size, num_return=beam_size)
+    captioner = Captioner.from_pretrained()
+    settings = DecodingSettings(beam_size=beam_size, num_return=beam_size, length_penalty=captioner.length_penalty)
     out.mkdir(parents=True, exist_ok=True)
-    failed = caption_videos(
-        Captioner.from_pretrained(), named, settings, out=out / "predictions.json", report=out / "report.html"
-    )
+    failed = caption_videos(captioner, named, settings, out=out / "predictions.json", report=out / "report.html")
     if failed:
         raise typer.Exit(1)
 

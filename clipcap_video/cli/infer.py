@@ -58,9 +58,10 @@ class InferConfig:
         False, "Beam search; otherwise greedy, or sampling if one of its options is given.", panel="Decoding"
     )
     beam_size: int = option(5, "Hypotheses kept by beam search.", panel="Decoding")
-    length_penalty: float = option(
-        1.0,
-        "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions.",
+    length_penalty: float | None = option(
+        None,
+        "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions. "
+        "0.6 unless given, or 1 with a checkpoint of the ClipCap programs.",
         panel="Decoding",
     )
     top_p: float | None = option(None, "Sample from the fewest tokens that hold this probability.", panel="Decoding")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clipcap_video.decoding.hypothesis import Hypothesis
-from clipcap_video.decoding.scores import NextToken
+from clipcap_video.decoding.scores import NextToken, penalised_length
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Hypotheses:
         history[..., position] = tokens  # of a stopped one, this is past the end, where nobody looks
         lengths = heads.lengths + ~heads.stopped
         # Multiplied back as the ClipCap program does it, so that ours rounds alike and ties fall alike.
-        sums = scores * lengths**length_penalty
+        sums = scores * penalised_length(lengths, length_penalty)
         gained = following.model_logprobs_of(parents, tokens).masked_fill(heads.stopped, 0.0)
         stopped = heads.stopped | torch.isin(tokens, stop_tokens) | scores.isneginf()
         return Hypotheses(history, lengths, sums, heads.logprobs + gained, scores, stopped)

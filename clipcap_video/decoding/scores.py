@@ -10,12 +10,18 @@ from clipcap_video.decoding.processors import forbid_repeated_ngrams, penalise_r
 from clipcap_video.decoding.settings import DecodingSettings
 
 
+def penalised_length(lengths: Tensor, length_penalty: float) -> Tensor:
+    """length ** length_penalty in float32, of lengths of any shape."""
+    # Computed in float64: in float32 the last bit depends on how many powers are computed at once.
+    return (lengths.double() ** length_penalty).float()
+
+
 def normalised_score(sums: Tensor, lengths: Tensor, length_penalty: float) -> Tensor:
     """What hypotheses are ranked by: sum of log-probabilities (nats) / length ** length_penalty.
 
     NaN, which comes of a model whose logits are NaN or all -inf, becomes -inf: such a hypothesis is dead.
     """
-    return (sums / lengths**length_penalty).nan_to_num(float("-inf"), neginf=float("-inf"))
+    return (sums / penalised_length(lengths, length_penalty)).nan_to_num(float("-inf"), neginf=float("-inf"))
 
 
 @dataclass(frozen=True)
