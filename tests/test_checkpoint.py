@@ -166,6 +166,13 @@ def test_a_failed_save_leaves_the_old_checkpoint(tiny_lm: Path, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
+def test_a_folder_that_is_no_checkpoint_is_never_replaced(tiny_lm: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ClipcapError, match="is no checkpoint, so it is not replaced"):
+        save_checkpoint(tmp_path, build(tiny_lm), CheckpointInfo())
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_save_killed_between_its_renames_is_put_right(tmp_path: Path) -> None:
     (tmp_path / ".last.old").mkdir()
     (tmp_path / ".last.old" / "config.json").write_text("{}")

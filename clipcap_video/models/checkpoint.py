@@ -114,6 +114,8 @@ def _tied_heads(model: PrefixCaptioner) -> Iterator[str]:
 @contextmanager
 def _replaced(directory: Path) -> Iterator[Path]:
     """A fresh directory that takes the place of `directory` when the block ends without an error."""
+    if directory.exists() and not (directory / CONFIG).is_file() and (directory.is_file() or any(directory.iterdir())):
+        raise ClipcapError(f"{directory} exists and is no checkpoint, so it is not replaced; choose another folder")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     old = directory.with_name(f".{directory.name}.old")
