@@ -211,11 +211,8 @@ class Captioner:
 
     @property
     def length_penalty(self) -> float:
-        """The length penalty that suits the model: of 0, 0.3, 0.6 and 1, 0.6 scored best on validation captions.
-
-        Checkpoints of the ClipCap programs keep their rule, the mean.
-        """
-        return 0.6 if self.model.whole_captions else 1.0
+        """The length penalty that suits the model."""
+        return self.model.length_penalty
 
     def describe(self) -> dict[str, str]:
         """What wrote the captions, in words for a person."""

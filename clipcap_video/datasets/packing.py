@@ -29,6 +29,7 @@ class PackedCaptions:
     label_row, label_column: [N] int64, where each label is predicted: video, and place in `tokens`; column -1 is
         the end of the prefix, which predicts the first token of every caption.
     labels: [N] int64, the tokens to predict, the end token among them where captions have one. Never padding.
+    label_weight: [N] float32, what each label's loss is multiplied by; None is 1 everywhere.
     """
 
     features: Tensor
@@ -39,10 +40,11 @@ class PackedCaptions:
     label_row: Tensor
     label_column: Tensor
     labels: Tensor
+    label_weight: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedCaptions:
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        return replace(self, **moved)
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
 def stack_features(videos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,14 @@ class PrefixCaptioner(nn.Module):
         return self.config.stop_text is None
 
     @property
+    def length_penalty(self) -> float:
+        """The length penalty that beams are ranked by unless told otherwise.
+
+        0.6 was chosen on MSR-VTT validation captions (docs/quality.md); the ClipCap programs rank by the mean.
+        """
+        return 0.6 if self.whole_captions else 1.0
+
+    @property
     def ignored_label(self) -> int | None:
         """A token id that is read but never predicted in training."""
         return None if self.config.stop_text is None else 0
@@ -101,7 +109,7 @@ class PrefixCaptioner(nn.Module):
         return " ".join(self.tokenizer.decode(tokens, skip_special_tokens=True).split())
 
     def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy in nats over all labels of the batch."""
+        """Mean cross-entropy in nats over all labels of the batch, each times its weight where it has one."""
         prefix = self.mapping(batch.features, batch.mask)
         hidden = self._read_packed(prefix, batch)
         length = hidden.shape[1]
@@ -111,23 +119,27 @@ class PrefixCaptioner(nn.Module):
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
         size = max(1, LOGITS_AT_ONCE // self.language_model.config.vocab_size)
         if len(rows) <= size:
-            return self._summed_loss(predicting, row_of_label, batch.labels, label_smoothing) / len(batch.labels)
+            summed = self._summed_loss(predicting, row_of_label, batch.labels, batch.label_weight, label_smoothing)
+            return summed / len(batch.labels)
         # A batch of hundreds of captions has gigabytes of logits. Piece by piece, and made again for the gradient.
         total = predicting.new_zeros((), dtype=torch.float32)
         for start in range(0, len(rows), size):
             inside = (row_of_label >= start) & (row_of_label < start + size)
-            piece = (predicting[start : start + size], row_of_label[inside] - start, batch.labels[inside])
+            weights = None if batch.label_weight is None else batch.label_weight[inside]
+            piece = (predicting[start : start + size], row_of_label[inside] - start, batch.labels[inside], weights)
             total = total + checkpoint(self._summed_loss, *piece, label_smoothing, use_reentrant=False)
         return total / len(batch.labels)
 
-    def _summed_loss(self, hidden: Tensor, row_of_label: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """Summed cross-entropy of labels [N] predicted at rows [N] of hidden [R, E]."""
+    def _summed_loss(
+        self, hidden: Tensor, row_of_label: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
+    ) -> Tensor:
+        """Summed cross-entropy, times weights [N], of labels [N] predicted at rows [N] of hidden [R, E]."""
         log_probs = F.log_softmax(self._logits(hidden), dim=-1)  # [R, V]
-        loss = -log_probs[row_of_label, labels].sum()
+        loss = -log_probs[row_of_label, labels]  # [N]
         if label_smoothing > 0:
-            uniform = -log_probs.mean(dim=-1)[row_of_label].sum()
+            uniform = -log_probs.mean(dim=-1)[row_of_label]
             loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-        return loss
+        return (loss if weights is None else loss * weights).sum()
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""

@@ -24,6 +24,12 @@ REFERENCE_RECIPE: dict[str, Any] = {
     "captions_per_video": 1,
 }  # fmt: skip
 
+# What a checkpoint fixes for the runs that start from it.
+MODEL_OPTIONS = (
+    "mapping_type", "only_prefix", "prefix_length", "prefix_length_clip", "num_layers", "dropout", "is_rn",
+    "normalize_prefix", "lm", "recipe",
+)  # fmt: skip
+
 
 @dataclass
 class TrainConfig:
@@ -82,6 +88,28 @@ class TrainConfig:
         "networks and its optimiser; options left at their defaults become that program's.",
         panel="Optimisation",
     )
+    objective: Literal["xe", "scst"] = option(
+        "xe",
+        "xe: cross-entropy with the captions. scst: self-critical, samples are rewarded by their CIDEr; for a model "
+        "that xe trained before, see --init_from.",
+        panel="Optimisation",
+    )
+    init_from: Path | None = option(
+        None,
+        "Start from the weights of this run or checkpoint; the options of the model are taken from it.",
+        panel="Optimisation",
+    )
+    samples: int = option(5, "scst: captions sampled for each video of a batch.", panel="Optimisation")
+    baseline: Literal["mean", "greedy"] = option(
+        "mean",
+        "scst: what a sample must beat, the mean reward of the video's other samples or that of the greedy caption.",
+        panel="Optimisation",
+    )
+    average: float = option(
+        0.0,
+        "Validate and keep a moving average of the weights; each step this share of it stays, e.g. 0.999. 0 is off.",
+        panel="Optimisation",
+    )
     epochs: int = option(10, "Passes over the videos.", panel="Optimisation")
     bs: int = option(40, "Videos in a batch, each with all its captions of the epoch.", panel="Optimisation")
     grad_accum: int = option(1, "Batches a step.", panel="Optimisation")
@@ -113,6 +141,7 @@ class TrainConfig:
         1, "Keep a checkpoint every so many epochs; 0 keeps best and last only.", panel="Checkpoints"
     )
     eval_every: int = option(1, "Validate every so many epochs, and at the end; 0 never.", panel="Checkpoints")
+    eval_beam_size: int = option(5, "Beams of the captions that validation scores; 1 is greedy.", panel="Checkpoints")
     resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints")
 
     def __post_init__(self) -> None:
@@ -121,6 +150,9 @@ class TrainConfig:
         self.data, self.out_dir = Path(self.data or default_features()), Path(self.out_dir)
         if Path(self.lm).exists():
             self.lm = str(Path(self.lm).resolve())
+        if self.init_from is not None:
+            self.init_from = Path(self.init_from)
+            self._take_model_from(self.init_from)
         if self.cross:
             self.mapping_type = "cross"
         if self.recipe == "reference":
@@ -131,7 +163,8 @@ class TrainConfig:
         at_least = {
             "epochs": 1, "bs": 1, "grad_accum": 1, "prefix_length": 1, "num_layers": 1, "max_caption_tokens": 1,
             "captions_per_video": 0, "prefix_length_clip": 0, "save_every": 0, "eval_every": 0, "warmup_steps": -1,
-            "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0,
+            "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0, "eval_beam_size": 1,
+            "samples": 2 if self.baseline == "mean" else 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
@@ -139,9 +172,18 @@ class TrainConfig:
         for name in ("lr", "lm_lr"):
             if not getattr(self, name) > 0:
                 raise ClipcapError(f"--{name} must be above 0, not {getattr(self, name)}")
-        for name in ("label_smoothing", "dropout"):
+        for name in ("label_smoothing", "dropout", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ClipcapError(f"--{name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.objective == "scst":
+            if self.init_from is None:
+                raise ClipcapError(
+                    "--objective scst goes on from a trained captioner; give it with --init_from, after "
+                    "--objective xe has trained one"
+                )
+            for name in ("label_smoothing", "captions_per_video"):
+                if getattr(self, name):
+                    raise ClipcapError(f"--{name} has no meaning with --objective scst; leave it out")
         if not self.prefix or "/" in self.prefix or self.prefix.startswith("."):
             raise ClipcapError(f"--prefix {self.prefix!r} cannot name a folder; use letters, digits and _")
 
@@ -156,6 +198,20 @@ class TrainConfig:
             else value
             for name, value in asdict(self).items()
         }
+
+    def _take_model_from(self, run: Path) -> None:
+        """Sets the options that describe the model to those of the checkpoint that training starts from."""
+        from clipcap_video.models.checkpoint import find_checkpoint, read_config
+
+        _, info = read_config(find_checkpoint(run))
+        defaults = {item.name: item.default for item in fields(self)}
+        for name in MODEL_OPTIONS:
+            saved, mine = info.training.get(name, defaults[name]), getattr(self, name)
+            if mine not in (defaults[name], saved):
+                raise ClipcapError(
+                    f"--{name} {mine} differs from the {saved} of {run}, which --init_from starts from; leave it out"
+                )
+            setattr(self, name, saved)
 
     @property
     def reference(self) -> bool:
@@ -175,6 +231,7 @@ class TrainConfig:
             "resume",
             "cross",
             "max_minutes",
+            "eval_beam_size",
         }
         mine = self.to_json()
         names = [item.name for item in fields(self) if item.name not in free]

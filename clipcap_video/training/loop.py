@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ from clipcap_video.models.checkpoint import (
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.optimisation import (
+    WeightAverage,
     learning_rate_factor,
     parameter_groups,
     seed_step,
     set_learning_rate,
     warmup_length,
 )
+from clipcap_video.training.self_critical import SelfCritical
 from clipcap_video.training.setup import (
     EVAL_ENTRY_LENGTH,
     build_model,
@@ -88,7 +90,7 @@ def train(config: TrainConfig) -> TrainingSummary:
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
             "lower --bs"
         )
-    run = _Run(config, accelerator, model, store, train_data, eval_data, validation)
+    run = _Run(config, accelerator, model, store, train_data, eval_data, training, validation)
     return run.go(resuming)
 
 
@@ -103,12 +105,14 @@ class _Run:
         store: FeatureStore,
         train_data: CaptionData,
         eval_data: CaptionData,
+        training: list[VideoRecord],
         validation: list[VideoRecord],
     ) -> None:
         self.config, self.accelerator, self.store = config, accelerator, store
         self.eval_data, self.validation = eval_data, validation
         self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
         self.bare_model = model
+        self.scst = None if config.objective == "xe" else self._self_critical(training)
         groups = parameter_groups(model, config.lr, config.lm_lr, config.weight_decay)
         # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
         optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
@@ -120,6 +124,19 @@ class _Run:
         longest = config.warmup_steps if config.reference else self.total_steps
         self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
         self.progress = Progress()
+        self.average = WeightAverage(model, config.average) if config.average else None
+
+    def _self_critical(self, training: list[VideoRecord]) -> SelfCritical:
+        config = self.config
+        return SelfCritical(
+            self.bare_model,
+            self.order.data,
+            training,
+            samples=config.samples,
+            baseline=config.baseline,
+            max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
+            seed=config.seed,
+        )
 
     def go(self, resuming: bool) -> TrainingSummary:
         config = self.config
@@ -127,7 +144,7 @@ class _Run:
         if resuming:
             check_continues(config, self.store, self.bare_model, self.data_digest)
             load_weights(self.bare_model, config.out_dir / "last" / "model.safetensors")
-            self.progress = load_state(config.out_dir / "last", self.optimizer)
+            self.progress = load_state(config.out_dir / "last", self.optimizer, self.average)
         if self.accelerator.is_main_process:
             config.out_dir.mkdir(parents=True, exist_ok=True)
             self.log = MetricsLog(config.out_dir / "metrics.jsonl", self.progress.step if resuming else None)
@@ -168,7 +185,9 @@ class _Run:
                 if self._out_of_time():
                     break
                 started = time.perf_counter()
-                loss = self._step(list(self.order.load(progress.epoch, group)))
+                with self.accelerator.autocast():
+                    batches = list(self._load(group))
+                loss = self._step(batches)
                 progress.step += 1
                 progress.step_in_epoch += 1
                 progress.seconds += time.perf_counter() - started
@@ -207,6 +226,12 @@ class _Run:
             for step in range(self.steps_per_epoch)
         ]
 
+    def _load(self, group: list[list[int]]) -> Iterator[PackedCaptions]:
+        """The batches of one step: the captions of these videos, or samples of the model's own."""
+        if self.scst is not None:
+            return self.scst.load(self.progress.step, group)
+        return self.order.load(self.progress.epoch, group)
+
     def _step(self, batches: list[PackedCaptions]) -> float:
         """One optimiser step over `batches`; returns the loss in nats per token, seen by this process."""
         config, step, started = self.config, self.progress.step, time.perf_counter()
@@ -230,6 +255,8 @@ class _Run:
             self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
         if self.accelerator.is_main_process:
             tokens = sum(len(batch.labels) for batch in batches)
             rate = round(tokens / (time.perf_counter() - started))
@@ -239,6 +266,7 @@ class _Run:
                 loss=total,
                 lr=config.lr * factor,
                 tokens_per_second=rate,
+                **({} if self.scst is None else {"reward": self.scst.mean_reward}),
             )
         return total
 
@@ -251,8 +279,15 @@ class _Run:
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
         if self.accelerator.is_main_process:
             if due and self.validation:
-                with self.accelerator.autocast():
-                    scores = validate(self.bare_model, self.eval_data, self.validation, config.bs, EVAL_ENTRY_LENGTH)
+                with self.accelerator.autocast(), self._averaged():
+                    scores = validate(
+                        self.bare_model,
+                        self.eval_data,
+                        self.validation,
+                        config.bs,
+                        EVAL_ENTRY_LENGTH,
+                        config.eval_beam_size,
+                    )
                 self.log.write(
                     step=progress.step, epoch=progress.epoch, val_loss=scores.loss, val_CIDEr=scores.cider,
                     example=scores.example,
@@ -280,8 +315,13 @@ class _Run:
         if scores is not None:
             progress |= {"val_loss": scores.loss, "val_CIDEr": scores.cider}
         info = CheckpointInfo(self.store.fingerprint, self.config.to_json(), progress)
-        extra = (lambda partial: save_state(partial, self.progress, self.optimizer)) if state else None
-        save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
+        extra = (lambda partial: save_state(partial, self.progress, self.optimizer, self.average)) if state else None
+        with self._averaged():
+            save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """A block in which the model has its averaged weights, where they are kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _summary(self, finished: bool) -> TrainingSummary:
         best = self.config.out_dir / "best"

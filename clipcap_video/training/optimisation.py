@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clipcap_video.models.captioner import PrefixCaptioner
 
@@ -51,3 +52,54 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def seed_step(seed: int, step: int, process: int = 0) -> None:
     """Makes dropout a function of seed, step and process, so that a resumed run draws what it would have drawn."""
     torch.manual_seed(hash((seed, step, process)) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+class WeightAverage:
+    """The exponential moving average of a model's trained weights (Polyak and Juditsky 1992), beside the weights.
+
+    decay: the share of the average that stays at each step. Early on it is less, (1 + n) / (10 + n) after n steps,
+    so that the average does not drag the first weights along.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._average = [parameter.detach().clone() for parameter in self._trained]
+        self._decay = decay
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the weights after an optimiser step in."""
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        for average, parameter in zip(self._average, self._trained, strict=True):
+            average.lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """A block in which the model has the averaged weights."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for average, parameter in zip(self._average, self._trained, strict=True):
+            weights = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(weights)
+
+    def latest(self) -> dict[str, object]:
+        """What `resume` needs, called inside `in_place`: the weights of the last step."""
+        return {"steps": self._steps, "weights": [weights.cpu() for weights in self._average]}
+
+    @torch.no_grad()
+    def resume(self, latest: dict[str, object]) -> None:
+        """Takes the weights that the model has for the average, and gives it those of the last step."""
+        weights: Sequence[Tensor] = latest["weights"]  # type: ignore[assignment]
+        self._steps = int(latest["steps"])  # type: ignore[call-overload]
+        for average, parameter, last in zip(self._average, self._trained, weights, strict=True):
+            average.copy_(parameter)
+            parameter.copy_(last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,7 @@ from clipcap_video.datasets.records import VideoRecord, match_features, normal_s
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, check_fingerprints
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
-from clipcap_video.models.checkpoint import read_config, recover_checkpoint
+from clipcap_video.models.checkpoint import find_checkpoint, load_checkpoint, read_config, recover_checkpoint
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
@@ -92,10 +93,25 @@ def count_frames(config: TrainConfig, store: FeatureStore, training: Sequence[Vi
     return min(longest, config.prefix_length_clip) if config.prefix_length_clip else longest
 
 
+def _load_captioner(config: TrainConfig, run: Path, store: FeatureStore) -> PrefixCaptioner:
+    """The captioner of a finished run, for another to go on from. Raises ClipcapError if the features do not fit it."""
+    checkpoint = find_checkpoint(run)
+    model, info = load_checkpoint(checkpoint)
+    check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
+    if config.objective == "scst" and not model.whole_captions:
+        raise ClipcapError(
+            f"{checkpoint} was trained without an end token, which --objective scst rewards; start from a run "
+            "of --recipe ours"
+        )
+    return model
+
+
 def build_model(
     config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
 ) -> PrefixCaptioner:
-    """The captioner that `config` asks for, as wide as the features, with a fresh mapping network."""
+    """The captioner that `config` asks for, as wide as the features; with init_from the trained one."""
+    if config.init_from is not None:
+        return _load_captioner(config, config.init_from, store)
     language_model, tokenizer = load_language_model(config.lm)
     embedding_dim = language_model.get_input_embeddings().weight.shape[1]
     mapping = MappingConfig(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.training.optimisation import WeightAverage
 
 STATE = "training_state.pt"
 
@@ -29,16 +30,27 @@ class Progress:
     seconds: float = 0.0
 
 
-def save_state(directory: Path, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
-    torch.save({"progress": asdict(progress), "optimizer": optimizer.state_dict()}, directory / STATE)
+def save_state(
+    directory: Path, progress: Progress, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> None:
+    """average: the moving average that the checkpoint's own weights are, where there is one."""
+    state = {"progress": asdict(progress), "optimizer": optimizer.state_dict()}
+    if average is not None:
+        state["weights"] = average.latest()
+    torch.save(state, directory / STATE)
 
 
-def load_state(directory: Path, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restores the optimiser and returns the place. Raises ClipcapError when the file is missing or does not fit."""
+def load_state(directory: Path, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None) -> Progress:
+    """Restores the optimiser and returns the place. Raises ClipcapError when the file is missing or does not fit.
+
+    average: holds the checkpoint's weights, and the model gets those of the last step instead.
+    """
     file = directory / STATE
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.resume(state["weights"])
         return Progress(**state["progress"])
     except OSError as error:
         raise ClipcapError(f"cannot read {file} ({error.strerror}); without it the run cannot be resumed") from None

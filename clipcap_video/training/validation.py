@@ -17,7 +17,7 @@ from clipcap_video.training.data import CaptionData
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """loss: nats per token over all captions; cider: of greedy captions, times 1; example: one caption to look at."""
+    """loss: nats per token over all captions; cider: of its captions, times 1; example: one caption to look at."""
 
     loss: float
     cider: float
@@ -31,8 +31,20 @@ def validate(
     records: list[VideoRecord],
     batch_size: int,
     max_tokens: int,
+    beam_size: int,
 ) -> ValidationScores:
-    """Scores `model` on `data`, whose references are the captions of `records`. Leaves the model's mode as it was."""
+    """Scores `model` on `data`, whose references are the captions of `records`. Leaves the model's mode as it was.
+
+    Captions are decoded as at inference, with `beam_size` beams (1 is greedy), or nothing would tell which checkpoint
+    will write the best ones: their order by greedy captions is another.
+    """
+    settings = DecodingSettings(
+        entry_length=max_tokens,
+        use_beam_search=beam_size > 1,
+        beam_size=beam_size,
+        length_penalty=model.length_penalty,
+        complete=model.whole_captions,
+    )
     was_training = model.training
     model.eval()
     references = {record.video_id: record.captions for record in records}
@@ -48,7 +60,7 @@ def validate(
             model.start(features, mask, max_tokens),
             len(indices),
             model.stop_tokens,
-            DecodingSettings(entry_length=max_tokens, use_beam_search=False, complete=model.whole_captions),
+            settings,
         )
         for index, hypotheses in zip(indices, found, strict=True):
             captions[data.video_ids[index]] = model.decode_tokens(hypotheses[0].tokens, hypotheses[0].stop_token)
