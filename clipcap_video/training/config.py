@@ -181,6 +181,11 @@ class TrainConfig:
                     "--objective scst goes on from a trained captioner; give it with --init_from, after "
                     "--objective xe has trained one"
                 )
+            if self.reference:
+                raise ClipcapError(
+                    f"{self.init_from} was trained without an end token, which --objective scst rewards; start from "
+                    "a run of --recipe ours"
+                )
             for name in ("label_smoothing", "captions_per_video"):
                 if getattr(self, name):
                     raise ClipcapError(f"--{name} has no meaning with --objective scst; leave it out")
