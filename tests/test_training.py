@@ -70,13 +70,15 @@ class TestWhatARunLeaves:
         assert summary.best_score == max(scores) == saved["val_CIDEr"]
 
 
-@pytest.mark.parametrize("only_prefix", [True, False])
-@pytest.mark.parametrize("stop_after", [2, 5, 7])
+@pytest.mark.parametrize(
+    ("model", "stop_after"),
+    [(model, stop) for model in ({}, {"only_prefix": True}) for stop in (2, 5, 7)] + [({"lora_rank": 3}, 7)],
+)
 def test_a_stopped_and_resumed_run_ends_in_the_same_weights(
-    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_prefix: bool, stop_after: int
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any], stop_after: int
 ) -> None:
     """Stopped within an epoch, at its end and in the next; dropout and shuffling on; equal to the last bit."""
-    options: dict[str, Any] = {"only_prefix": only_prefix, "dropout": 0.2, "captions_per_video": 2, "grad_accum": 1}
+    options: dict[str, Any] = {**model, "dropout": 0.2, "captions_per_video": 2, "grad_accum": 1}
     train(config(tiny_project, tmp_path / "whole", **options))
     step = loop._Run._step
 
@@ -110,6 +112,36 @@ def test_only_prefix_leaves_the_language_model_alone(tiny_project: TinyProject, 
     model, _ = load_checkpoint(tmp_path / "out" / "last")
     after = model.language_model.state_dict()
     assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
+
+
+def test_adapters_are_all_that_is_learned_and_kept(tiny_project: TinyProject, tmp_path: Path) -> None:
+    before = load_file(tiny_project.lm / "model.safetensors")
+    train(config(tiny_project, tmp_path / "out", lora_rank=3, epochs=2))
+    weights = load_file(tmp_path / "out" / "last" / "model.safetensors")
+    adapters = {name: tensor for name, tensor in weights.items() if not name.startswith("mapping.")}
+    width, layers, rank = 32, 2, 3
+    # Of each layer: queries, keys and values as one, the projection, and the perceptron up and down.
+    sizes = [width + 3 * width, width + width, width + 4 * width, 4 * width + width]
+    assert sum(tensor.numel() for tensor in adapters.values()) == layers * rank * sum(sizes)
+    assert all(tensor.abs().max() > 0 for name, tensor in adapters.items() if "lora_B" in name)
+
+    model, _ = load_checkpoint(tmp_path / "out" / "last")
+    after = model.language_model.state_dict()
+    names = {
+        name: name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias") for name in before
+    }
+    moved = [
+        name
+        for name, tensor in before.items()
+        if not torch.equal(tensor, after[name] if name in after else after[names[name]])
+    ]
+    assert moved == []
+    # What the adapters add is as LoRA has it: x A' B' times 2 / sqrt(rank).
+    layer = model.language_model.transformer.h[1].attn.c_attn
+    x = torch.randn(4, width)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = layer.base_layer(x) + 2 / math.sqrt(rank) * x @ a.T @ b.T
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_the_language_model_learns_at_its_own_rate(tiny_project: TinyProject, tmp_path: Path) -> None:

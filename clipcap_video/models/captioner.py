@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.errors import ClipcapError
+from clipcap_video.models.adapters import add_adapters
 from clipcap_video.models.mapping import MappingConfig, build_mapping
 
 LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
@@ -29,6 +30,8 @@ class CaptionerConfig:
         programs, is their convention: captions are trained on without an end token and with token id 0, their
         padding, never a label; decoding stops behind the first token of the text, which stays in the caption, and a
         caption that does not come to it breaks off.
+    lora_rank: the language model is frozen but for low-rank adapters of this rank (Hu et al., arXiv 2106.09685), which
+        alone are in the checkpoint; 0 is none.
     """
 
     mapping: MappingConfig
@@ -36,6 +39,12 @@ class CaptionerConfig:
     language_model_digest: str
     only_prefix: bool
     stop_text: str | None = None
+    lora_rank: int = 0
+
+    @property
+    def frozen_decoder(self) -> bool:
+        """Whether the checkpoint does without the language model's own weights."""
+        return self.only_prefix or self.lora_rank > 0
 
 
 class PrefixCaptioner(nn.Module):
@@ -52,6 +61,8 @@ class PrefixCaptioner(nn.Module):
         self.language_model = language_model
         if config.only_prefix:
             self.language_model.requires_grad_(False)
+        elif config.lora_rank:
+            add_adapters(language_model, config.lora_rank)
 
     @property
     def device(self) -> torch.device:

@@ -1,7 +1,8 @@
 """Checkpoint directories: `config.json`, `model.safetensors` and `tokenizer/`, all that rebuilds a captioner.
 
 A fine-tuned language model's weights lie in `model.safetensors` and its architecture in `language_model/`; a frozen
-one is named in the config and found again by that name. Directories appear under their names only when whole.
+one is named in the config and found again by that name, and low-rank adapters to it lie in `model.safetensors`.
+Directories appear under their names only when whole.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import Fingerprint
+from clipcap_video.models.adapters import is_adapter_weight
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.language_model import (
     digest_language_model,
@@ -74,7 +76,7 @@ def save_checkpoint(
         (partial / WEIGHTS).write_bytes(save(weights))
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         model.tokenizer.save_pretrained(partial / TOKENIZER)
-        if not model.config.only_prefix:
+        if not model.config.frozen_decoder:
             model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
         if extra is not None:
             extra(partial)
@@ -84,7 +86,7 @@ def pack_checkpoint(checkpoint: Path, out: Path) -> int:
     """Writes `checkpoint` to `out` in float16 and without the paths of its training run; returns its size in bytes."""
     model, info = load_checkpoint(checkpoint)
     info.training = {name: value for name, value in info.training.items() if name not in ("data", "caption", "out_dir")}
-    if not model.config.only_prefix:
+    if not model.config.frozen_decoder:
         # Only a name from here on: the weights are in the checkpoint.
         info.training["lm"] = Path(model.config.language_model).name
         model.config = replace(model.config, language_model=info.training["lm"])
@@ -95,10 +97,12 @@ def pack_checkpoint(checkpoint: Path, out: Path) -> int:
 def trained_weights(model: PrefixCaptioner) -> dict[str, Tensor]:
     """The weights that belong in a checkpoint, on the CPU, each once."""
     skipped = set(_tied_heads(model))
+    if model.config.frozen_decoder:
+        skipped |= {
+            name for name in model.state_dict() if name.startswith("language_model.") and not is_adapter_weight(name)
+        }
     return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if name not in skipped and not (model.config.only_prefix and name.startswith("language_model."))
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if name not in skipped
     }
 
 
@@ -206,7 +210,7 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
     Raises ClipcapError when a part is missing, damaged or does not fit.
     """
     config, info = read_config(checkpoint)
-    if config.only_prefix:
+    if config.frozen_decoder:
         decoder, tokenizer = load_language_model(language_model or config.language_model)
         if digest_language_model(decoder) != config.language_model_digest:
             raise ClipcapError(

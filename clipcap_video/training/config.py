@@ -26,7 +26,7 @@ REFERENCE_RECIPE: dict[str, Any] = {
 
 # What a checkpoint fixes for the runs that start from it.
 MODEL_OPTIONS = (
-    "mapping_type", "only_prefix", "prefix_length", "prefix_length_clip", "num_layers", "dropout", "is_rn",
+    "mapping_type", "only_prefix", "lora_rank", "prefix_length", "prefix_length_clip", "num_layers", "dropout", "is_rn",
     "normalize_prefix", "lm", "recipe",
 )  # fmt: skip
 
@@ -62,6 +62,12 @@ class TrainConfig:
     only_prefix: bool = option(
         False,
         "Train the mapping network alone; the language model stays frozen and out of the checkpoint.",
+        panel="Model",
+    )
+    lora_rank: int = option(
+        0,
+        "Fine-tune low-rank adapters of this rank in place of the language model itself, at --lm_lr; 0 is off. Needs "
+        "the extra lora.",
         panel="Model",
     )
     prefix_length: int = option(10, "Language-model embeddings that stand before the caption.", panel="Model")
@@ -163,7 +169,7 @@ class TrainConfig:
         at_least = {
             "epochs": 1, "bs": 1, "grad_accum": 1, "prefix_length": 1, "num_layers": 1, "max_caption_tokens": 1,
             "captions_per_video": 0, "prefix_length_clip": 0, "save_every": 0, "eval_every": 0, "warmup_steps": -1,
-            "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0, "eval_beam_size": 1,
+            "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0, "eval_beam_size": 1, "lora_rank": 0,
             "samples": 2 if self.baseline == "mean" else 1,
         }  # fmt: skip
         for name, least in at_least.items():
@@ -175,6 +181,8 @@ class TrainConfig:
         for name in ("label_smoothing", "dropout", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ClipcapError(f"--{name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.only_prefix and self.lora_rank:
+            raise ClipcapError("--only_prefix freezes the language model and --lora_rank adapts it; choose one")
         if self.objective == "scst":
             if self.init_from is None:
                 raise ClipcapError(

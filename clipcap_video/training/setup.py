@@ -48,7 +48,7 @@ def check_continues(config: TrainConfig, store: FeatureStore, model: PrefixCapti
             f"the run in {config.out_dir} was started on other videos or captions than {config.data} and "
             f"{', '.join(map(str, config.caption or []))} hold, or on another number of processes; resume it with those"
         )
-    if trained.only_prefix and trained.language_model_digest != model.config.language_model_digest:
+    if trained.frozen_decoder and trained.language_model_digest != model.config.language_model_digest:
         raise ClipcapError(
             f"language model {config.lm!r} is not the one that the run in {config.out_dir} was started with; "
             "give that one with --lm"
@@ -125,7 +125,7 @@ def build_model(
     digest = digest_language_model(language_model)
     torch.manual_seed(config.seed)
     stop_text = STOP_TEXT if config.reference else None
-    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text)
+    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
     model = PrefixCaptioner(captioner, language_model, tokenizer)
     model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
     return model
