@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -24,7 +25,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import SUFFIX, Fingerprint, read_header, sorted_ids, write_features
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
-from clipcap_video.video.sampling import SamplingSpec
+from clipcap_video.video.sampling import SamplingSpec, Span
 
 FAILURES_FILE = "failures.jsonl"
 
@@ -67,12 +68,14 @@ def extract(
     normalize: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    spans: Mapping[str, Span] | None = None,
 ) -> ExtractionSummary:
     """Writes `<out>/<video_id>.safetensors` for each of `videos` (id -> path) that lacks it, in their order.
 
     batch_size: frames encoded at once. workers: threads that decode, each a whole video.
     normalize: divide each frame's features by their L2 norm.
     overwrite: make all features anew, whatever is there.
+    spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run goes on; that file holds
     the failures of this run alone and is absent when there are none. A run may be killed at any moment and
@@ -97,7 +100,7 @@ def extract(
         unit="video",
         disable=not (progress and sys.stderr.isatty()),
     )
-    ahead = DecodeAhead(todo, spec, encoder.preprocess, workers)
+    ahead = DecodeAhead(todo, spec, encoder.preprocess, workers, spans)
     with bar, ahead, _FailureLog(out / FAILURES_FILE) as log:
         run = _Run(encoder, fingerprint, out, batch_size, summary, bar)
         for video_id, event in ahead:
