@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import SUFFIX, Fingerprint, read_header, sorted_ids, write_features
+from clipcap_video.features import SUFFIX, Fingerprint, check_fingerprints, read_header, sorted_ids, write_features
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
@@ -120,6 +121,30 @@ def extract(
         run.finish()
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def fitting_encoder(
+    wanted: Fingerprint | None,
+    device: torch.device,
+    precision: str,
+    name: str | None = None,
+    weights: Path | None = None,
+) -> ImageEncoder:
+    """The encoder that features of the fingerprint `wanted` were made with.
+
+    name, weights: where it is, if not where the fingerprint says; without a fingerprint a name has to be given.
+    Raises ClipcapError when it is another encoder, or cannot be had.
+    """
+    found = name or (wanted.encoder if wanted is not None else None)
+    if found is None:
+        raise ClipcapError("the features do not say which encoder made them; name it with --encoder")
+    encoder = load_encoder(found, device, precision, weights)
+    if wanted is not None:
+        given = replace(
+            wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing
+        )
+        check_fingerprints(wanted, given, f"encoder {encoder.name}")
+    return encoder
 
 
 def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
