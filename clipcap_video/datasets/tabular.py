@@ -15,9 +15,11 @@ from typing import Any
 from clipcap_video.datasets.records import VideoRecord, normal_split
 from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
+from clipcap_video.video.files import VIDEO_SUFFIXES
 
 DEFAULT_SPLIT = "train"
-_VIDEO_FILE = re.compile(r"(.+)\.(?:mp4|avi|mkv|mov|webm|m4v|mpe?g|wmv|flv|gif|ts|3gp|ogv)", re.IGNORECASE)
+_ENDINGS = "|".join(re.escape(suffix) for suffix in (*VIDEO_SUFFIXES, ".ts"))
+_VIDEO_FILE = re.compile(rf"(.+)(?:{_ENDINGS})", re.IGNORECASE)
 
 
 def matches(source: Source) -> bool:
