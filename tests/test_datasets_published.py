@@ -151,6 +151,8 @@ def test_msvd_split_by_the_mapping(tmp_path: Path) -> None:
 def test_msvd_captions_without_a_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ClipcapError, match=r"AllVideoDescriptions\.txt does not say which split .*train_list\.txt"):
         read_annotations([msvd_descriptions(tmp_path)])
+    # Which split a video is in does not matter to who extracts its features.
+    assert len(read_annotations([msvd_descriptions(tmp_path)], need_splits=False)) == 3
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -294,6 +296,8 @@ def test_activitynet_paragraphs_of_two_annotators(tmp_path: Path) -> None:
     listed = write(tmp_path / "val_ids.json", ["v_ehGHCYKzyZ8"])
     assert [record.source for record in read_annotations([*files, listed])] == ["v_ehGHCYKzyZ8"] * 2
     assert len(read_annotations([*files, listed], paragraphs=True)) == 1
+    bare = write(tmp_path / "val_list.txt", "ehGHCYKzyZ8\n")
+    assert [record.source for record in read_annotations([*files, bare])] == ["v_ehGHCYKzyZ8"] * 2
 
 
 def test_activitynet_videos_and_features_may_lack_the_first_letters(tmp_path: Path) -> None:

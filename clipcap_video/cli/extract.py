@@ -104,7 +104,7 @@ def _extract(config: ExtractConfig) -> None:
     videos = find_all_videos(config.videos)
     spans: dict[str, Span] = {}
     if config.caption:
-        found = match_videos(read_annotations(config.caption, config.paragraphs), videos)
+        found = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
         videos, spans = found.videos, found.spans
         if found.missing:
             print(f"{count_ids(found.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)

@@ -17,7 +17,7 @@ class VideoRecord:
     """One video of a dataset, or one segment of a video.
 
     captions: in file order, white space folded, empty ones dropped.
-    split: "" while only another file says it; never so in what `read_annotations` gives.
+    split: "" while no file says it; `read_annotations` gives such only where splits do not count.
     whole, span: of a segment, the id of the video and the part of it; see `segment`.
     aliases: other ids under which files and features of the video are found.
     """
@@ -53,15 +53,18 @@ class Listing:
     records: list[VideoRecord]
 
 
-def read_annotations(paths: Sequence[Path | str], paragraphs: bool = False) -> list[VideoRecord]:
+def read_annotations(
+    paths: Sequence[Path | str], paragraphs: bool = False, need_splits: bool = True
+) -> list[VideoRecord]:
     """The videos of all files, in order of first appearance; a video in several files keeps all its captions.
 
     Where files that list splits are among them, those decide alone: which video is in which split, and that a
     video in none of them is left out.
     paragraphs: a video whose segments have sentences becomes one record, its sentences joined in file order.
+    need_splits: whether every video must have a split.
 
     Raises ClipcapError when a file is missing or malformed, when two files put one video into different splits, or
-    when none says which split a video is in.
+    when none says which split a video is in and that is needed.
     """
     files: list[_File] = []
     listings: list[_File] = []
@@ -75,7 +78,7 @@ def read_annotations(paths: Sequence[Path | str], paragraphs: bool = False) -> l
         return _listed(_merge(listings), files)
     records = _merge(files)
     unknown = next((record for record in records if not record.split), None)
-    if unknown is not None:
+    if unknown is not None and need_splits:
         raise ClipcapError(
             f"{', '.join(map(str, paths))} does not say which split video {unknown.video_id!r} is in; also give the "
             "files that list the splits, such as train_list.txt, val_list.txt and test_list.txt"
@@ -120,7 +123,8 @@ def _listed(listing: Sequence[VideoRecord], files: Sequence[_File]) -> list[Vide
     annotated = _merge([_File(file.path, [replace(record, split="") for record in file.records]) for file in files])
     found: dict[str, list[VideoRecord]] = {}
     for record in annotated:
-        found.setdefault(names.get(record.source, record.source), []).append(record)
+        name = next((names[name] for name in (record.source, *record.aliases) if name in names), record.source)
+        found.setdefault(name, []).append(record)
     records = []
     for listed in listing:
         if listed.captions or listed.video_id not in found:
