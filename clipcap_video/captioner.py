@@ -20,10 +20,9 @@ from clipcap_video.datasets.packing import stack_features, thin_frames
 from clipcap_video.decoding import DecodingSettings, Hypothesis
 from clipcap_video.decoding.search import decode
 from clipcap_video.devices import autocast, pick_device, pick_precision
-from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.extraction import ExtractionSummary, extract
+from clipcap_video.extraction import ExtractionSummary, extract, fitting_encoder
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints, open_features
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint
@@ -201,13 +200,7 @@ class Captioner:
 
         Raises ClipcapError when it is not the encoder that the model was trained with.
         """
-        wanted = self.require_fingerprint()
-        encoder = load_encoder(name or wanted.encoder, self.device, self.encoder_precision, weights)
-        given = replace(
-            wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing
-        )
-        check_fingerprints(wanted, given, f"encoder {encoder.name}")
-        self._encoder = encoder
+        self._encoder = fitting_encoder(self.require_fingerprint(), self.device, self.encoder_precision, name, weights)
 
     @property
     def length_penalty(self) -> float:

@@ -10,7 +10,8 @@ import json
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -19,12 +20,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import SUFFIX, Fingerprint, read_header, sorted_ids, write_features
+from clipcap_video.features import SUFFIX, Fingerprint, check_fingerprints, read_header, sorted_ids, write_features
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
-from clipcap_video.video.sampling import SamplingSpec
+from clipcap_video.video.sampling import SamplingSpec, Span
 
 FAILURES_FILE = "failures.jsonl"
 
@@ -67,12 +69,14 @@ def extract(
     normalize: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    spans: Mapping[str, Span] | None = None,
 ) -> ExtractionSummary:
     """Writes `<out>/<video_id>.safetensors` for each of `videos` (id -> path) that lacks it, in their order.
 
     batch_size: frames encoded at once. workers: threads that decode, each a whole video.
     normalize: divide each frame's features by their L2 norm.
     overwrite: make all features anew, whatever is there.
+    spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run goes on; that file holds
     the failures of this run alone and is absent when there are none. A run may be killed at any moment and
@@ -97,7 +101,7 @@ def extract(
         unit="video",
         disable=not (progress and sys.stderr.isatty()),
     )
-    ahead = DecodeAhead(todo, spec, encoder.preprocess, workers)
+    ahead = DecodeAhead(todo, spec, encoder.preprocess, workers, spans)
     with bar, ahead, _FailureLog(out / FAILURES_FILE) as log:
         run = _Run(encoder, fingerprint, out, batch_size, summary, bar)
         for video_id, event in ahead:
@@ -117,6 +121,30 @@ def extract(
         run.finish()
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def fitting_encoder(
+    wanted: Fingerprint | None,
+    device: torch.device,
+    precision: str,
+    name: str | None = None,
+    weights: Path | None = None,
+) -> ImageEncoder:
+    """The encoder that features of the fingerprint `wanted` were made with.
+
+    name, weights: where it is, if not where the fingerprint says; without a fingerprint a name has to be given.
+    Raises ClipcapError when it is another encoder, or cannot be had.
+    """
+    found = name or (wanted.encoder if wanted is not None else None)
+    if found is None:
+        raise ClipcapError("the features do not say which encoder made them; name it with --encoder")
+    encoder = load_encoder(found, device, precision, weights)
+    if wanted is not None:
+        given = replace(
+            wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing
+        )
+        check_fingerprints(wanted, given, f"encoder {encoder.name}")
+    return encoder
 
 
 def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:

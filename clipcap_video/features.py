@@ -86,6 +86,10 @@ class FeatureStore(ABC):
         """Video ids in a fixed order (sorted, numbers by value)."""
 
     @abstractmethod
+    def file(self, video_id: str) -> Path:
+        """The file that holds one video's features, perhaps among others."""
+
+    @abstractmethod
     def shape(self, video_id: str) -> FeatureShape:
         """The shape of one video's features, from headers alone."""
 
@@ -148,11 +152,11 @@ class SafetensorsStore(FeatureStore):
     def ids(self) -> list[str]:
         return self._ids
 
-    def _file(self, video_id: str) -> Path:
+    def file(self, video_id: str) -> Path:
         return self.path / f"{video_id}{SUFFIX}"
 
     def _read(self, video_id: str) -> Fingerprint:
-        file = self._file(video_id)
+        file = self.file(video_id)
         fingerprint, shape = read_header(file)
         if self.fingerprint is not None and not fingerprint.matches(self.fingerprint):
             raise ClipcapError(
@@ -174,7 +178,7 @@ class SafetensorsStore(FeatureStore):
         from safetensors.numpy import load_file
 
         self.shape(video_id)
-        file = self._file(video_id)
+        file = self.file(video_id)
         try:
             tensors = load_file(file)
             return VideoFeatures(tensors["features"].astype(np.float32), tensors["timestamps"])
@@ -205,6 +209,9 @@ class HDF5Store(FeatureStore):
     def ids(self) -> list[str]:
         return self._ids
 
+    def file(self, video_id: str) -> Path:
+        return self.path
+
     def shape(self, video_id: str) -> FeatureShape:
         if video_id not in self:
             raise self._missing(video_id)
@@ -225,10 +232,13 @@ class NumpyStore(FeatureStore):
     def ids(self) -> list[str]:
         return self._ids
 
+    def file(self, video_id: str) -> Path:
+        return self.path / f"{video_id}.npy"
+
     def _open(self, video_id: str) -> np.ndarray:
         if video_id not in self:
             raise self._missing(video_id)
-        file = self.path / f"{video_id}.npy"
+        file = self.file(video_id)
         try:
             return np.load(file, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:

@@ -92,7 +92,7 @@ def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
 def _caption_videos(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> int:
     assert config.videos is not None
     videos = find_all_videos(config.videos)
-    records = read_annotations(config.caption) if config.caption else []
+    records = read_annotations(config.caption, config.paragraphs) if config.caption else []
     if config.encoder or config.encoder_weights:
         captioner.load_encoder(config.encoder, config.encoder_weights)
     out = config.out or Path("predictions.json")
@@ -149,11 +149,17 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         # Of a checkpoint of the ClipCap programs it is not known what it was trained on.
         named = map(Path, trained.get("caption", [])) if trained else [default_annotations()]
         annotations = [path for path in named if path.exists()]
-    records, split = _choose(annotations or [], config.split, store)
+    paragraphs = config.paragraphs or bool(trained.get("paragraphs"))
+    records, split = _choose(annotations or [], paragraphs, config.split, store)
     ids = [record.video_id for record in records] if records else store.ids()
     started = time.perf_counter()
     predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
+    spans = {record.video_id: record.span for record in records if record.span is not None}
+    predictions = [
+        replace(found, start=spans[found.video].start, end=spans[found.video].end) if found.video in spans else found
+        for found in predictions
+    ]
     # Beside the checkpoints, not in one: the next better epoch replaces those.
     folder = config.model_dir or Path()
     out = config.out or (folder.parent if folder.is_file() else folder) / "predictions.json"
@@ -169,14 +175,14 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
 
 
 def _choose(
-    annotations: Sequence[Path], split: str | None, store: FeatureStore
+    annotations: Sequence[Path], paragraphs: bool, split: str | None, store: FeatureStore
 ) -> tuple[list[VideoRecord], str | None]:
     """The records to caption, of those with features, and the name of their split."""
     if not annotations:
         if split is not None:
             raise ClipcapError(f"--split {split} needs annotations that define it; give them with --caption")
         return [], None
-    records = read_annotations(annotations)
+    records = read_annotations(annotations, paragraphs)
     if split is None:
         present = splits(records)
         split = next((name for name in ("test", "validate") if name in present), None)

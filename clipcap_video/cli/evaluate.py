@@ -21,9 +21,14 @@ def evaluate(
         list[Path],
         typer.Option(
             "--caption",
-            help="Annotation file with the reference captions: MSR-VTT JSON, CSV or JSONL. Repeat it for more files.",
+            help="Annotation file with the reference captions: MSR-VTT JSON, CSV, JSONL or another dataset's "
+            "file (docs/datasets.md). Repeat it for more files.",
         ),
     ],
+    paragraphs: Annotated[
+        bool,
+        typer.Option("--paragraphs", help="Of timed sentences: each video whole, its sentences joined."),
+    ] = False,
     split: Annotated[
         str | None,
         typer.Option(
@@ -50,13 +55,14 @@ def evaluate(
     The figures are those of the COCO caption evaluation that papers report. METEOR needs Java; without it the
     other figures come out the same and METEOR is left out.
     """
-    from clipcap_video.datasets.records import read_annotations
+    from clipcap_video.datasets.records import read_annotations, under_names
     from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
     from clipcap_video.predictions import load_captions_and_split
 
     captions, own_split = load_captions_and_split(predictions)
     split = split or own_split
-    scores = evaluate_captions(captions, read_annotations(caption), split, allow_missing=allow_missing)
+    records = under_names(read_annotations(caption, paragraphs), captions)
+    scores = evaluate_captions(captions, records, split, allow_missing=allow_missing)
     out = out or predictions.with_name("scores.json")
     save_scores(scores, out, split)
     print(describe_scores(scores))

@@ -19,6 +19,12 @@ class ExtractConfig:
         [Path("videos")],
         "A folder (searched with its subfolders), a video, or a text file of paths. May be given several times.",
     )
+    caption: list[Path] | None = option(
+        None,
+        "Annotations: extract only the videos that they name. Of timed sentences (ActivityNet Captions, DiDeMo), each "
+        "segment by itself, as OUT/VIDEO@START-END. May be given several times.",
+    )
+    paragraphs: bool = option(False, "With --caption of timed sentences: extract the videos whole.")
     out: Path | None = option(
         None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
     )
@@ -68,6 +74,8 @@ class ExtractConfig:
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
+        if self.paragraphs and not self.caption:
+            raise ClipcapError("--paragraphs is about annotations; give them with --caption, or leave it out")
         for name in ("bs", "workers"):
             if getattr(self, name) < 1:
                 raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
@@ -80,18 +88,26 @@ def _extract(config: ExtractConfig) -> None:
     skipped, so a run that was stopped goes on where it was. A video that cannot be read is listed with the reason in
     OUT/failures.jsonl, and the exit status is 1.
     """
+    from clipcap_video.datasets.records import count_ids, read_annotations
+    from clipcap_video.datasets.videos import match_videos
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
     from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
     from clipcap_video.extraction import FAILURES_FILE, extract
     from clipcap_video.features import open_features
     from clipcap_video.video.files import find_all_videos
-    from clipcap_video.video.sampling import SamplingSpec
+    from clipcap_video.video.sampling import SamplingSpec, Span
 
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames)
     videos = find_all_videos(config.videos)
+    spans: dict[str, Span] = {}
+    if config.caption:
+        found = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
+        videos, spans = found.videos, found.spans
+        if found.missing:
+            print(f"{count_ids(found.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
     device = pick_device(config.device)
@@ -107,6 +123,7 @@ def _extract(config: ExtractConfig) -> None:
             workers=config.workers,
             normalize=config.normalize,
             overwrite=config.overwrite,
+            spans=spans,
         )
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

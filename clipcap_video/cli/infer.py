@@ -41,6 +41,12 @@ class InferConfig:
     caption: list[Path] | None = option(
         None, "Annotations: which videos are in the split, and references to score against.", panel="Input"
     )
+    paragraphs: bool = option(
+        False,
+        "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined, and not each "
+        "segment by itself.",
+        panel="Input",
+    )
     split: str | None = option(None, "Split to caption; test, else validate, unless given.", panel="Input")
     out: Path | None = option(
         None,

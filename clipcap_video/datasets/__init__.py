@@ -1,15 +1,16 @@
 """Annotation readers and the packing of captions with features.
 
-A reader is one module with `matches(source) -> bool` and `read(source) -> list[VideoRecord]`; a new dataset
-is such a module and one line here. The first that matches reads the file.
+A reader is one module with `matches(source) -> bool` and `read(source)`, which gives VideoRecords, or a Listing where
+the file decides a split; a new dataset is such a module and one line here. The first that matches reads the file.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from clipcap_video.datasets import msrvtt, tabular
-from clipcap_video.datasets.records import Source, VideoRecord
+from clipcap_video.datasets import activitynet, didemo, lists, lsmdc, msrvtt, msvd, tabular
+from clipcap_video.datasets.records import Listing, VideoRecord
+from clipcap_video.datasets.source import Source
 
 
 class Reader(Protocol):
@@ -17,10 +18,15 @@ class Reader(Protocol):
 
     def matches(self, source: Source) -> bool: ...
 
-    def read(self, source: Source) -> list[VideoRecord]: ...
+    def read(self, source: Source) -> list[VideoRecord] | Listing: ...
 
 
 READERS: list[Reader] = [
     msrvtt,
+    activitynet,
+    didemo,
+    lsmdc,
+    msvd,
+    lists,
     tabular,
 ]

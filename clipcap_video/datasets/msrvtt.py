@@ -1,25 +1,33 @@
-"""MSR-VTT annotations as published in 2016 and 2017: one JSON object of videos and sentences.
+"""MSR-VTT annotations as published in 2016 and 2017, one JSON object of videos and sentences, and the 1k test list.
 
 Xu et al., "MSR-VTT: A Large Video Description Dataset for Bridging Video and Language", CVPR 2016. The 2017
-challenge's test file has videos and no sentences: its videos get no captions.
+challenge's test file has videos and no sentences: its videos get no captions. MSRVTT_JSFUSION_test.csv (Yu et al.,
+ECCV 2018) lists 1,000 test videos with the one sentence each that searches for it; the training lists that go with
+it (MSRVTT_train.9k.csv, MSRVTT_train.7k.csv) are bare lists of ids.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from clipcap_video.datasets.records import Source, VideoRecord, normal_split
+from clipcap_video.datasets.records import Listing, VideoRecord, normal_split
+from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
 
 
 def matches(source: Source) -> bool:
-    return isinstance(source.json, dict) and ("videos" in source.json or "sentences" in source.json)
+    if source.content is None:
+        return {"video_id", "sentence"} <= set(source.columns())
+    return isinstance(source.content, dict) and ("videos" in source.content or "sentences" in source.content)
 
 
-def read(source: Source) -> list[VideoRecord]:
+def read(source: Source) -> list[VideoRecord] | Listing:
     """Videos in file order; captions in the order of `sentences`, which is not that of `sen_id`."""
-    assert source.json is not None
-    if "videos" not in source.json:
+    if source.content is None:
+        split = source.require_split()
+        rows = source.rows("video_id", "sentence")
+        return Listing([_listed(source, where, row, split) for where, row in rows])
+    if "videos" not in source.content:
         raise ClipcapError(f"{source.path} lacks the field videos; MSR-VTT annotations list videos and sentences")
     splits: dict[str, str] = {}
     captions: dict[str, list[str]] = {}
@@ -30,7 +38,7 @@ def read(source: Source) -> list[VideoRecord]:
             raise ClipcapError(f"{source.path}: {where} repeats video {video_id!r}; remove one of the entries")
         splits[video_id] = normal_split(_text(source, video, "split", where))
         captions[video_id] = []
-    if "sentences" not in source.json and any(split != "test" for split in splits.values()):
+    if "sentences" not in source.content and any(split != "test" for split in splits.values()):
         raise ClipcapError(
             f"{source.path} lacks the field sentences, which only a file of test videos may do; "
             "check that the download is complete"
@@ -47,10 +55,15 @@ def read(source: Source) -> list[VideoRecord]:
     return [VideoRecord(video_id, split, captions[video_id]) for video_id, split in splits.items()]
 
 
+def _listed(source: Source, where: str, row: dict[str, Any], split: str) -> VideoRecord:
+    video_id, sentence = _text(source, row, "video_id", where), _text(source, row, "sentence", where)
+    return VideoRecord(video_id, split, [sentence])
+
+
 def _entries(source: Source, name: str) -> list[Any]:
-    assert source.json is not None
+    assert source.content is not None
     # The field may be null as well as absent.
-    entries = source.json.get(name) or []
+    entries = source.content.get(name) or []
     if not isinstance(entries, list):
         raise ClipcapError(f"{source.path}: the field {name} is not a list; MSR-VTT annotations have a list there")
     return entries

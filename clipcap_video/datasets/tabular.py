@@ -6,24 +6,25 @@ path, the name without its ending is the id. Without a split, a row belongs to "
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from clipcap_video.datasets.records import Source, VideoRecord, normal_split
+from clipcap_video.datasets.records import VideoRecord, normal_split
+from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
+from clipcap_video.video.files import VIDEO_SUFFIXES
 
 DEFAULT_SPLIT = "train"
-_VIDEO_FILE = re.compile(r"(.+)\.(?:mp4|avi|mkv|mov|webm|m4v|mpe?g|wmv|flv|gif|ts|3gp|ogv)", re.IGNORECASE)
+_ENDINGS = "|".join(re.escape(suffix) for suffix in (*VIDEO_SUFFIXES, ".ts"))
+_VIDEO_FILE = re.compile(rf"(.+)(?:{_ENDINGS})", re.IGNORECASE)
 
 
 def matches(source: Source) -> bool:
     # One row of JSONL is one JSON object.
-    return source.json is None or isinstance(source.json, list) or _is_row(source.json)
+    return source.content is None or isinstance(source.content, list) or _is_row(source.content)
 
 
 def _is_row(value: Any) -> bool:
@@ -55,8 +56,8 @@ def video_id_of(name: str) -> str:
 
 def _rows(source: Source) -> Iterator[tuple[str, Any]]:
     """Each row with its place in the file."""
-    if source.json is not None:
-        rows = source.json if isinstance(source.json, list) else [source.json]
+    if source.content is not None:
+        rows = source.content if isinstance(source.content, list) else [source.content]
         for number, row in enumerate(rows):
             yield f"entry {number}", row
     elif source.path.suffix.lower() in (".jsonl", ".ndjson") or source.text.lstrip().startswith("{"):
@@ -65,7 +66,7 @@ def _rows(source: Source) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 yield f"line {number}", _parse_line(source, number, line)
     else:
-        yield from _csv_rows(source)
+        yield from source.rows("video", "caption")
 
 
 def _parse_line(source: Source, number: int, line: str) -> Any:
@@ -75,31 +76,6 @@ def _parse_line(source: Source, number: int, line: str) -> Any:
         raise ClipcapError(
             f"{source.path}, line {number} is not JSON (column {error.colno}: {error.msg}); JSONL has one object a line"
         ) from None
-
-
-def _csv_rows(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
-    header_line = source.text.lstrip("\r\n").splitlines()[0]
-    delimiter = max(",\t;", key=header_line.count)
-    reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next([cell.strip().lower() for cell in row] for row in reader if row)
-        if "video" not in header or "caption" not in header:
-            raise ClipcapError(
-                f"{source.path}, line {reader.line_num}: the header is {','.join(header)[:80]!r}; "
-                "the first line must name the columns video and caption, and perhaps split"
-            )
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            where = f"line {reader.line_num}"
-            if len(row) > len(header):
-                raise ClipcapError(
-                    f"{source.path}, {where} has {len(row)} columns and the header {len(header)}; "
-                    "put a caption that holds commas in double quotes"
-                )
-            yield where, dict(zip(header, row, strict=False))
-    except csv.Error as error:
-        raise ClipcapError(f"{source.path}, line {reader.line_num} is not CSV ({error}); check its quotes") from None
 
 
 def _parse(source: Source, where: str, row: Any) -> tuple[str, str, list[str]]:

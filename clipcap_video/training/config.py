@@ -43,8 +43,15 @@ class TrainConfig:
     )
     caption: list[Path] | None = option(
         None,
-        "Annotations: MSR-VTT json, or JSONL or CSV of video, caption[, split]. May be given several times. "
+        "Annotations: MSR-VTT json, a file of another dataset (docs/datasets.md), or JSONL or CSV of video, "
+        "caption[, split]. May be given several times. "
         "Unless given, train_val_videodatainfo.json, looked for likewise, else videodatainfo.json.",
+        panel="Data",
+    )
+    paragraphs: bool = option(
+        False,
+        "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined, and not each "
+        "segment by itself.",
         panel="Data",
     )
     out_dir: Path = option(Path("out"), "Where the checkpoints and metrics.jsonl go.", panel="Data")

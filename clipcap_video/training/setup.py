@@ -58,7 +58,7 @@ def check_continues(config: TrainConfig, store: FeatureStore, model: PrefixCapti
 def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """Records of the training and the validation split that have features; says what was left out."""
     assert config.caption is not None
-    matched = match_features(read_annotations(config.caption), store.ids())
+    matched = match_features(read_annotations(config.caption, config.paragraphs), store.ids())
     if not matched.records:
         raise ClipcapError(
             f"no video of {', '.join(map(str, config.caption))} has features in {config.data}; check that ids agree, "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.errors import VideoError
 from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_opencv_thread
-from clipcap_video.video.sampling import SamplingSpec
+from clipcap_video.video.sampling import SamplingSpec, Span
 
 CHUNK_FRAMES = 8
 # A usual video (28 frames, or a minute at 1 a second) fits its queue, and its thread can go on to the next.
@@ -45,12 +45,21 @@ class DecodeAhead:
     Which thread decodes what has no influence on the order. At most `workers + 2` videos are under way, each
     with at most QUEUED_CHUNKS chunks of CHUNK_FRAMES transformed frames waiting.
 
+    spans: the part to read of those videos (by id) that are not read whole.
     transform runs in the threads. An exception in a thread other than VideoError is raised to the consumer
     when it reaches that video. Use it as a context manager: leaving it stops the threads.
     """
 
-    def __init__(self, videos: dict[str, Path], spec: SamplingSpec, transform: Transform, workers: int) -> None:
+    def __init__(
+        self,
+        videos: dict[str, Path],
+        spec: SamplingSpec,
+        transform: Transform,
+        workers: int,
+        spans: Mapping[str, Span] | None = None,
+    ) -> None:
         self._videos = list(videos.items())
+        self._spans = spans or {}
         self._spec = spec
         self._transform = transform
         self._stop = threading.Event()
@@ -117,7 +126,9 @@ class DecodeAhead:
     def _work(self) -> None:
         while not self._stop.is_set() and (number := self._claim()) is not None:
             slot = self._slot(number)
-            video = SampledVideo(self._videos[number][1], self._spec, self._transform, CHUNK_FRAMES, stop=self._stop)
+            video_id, path = self._videos[number]
+            span = self._spans.get(video_id)
+            video = SampledVideo(path, self._spec, self._transform, CHUNK_FRAMES, stop=self._stop, span=span)
             try:
                 for chunk in video:
                     self._put(slot, chunk)

@@ -9,7 +9,10 @@ from pathlib import Path
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import sorted_ids
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v", ".mpg", ".mpeg")
+VIDEO_SUFFIXES = (
+    ".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v", ".mpg", ".mpeg",
+    ".3gp", ".flv", ".m2ts", ".mts", ".ogv", ".wmv",
+)  # fmt: skip
 
 
 def find_all_videos(sources: Iterable[Path]) -> dict[str, Path]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import VideoError
-from clipcap_video.video.sampling import FrameClock, SamplingSpec, choose
+from clipcap_video.video.sampling import FrameClock, SamplingSpec, Span, choose
 
 # Read once, when cv2 loads and opens its first file. Damaged videos become a VideoError or a warning of ours;
 # what the libraries would print about them says no more and cannot be tied to a file.
@@ -35,6 +35,8 @@ Transform = Callable[[Tensor], Tensor]
 DEFAULT_RATE = 25.0
 # Beyond 18 hours at 30 frames a second a header's frame count is taken to be nonsense.
 MOST_PROMISED = 2_000_000
+# Annotated times are rounded, and may lie a little beyond the last frame (seconds).
+MOST_BEYOND = 1.0
 # `grab` fails alike at a damaged frame and at the end, so it is tried again: often while the video is shorter
 # than its header says (damage lasts up to the next key frame), else a few times. A try takes 50 us.
 PATIENCE_WHILE_SHORT, PATIENCE = 500, 10
@@ -137,6 +139,7 @@ class SampledVideo:
         and under `head` chunks come while the video is being decoded; otherwise at its end, with at most the
         kept images and those of a wrong first guess in memory.
     stop: looked at before every frame; once set, the iteration ends early.
+    span: keep frames of this part of the video only, as if it were all. Times stay those in the video.
     warning: None, or one sentence about a video that was read but is not what its header says; final when the
         iteration has ended.
 
@@ -150,9 +153,11 @@ class SampledVideo:
         transform: Transform,
         chunk: int = 8,
         stop: threading.Event | None = None,
+        span: Span | None = None,
     ) -> None:
         self.path = Path(path)
         self.spec = spec
+        self.span = span
         self.transform = transform
         self.chunk = chunk
         self.warning: str | None = None
@@ -161,7 +166,7 @@ class SampledVideo:
     def __iter__(self) -> Iterator[FrameChunk]:
         kept = 0
         try:
-            for chunk in self._online() if self.spec.decided_online else self._planned():
+            for chunk in self._online() if self.spec.decided_online and self.span is None else self._planned():
                 kept += len(chunk.indices)
                 yield chunk
         except cv2.error as error:
@@ -194,13 +199,19 @@ class SampledVideo:
         """Keeps what the header makes likely, then decodes again only if the true times choose otherwise."""
         images: dict[int, Tensor] = {}
         with Decoder(self.path) as decoder:
-            plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate)
+            plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate, self.span)
             times = self._collect(decoder, set(plan.tolist()), images)
             if self._stop.is_set():
                 return
-            self._compare(decoder.promised, len(times))
+            if self.span is None:
+                self._compare(decoder.promised, len(times))
+            elif times and times[-1] < self.span.start - MOST_BEYOND:
+                raise VideoError(
+                    f"{self.path} ends at {times[-1]:.1f} s, before its segment {self.span.start:.1f}-"
+                    f"{self.span.end:.1f} s; check that the file is the whole video"
+                )
         timestamps = np.asarray(times, dtype=np.float64)
-        chosen = choose(self.spec, timestamps)
+        chosen = choose(self.spec, timestamps, self.span)
         # Planned frames that came but are not in `images` cannot be retrieved; a second try would not help.
         missing = set(chosen.tolist()) - set(plan.tolist())
         for index in images.keys() - set(chosen.tolist()):
@@ -219,7 +230,10 @@ class SampledVideo:
     def _collect(
         self, decoder: Decoder, wanted: set[int], images: dict[int, Tensor], last: int | None = None
     ) -> array[float]:
-        """Puts the wanted frames' images into `images`; the times of all frames up to `last` (or the end)."""
+        """Puts the wanted frames' images into `images`; the times of all frames up to `last` (or the end).
+
+        With a span, the end is the first frame after it.
+        """
         pending = _Pending(self.transform, self.chunk)
         times = array("d")
 
@@ -233,7 +247,8 @@ class SampledVideo:
             times.append(time)
             if index in wanted and (frame := decoder.retrieve()) is not None:
                 keep(pending.add(index, time, frame))
-            if index == last:
+            # One frame past the end of the part shows that all of it has come.
+            if index == last or (self.span is not None and time >= self.span.end):
                 break
         keep(pending.flush())
         return times

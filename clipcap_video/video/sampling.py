@@ -70,6 +70,32 @@ class SamplingSpec:
         return self.sampling == "head" or (self.sampling == "fps" and self.max_frames is None)
 
 
+@dataclass(frozen=True)
+class Span:
+    """A part of a video: frames at start <= time < end, in seconds from its first frame.
+
+    Raises ClipcapError for times that make no sense.
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.end) and 0 <= self.start <= self.end):
+            raise ClipcapError(f"a part of a video cannot go from {self.start} to {self.end} seconds; mend the times")
+
+    def frames(self, timestamps: np.ndarray) -> np.ndarray:
+        """Indices int64 [m] of the frames inside, of frames at `timestamps` [n >= 1], ascending; never none.
+
+        A part between two frames is the one nearest to its middle.
+        """
+        inside = np.flatnonzero((timestamps >= self.start) & (timestamps < self.end))
+        if len(inside) == 0:
+            middle = (self.start + self.end) / 2
+            inside = np.asarray([np.abs(timestamps - middle).argmin()])
+        return inside.astype(np.int64)
+
+
 class FrameClock:
     """Tells base frames as they come: `is_base(time)` for each frame's time in seconds, in order."""
 
@@ -107,11 +133,15 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, num=most, dtype=int).astype(np.int64)
 
 
-def choose(spec: SamplingSpec, timestamps: np.ndarray) -> np.ndarray:
+def choose(spec: SamplingSpec, timestamps: np.ndarray, span: Span | None = None) -> np.ndarray:
     """Frames to keep of a video whose n frames are at `timestamps` [n], seconds, ascending.
 
+    span: choose among the frames of that part, as if it were the whole video.
     Returns indices int64 [k], ascending, without duplicates.
     """
+    if span is not None and len(timestamps):
+        inside = span.frames(timestamps)
+        return inside[choose(spec, timestamps[inside] - min(span.start, timestamps[inside[0]]))]
     base = base_indices(timestamps, spec.fps)
     if spec.sampling == "uniform":
         return base[spread(len(base), spec.frames)]

@@ -1,0 +1,104 @@
+"""How fast `clipcap-video search` answers among many videos, on one core, beside NumPy over the same vectors.
+
+    python benchmarks/search.py --folder /tmp/search-benchmark
+
+makes features of 100,000 videos of 12 frames (random, 512 wide) and their index in the folder, which takes 3 GB and a
+few minutes and is kept for the next run; then it measures. `--videos 1000` is a quick look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from tqdm import tqdm
+
+from clipcap_video.features import Fingerprint, open_features, write_features
+from clipcap_video.search.index import SearchIndex, fresh_index, index_folder, update_index
+from clipcap_video.search.ranking import search
+from clipcap_video.search.searching import PlainEmbedder
+from clipcap_video.video.sampling import SamplingSpec
+
+FRAMES, DIM, QUERIES, TOP = 12, 512, 5, 10
+
+
+def make_features(folder: Path, videos: int) -> None:
+    """Videos whose frames lie around one direction each, as those of real videos do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = Fingerprint("made-up", "sha256:0", "none", SamplingSpec("uniform", FRAMES))
+    times = np.arange(FRAMES, dtype=np.float32)
+    for number in tqdm(range(videos), desc="features", disable=not sys.stderr.isatty()):
+        if not (folder / f"video{number}.safetensors").exists():
+            rng = np.random.default_rng(number)
+            features = rng.standard_normal(DIM) + rng.standard_normal((FRAMES, DIM))
+            write_features(folder, f"video{number}", features, times, fingerprint)
+
+
+def numpy_search(index: SearchIndex, query: np.ndarray) -> list[str]:
+    """The reference: the same exact search, written with NumPy."""
+    scores = np.empty(len(index.frames), np.float32)
+    for start in range(0, len(scores), 8192):
+        scores[start : start + 8192] = index.frames[start : start + 8192].astype(np.float32) @ query
+    best = np.maximum.reduceat(scores, index.offsets[:-1])
+    return [index.ids[number] for number in np.argsort(-best, kind="stable")[:TOP]]
+
+
+def median_seconds(run: Callable[[np.ndarray], object], queries: np.ndarray) -> float:
+    run(queries[0])  # the file comes from the disk the first time
+    taken = []
+    for query in queries:
+        start = time.perf_counter()
+        run(query)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--videos", type=int, default=100_000)
+    parser.add_argument("--prepare", action="store_true", help="make features and index only")
+    options = parser.parse_args()
+
+    features = options.folder / f"features-{options.videos}"
+    make_features(features, options.videos)
+    embedder = PlainEmbedder()
+    while fresh_index(features, embedder, index_folder(features)) is None:
+        start = time.perf_counter()
+        update_index(open_features(features), embedder, index_folder(features))
+        print(f"index made, or compared with its features, in {time.perf_counter() - start:.1f} s")
+        time.sleep(3)  # features that changed just now may change again
+    if options.prepare:
+        return
+
+    start = time.perf_counter()
+    index = fresh_index(features, embedder, index_folder(features))
+    assert index is not None
+    opened = time.perf_counter() - start
+    print(f"{len(index.ids):,} videos, {len(index.frames):,} frames, {index.dim} wide, opened in {opened:.3f} s")
+    queries = np.random.default_rng(1).standard_normal((QUERIES, DIM)).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    for query in queries:
+        assert [hit.video for hit in search(index, query, TOP)] == numpy_search(index, query)
+    reference = median_seconds(lambda query: numpy_search(index, query), queries)
+    print(f"NumPy, by the best frame:   {reference:.3f} s a query")
+    for rank_by, said in (("moment", "by the best frame"), ("video", "by the mean of frames")):
+        seconds = median_seconds(lambda query, by=rank_by: search(index, query, TOP, by), queries)
+        print(f"search, {said + ':':<23} {seconds:.3f} s a query, {reference / seconds:.1f} times as fast")
+    command = [sys.executable, "-m", "clipcap_video", "search", "--like", "video1", "--features", str(features)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    print(f"the whole command, with the start of Python and torch: {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

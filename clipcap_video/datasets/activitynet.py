@@ -1,0 +1,49 @@
+"""ActivityNet Captions: train.json, val_1.json and val_2.json, videos with timed sentences.
+
+Krishna et al., "Dense-Captioning Events in Videos", ICCV 2017. Each video has `duration`, `timestamps` (a list of
+[start, end] in seconds) and `sentences`. The two val files describe the same videos, by different people. Ids start
+with "v_", as the published files do; some copies of the videos are named without.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.datasets.source import Source
+from clipcap_video.errors import ClipcapError
+from clipcap_video.video.sampling import Span
+
+
+def matches(source: Source) -> bool:
+    first = next(iter(source.content.values()), None) if isinstance(source.content, dict) else None
+    return isinstance(first, dict) and "timestamps" in first
+
+
+def read(source: Source) -> list[VideoRecord]:
+    """One segment a sentence, in file order."""
+    split = source.require_split()
+    assert source.content is not None
+    return [
+        record
+        for video_id, video in source.content.items()
+        for record in _segments(video_id, video, split, f"{source.path}: video {video_id!r}")
+    ]
+
+
+def _segments(video_id: str, video: Any, split: str, where: str) -> list[VideoRecord]:
+    aliases = (video_id.removeprefix("v_"),) if video_id.startswith("v_") else (f"v_{video_id}",)
+    try:
+        duration = float(video["duration"])
+        pairs = list(zip(video["timestamps"], video["sentences"], strict=True))
+        # A few of the published times are reversed, or run past the end.
+        spans = [Span(*sorted(min(max(float(time), 0.0), duration) for time in times)) for times, _ in pairs]
+        return [
+            VideoRecord.segment(video_id, split, [sentence], span, aliases)
+            for span, (_, sentence) in zip(spans, pairs, strict=True)
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"lacks the field {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
+        raise ClipcapError(
+            f"{where} {reason}; expected duration, timestamps (a list of [start, end]) and as many sentences"
+        ) from None

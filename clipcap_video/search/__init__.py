@@ -1,0 +1,1 @@
+"""Finding videos by a text or by another video, among frame features."""

@@ -1,0 +1,145 @@
+"""A search from words or a video file to ranked videos: who embeds the query, and who embedded the frames.
+
+>>> videos = VideoSearch("features/")                         # doctest: +SKIP
+>>> for hit in videos.by_text("a man riding a horse"):
+...     print(hit.video, hit.score, hit.time)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clipcap_video.devices import pick_device, pick_precision
+from clipcap_video.encoders.base import ImageEncoder
+from clipcap_video.errors import ClipcapError
+from clipcap_video.extraction import extract, fitting_encoder
+from clipcap_video.features import Fingerprint, VideoFeatures, check_fingerprints, open_features
+from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
+from clipcap_video.search.index import index_folder as default_folder
+from clipcap_video.search.ranking import SearchHit, search
+
+
+class PlainEmbedder:
+    """Frame features as they are: those of CLIP and its like live in one space with its texts."""
+
+    key = "plain"
+    fingerprint: Fingerprint | None = None
+    max_frames: int | None = None
+
+    def embed(self, videos: Sequence[VideoFeatures]) -> list[np.ndarray]:
+        return [unit(video.features) for video in videos]
+
+
+class VideoSearch:
+    """Searches one feature store; it may be asked many times.
+
+    index_folder: where the index lies, if not beside the features. rebuild: make it anew.
+    encoder, encoder_weights: where the features' encoder is, if not where they say.
+    The index is made or brought up to date by the first search, once its query is understood.
+    Raises ClipcapError when something is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        features: str | Path,
+        *,
+        index_folder: Path | None = None,
+        rebuild: bool = False,
+        encoder: str | None = None,
+        encoder_weights: Path | None = None,
+        device: str = "auto",
+        progress: bool = True,
+    ) -> None:
+        self.features = Path(features)
+        self.device = pick_device(device)
+        self._embedder = PlainEmbedder()
+        self._encoder_name = encoder
+        self._encoder_weights = encoder_weights
+        self._encoder: ImageEncoder | None = None
+        self._rebuild = rebuild
+        self._progress = progress
+        self._index_folder = index_folder or default_folder(self.features)
+        self._index = None if rebuild else fresh_index(self.features, self._embedder, self._index_folder)
+        self._store = None if self._index is not None else open_features(self.features)
+        self.fingerprint = (self._index or self._store).fingerprint  # type: ignore[union-attr]  # one is there
+        check_fingerprints(self._embedder.fingerprint, self.fingerprint, self.features)
+
+    @property
+    def index(self) -> SearchIndex:
+        """The vectors that are searched."""
+        if self._index is None:
+            store = self._store or open_features(self.features)
+            self._index = update_index(
+                store, self._embedder, self._index_folder, rebuild=self._rebuild, progress=self._progress
+            )
+        return self._index
+
+    def by_text(self, text: str, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:
+        """The videos that suit a text best. Raises ClipcapError when nothing can read texts for these features."""
+        if not text.strip():
+            raise ClipcapError("the text to search for is empty; say what the videos should show")
+        query = self._text_vector(text)
+        if len(query) != self.index.dim:
+            raise ClipcapError(
+                f"texts of encoder {self.encoder.name} are {len(query)} wide and the features in {self.features} "
+                f"{self.index.dim}; name the encoder that made them"
+            )
+        return search(self.index, query, top, rank_by)
+
+    def by_video(self, video: str | Path, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:
+        """The videos most like another: a file, or the id of one in the features, which is then left out itself."""
+        path = Path(video)
+        if path.is_file():
+            query = self._mean_of(self._read_video(path))
+            return search(self.index, query, top, rank_by)
+        video_id = str(video)
+        if video_id not in self.index.ids:
+            raise ClipcapError(f"{video} is neither a video file nor the id of a video in {self.features}; check it")
+        # The index holds the same vector.
+        query = self.index.videos[self.index.ids.index(video_id)]
+        return search(self.index, query, top, rank_by, without=video_id)
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The encoder that made the features; loaded when first needed."""
+        if self._encoder is None:
+            if self.fingerprint is None and self._encoder_name is None:
+                raise ClipcapError(
+                    f"the features in {self.features} do not say which encoder made them; name it with --encoder"
+                )
+            precision = pick_precision(self.device, "auto")
+            self._encoder = fitting_encoder(
+                self.fingerprint, self.device, precision, self._encoder_name, self._encoder_weights
+            )
+        return self._encoder
+
+    def _text_vector(self, text: str) -> np.ndarray:
+        return self.encoder.encode_text([text])[0].numpy()
+
+    def _mean_of(self, video: VideoFeatures) -> np.ndarray:
+        return mean_vector(self._embedder.embed([video])[0])
+
+    def _read_video(self, path: Path) -> VideoFeatures:
+        """Features of a video file, made as those in the store were."""
+        fingerprint = self.fingerprint
+        if fingerprint is None:
+            raise ClipcapError(
+                f"the features in {self.features} do not say how they were made, so {path} cannot be compared with "
+                "them; give the id of a video that is among them"
+            )
+        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
+            summary = extract(
+                {"query": path},
+                self.encoder,
+                fingerprint.sampling,
+                Path(folder),
+                normalize=fingerprint.normalized,
+                progress=False,
+            )
+            if summary.failures:
+                raise ClipcapError(summary.failures[0].reason)
+            return open_features(folder).load("query")
