@@ -101,6 +101,10 @@ class PredictionFile:
         """The best caption of each video; "" for a video without one."""
         return {found.video: found.text for found in self.predictions}
 
+    def confidence(self) -> dict[str, float]:
+        """Mean log-probability a token (nats) of each video's best caption; NaN where it is not known."""
+        return {found.video: found.captions[0].mean_logprob for found in self.predictions if found.captions}
+
 
 def load_captions(path: Path | str) -> dict[str, str]:
     """The best caption of each video in a predictions.json; a plain {"id": "caption"} or {"id": ["caption"]}

@@ -225,7 +225,7 @@ def test_meteor_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> Non
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", remember)
-    assert java.meteor({"a": ["a dog runs"]}, {"a": ["a dog runs"]}) > 0.9
+    assert java.meteor({"a": ["a dog runs"]}, {"a": ["a dog runs"]})[0] > 0.9
     assert len(started) == 1
     assert started[0].returncode is not None
 

@@ -49,6 +49,23 @@ def evaluate(
             "scores do not compare with published ones.",
         ),
     ] = False,
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            "--bootstrap",
+            help="Resamples of the videos that give each figure a 95 % interval; 1000 is usual, 0 gives none.",
+            min=0,
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of --bootstrap.", min=0)] = 0,
+    confidence_curve: Annotated[
+        Path | None,
+        typer.Option(
+            "--confidence_curve",
+            help="Draw CIDEr by the captions' mean log-probability to this file (.png, .svg or .pdf), and print it "
+            "as a table: what a threshold on confidence would give.",
+        ),
+    ] = None,
 ) -> None:
     """Score captions with the official metrics: BLEU, METEOR, ROUGE-L and CIDEr.
 
@@ -57,13 +74,24 @@ def evaluate(
     """
     from clipcap_video.datasets.records import read_annotations, under_names
     from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
-    from clipcap_video.predictions import load_captions_and_split
+    from clipcap_video.predictions import PredictionFile, load_captions_and_split
 
     captions, own_split = load_captions_and_split(predictions)
     split = split or own_split
     records = under_names(read_annotations(caption, paragraphs), captions)
-    scores = evaluate_captions(captions, records, split, allow_missing=allow_missing)
+    sure = PredictionFile.load(predictions).confidence() if confidence_curve is not None else {}
+    scores = evaluate_captions(
+        captions, records, split, allow_missing=allow_missing, bootstrap=bootstrap, seed=seed
+    )
     out = out or predictions.with_name("scores.json")
     save_scores(scores, out, split)
     print(describe_scores(scores))
     print(f"written to {out}")
+    if confidence_curve is not None:
+        from clipcap_video.export.confidence import draw_confidence_curve
+        from clipcap_video.metrics.confidence import confidence_curve as curve_of
+        from clipcap_video.metrics.confidence import describe_curve
+
+        bins, correlation = curve_of(sure, scores.per_video)
+        print(describe_curve(bins, correlation))
+        print(f"curve: {draw_confidence_curve(bins, confidence_curve)}")

@@ -13,10 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from clipcap_video.datasets.records import VideoRecord, select
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import java as java_program
 from clipcap_video.metrics import ptb
+from clipcap_video.metrics.bootstrap import bleu as bleu_of_counts
+from clipcap_video.metrics.bootstrap import bleu_counts, interval, resample_weights
 
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
 NO_JAVA = (
@@ -41,6 +45,8 @@ class CaptionScores:
     """Videos that have references and no prediction. They are not scored."""
     videos: int = 0
     references: int = 0
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Bootstrap 95 % intervals over videos, by metric; empty unless asked for."""
 
     def __getitem__(self, metric: str) -> float:
         return self.scores[metric]
@@ -52,11 +58,17 @@ class CaptionScores:
 
 
 def score_captions(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, java: bool | None = None
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    java: bool | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> CaptionScores:
     """Scores one caption a video against its references; only videos that have a prediction count.
 
-    java: use Java's tokenizer and METEOR; None uses them when Java runs. An empty prediction scores zero.
+    java: use Java's tokenizer and METEOR; None uses them when Java runs. bootstrap: so many resamples of the videos
+    give each figure a 95 % interval (`metrics.bootstrap`), drawn from `seed`; 0 gives none. An empty prediction scores zero.
     CIDEr weighs n-grams by how many videos' references hold them, so the score of one video alone is 0 and
     scores of different sets of videos do not compare. Raises ClipcapError when there are no predictions, a
     predicted video has no references, or java is True and Java does not run.
@@ -71,16 +83,24 @@ def score_captions(
         raise ClipcapError("Java does not run here; install a Java runtime (version 8 or later) or score without it")
     hypotheses, targets = _tokenized(predictions, references, "ptb" if java else "python")
 
+    weights = resample_weights(len(hypotheses), bootstrap, seed) if bootstrap else None
+    drawn: dict[str, np.ndarray] = {}
     bleu, _ = Bleu(4).compute_score(targets, hypotheses, verbose=0)
     scores = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
     if java:
-        scores["METEOR"] = java_program.meteor(hypotheses, targets)
+        scores["METEOR"], drawn["METEOR"] = java_program.meteor(hypotheses, targets, weights)
     _, rouge = Rouge().compute_score(targets, hypotheses)
     # Rouge takes "" for a word of its own, which an empty reference then matches.
     rouge = [score if tokens[0] else 0.0 for score, tokens in zip(rouge.tolist(), hypotheses.values(), strict=True)]
     scores["ROUGE_L"] = sum(rouge) / len(rouge)
     scores["CIDEr"], per_video = _cider(hypotheses, targets)
+    if weights is not None:
+        resampled = bleu_of_counts(weights @ bleu_counts(hypotheses, targets))
+        drawn |= {f"Bleu_{n}": resampled[:, n - 1] for n in range(1, 5)}
+        for metric, values in (("ROUGE_L", rouge), ("CIDEr", list(per_video.values()))):
+            drawn[metric] = weights @ np.array(values) / len(values)
     return CaptionScores(
+        intervals={metric: interval(drawn[metric]) for metric in scores} if weights is not None else {},
         scores=scores,
         per_video=per_video,
         tokenizer="ptb" if java else "python",
@@ -170,18 +190,21 @@ def evaluate_captions(
     *,
     allow_missing: bool = False,
     java: bool | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> CaptionScores:
     """Scores predictions against the captions of a split; without one, against those of the predicted videos.
 
     Predictions for videos outside the split are left aside. Videos of the split without reference captions do
     not count; those without a prediction are an error unless allow_missing, for a score of the easier part of
     a split is not a score of the split. Raises ClipcapError when the split is unknown, has no captions, or is
-    not covered.
+    not covered. bootstrap, seed: see `score_captions`.
     """
     chosen = select(records, split) if split is not None else records
     references = {record.video_id: record.captions for record in chosen if record.captions}
     if split is None:
-        return score_captions(predictions, {**dict.fromkeys(predictions, ()), **references}, java=java)
+        references = {**dict.fromkeys(predictions, ()), **references}
+        return score_captions(predictions, references, java=java, bootstrap=bootstrap, seed=seed)
     if not references:
         raise ClipcapError(f"split {split!r} has no captions in the annotations; there is nothing to score against")
     inside = {video: text for video, text in predictions.items() if video in references}
@@ -191,12 +214,16 @@ def evaluate_captions(
             f"{len(missing):,} of {len(references):,} videos of split {split!r} have no prediction "
             f"({name_some(missing)}); caption them, or score the others with --allow_missing"
         )
-    return score_captions(inside, references, java=java)
+    return score_captions(inside, references, java=java, bootstrap=bootstrap, seed=seed)
 
 
 def describe_scores(scores: CaptionScores) -> str:
-    """A small table, figures times 100, with a line on anything left out."""
-    lines = [f"{metric:<8}{100 * scores[metric]:7.2f}" for metric in METRICS if metric in scores.scores]
+    """A small table, figures times 100 with their 95 % intervals if known, with a line on anything left out."""
+    lines = [
+        f"{metric:<8}{100 * scores[metric]:7.2f}{_describe_interval(scores, metric)}"
+        for metric in METRICS
+        if metric in scores.scores
+    ]
     lines.append(f"{scores.videos:,} videos, {scores.references:,} references, times 100")
     if scores.unpredicted:
         lines.append(f"{len(scores.unpredicted):,} videos have no prediction and are not scored")
@@ -205,10 +232,18 @@ def describe_scores(scores: CaptionScores) -> str:
     return "\n".join(lines)
 
 
+def _describe_interval(scores: CaptionScores, metric: str) -> str:
+    if metric not in scores.intervals:
+        return ""
+    low, high = scores.intervals[metric]
+    return f"   [{100 * low:.2f}, {100 * high:.2f}] in 95 %"
+
+
 def save_scores(scores: CaptionScores, out: Path, split: str | None) -> None:
-    """Writes scores.json, whole or not at all: fractions by metric, what was scored, CIDEr by video."""
+    """Writes scores.json, whole or not at all: fractions by metric (and 95 % intervals), what was scored, CIDEr by video."""
     content = {
         **scores.scores,
+        **({"intervals": scores.intervals} if scores.intervals else {}),
         "split": split,
         "videos": scores.videos,
         "references": scores.references,

@@ -10,8 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import ptb
+from clipcap_video.metrics.bootstrap import meteor_statistics
 
 
 @functools.cache
@@ -58,9 +61,13 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     return [" ".join(word for word in line.split() if word not in ptb.PUNCTUATION) for line in output[: len(lines)]]
 
 
-def meteor(hypotheses: dict[str, list[str]], targets: dict[str, list[str]]) -> float:
+def meteor(
+    hypotheses: dict[str, list[str]], targets: dict[str, list[str]], weights: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
     """METEOR 1.5 of the corpus, from tokenised captions: one hypothesis a video and its references.
 
+    weights: int [S, N], how often each video counts in each of S corpora drawn from it. Returns the figure, and
+    that of each of those corpora, float64 [S], from the summed statistics of its videos.
     Raises ClipcapError when the program gives no score.
     """
     # It answers a SCORE line with statistics, and an EVAL line with a score for each and one for all.
@@ -83,8 +90,13 @@ def meteor(hypotheses: dict[str, list[str]], targets: dict[str, list[str]]) -> f
             statistics.append(answer)
         # One score a video, then that of the corpus.
         answers = [ask(" ||| ".join(["EVAL", *statistics]))] + [from_meteor.readline().strip() for _ in hypotheses]
+        drawn: list[str] = []
+        if weights is not None and answers[-1]:
+            for totals in weights @ meteor_statistics(statistics):
+                drawn.append(ask(" ||| ".join(["EVAL", " ".join(map(str, totals.tolist()))])))
+                from_meteor.readline()  # the corpus of this one sum, which says the same
     try:
-        return float(answers[-1])
+        return float(answers[-1]), np.array([float(answer) for answer in drawn])
     except ValueError:
         raise ClipcapError("METEOR's Java program ended before it gave a score; it needs 2 GB of free memory") from None
 

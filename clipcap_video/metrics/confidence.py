@@ -1,0 +1,86 @@
+"""Whether confident captions are better captions: CIDEr by how likely the model found its own words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipcap_video.errors import ClipcapError
+
+
+@dataclass(frozen=True)
+class ConfidenceBin:
+    """Videos of about one confidence.
+
+    lowest, highest: their mean log-probabilities a token, in nats; videos: how many; cider: their mean CIDEr.
+    kept, kept_cider: how many videos are left, and their mean CIDEr, when all less confident than these are dropped:
+    what a threshold of `lowest` would give.
+    """
+
+    lowest: float
+    highest: float
+    videos: int
+    cider: float
+    kept: int
+    kept_cider: float
+
+
+def confidence_curve(
+    confidence: Mapping[str, float], cider: Mapping[str, float], bins: int = 10
+) -> tuple[list[ConfidenceBin], float]:
+    """CIDEr by quantile of confidence, least confident first, and the rank correlation of the two.
+
+    confidence: mean log-probability of each video's caption; cider: the score of each caption, by video. Videos of
+    equal confidence keep their order. Bins differ by one video at most; there are fewer where videos are few.
+    The correlation is Spearman's, ties at their mean rank; NaN where all are equal.
+    Raises ClipcapError when the captions have no confidence.
+    """
+    videos = [video for video in cider if math.isfinite(confidence.get(video, math.nan))]
+    if not videos:
+        raise ClipcapError(
+            "these captions carry no log-probabilities, so there is no confidence to draw; give the predictions.json "
+            "that inference wrote"
+        )
+    sure = np.array([confidence[video] for video in videos])
+    scores = np.array([cider[video] for video in videos])
+    order = np.argsort(sure, kind="stable")
+    found = []
+    for part in np.array_split(np.arange(len(videos)), min(bins, len(videos))):
+        own, above = order[part], order[part[0] :]
+        found.append(
+            ConfidenceBin(
+                float(sure[own[0]]),
+                float(sure[own[-1]]),
+                len(own),
+                float(scores[own].mean()),
+                len(above),
+                float(scores[above].mean()),
+            )
+        )
+    return found, _rank_correlation(sure, scores)
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = _ranks(x), _ranks(y)
+    if x.std() == 0 or y.std() == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def describe_curve(bins: list[ConfidenceBin], correlation: float) -> str:
+    """The curve as a table, least confident first; CIDEr times 100."""
+    lines = ["mean log-probability   videos   CIDEr   these and all more confident"]
+    lines += [
+        f"{part.lowest:8.2f} to {part.highest:5.2f} {part.videos:11,} {100 * part.cider:7.2f} "
+        f"{part.kept:11,} videos {100 * part.kept_cider:7.2f}"
+        for part in bins
+    ]
+    return "\n".join([*lines, f"rank correlation of confidence and CIDEr: {correlation:.2f}"])
