@@ -22,6 +22,7 @@ from clipcap_video.decoding.search import decode
 from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
+from clipcap_video.evidence import explain
 from clipcap_video.extraction import ExtractionSummary, extract, fitting_encoder
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints, open_features
 from clipcap_video.models.captioner import PrefixCaptioner
@@ -115,8 +116,12 @@ class Captioner:
         *,
         batch_size: int = 64,
         progress: bool = True,
+        evidence: bool = False,
     ) -> tuple[list[Prediction], ExtractionSummary]:
-        """Captions of video files (id -> path) that can be read, and what was found out while reading them."""
+        """Captions of video files (id -> path) that can be read, and what was found out while reading them.
+
+        evidence: find out too how much each frame mattered for the best caption.
+        """
         fingerprint = self.require_fingerprint()
         with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
             summary = extract(
@@ -132,6 +137,8 @@ class Captioner:
             store = open_features(folder)
             read = [video_id for video_id in videos if video_id in store]
             predictions = self.caption_store(store, read, settings, batch_size=batch_size)
+            if evidence:
+                predictions = explain(self, store, predictions)
         return [replace(found, path=str(videos[found.video])) for found in predictions], summary
 
     def caption_store(

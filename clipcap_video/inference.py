@@ -116,7 +116,9 @@ def caption_videos(
     records: annotations; videos that they know are scored, and the page shows their references.
     Returns how many videos could not be read; each is named with its reason on stderr.
     """
-    predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size)
+    predictions, summary = captioner.caption_files(
+        videos, settings, batch_size=batch_size, evidence=report is not None
+    )
     for prediction in predictions:
         print(f"{prediction.video}: {prediction.captions[0].text}")
     for failure in summary.failures:
@@ -132,8 +134,7 @@ def caption_videos(
         known = {record.video_id for record in matched.records}
         _score(out, [found for found in predictions if found.video in known], matched.records, None)
     if report is not None:
-        sampling = captioner.require_fingerprint().sampling
-        report_predictions(predictions, report, sampling, captioner.describe(), records)
+        report_predictions(predictions, report, captioner.describe(), records)
         print(f"page: {report}")
     return len(summary.failures)
 

@@ -27,10 +27,24 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class FrameEvidence:
+    """What the best caption owes to some frames that follow one another.
+
+    first, last: their positions among the frames that were seen, both included. drop: nats by which the caption's
+    log-probability falls when they are left out; below zero, it is likelier without them.
+    """
+
+    first: int
+    last: int
+    drop: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The captions of one video, best first.
 
     timestamps: times of the frames that were seen, in seconds. path: the video file.
+    evidence: how much the frames mattered for the best caption; empty where that was not looked into.
     start and end: the part of it that the captions describe, in seconds; None for all of it.
     """
 
@@ -40,6 +54,7 @@ class Prediction:
     path: str | None = None
     start: float | None = None
     end: float | None = None
+    evidence: list[FrameEvidence] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -179,6 +194,10 @@ def _prediction(entry: Any, where: str) -> Prediction:
             video=_of_type(str, entry["video"], "video"),
             captions=captions,
             timestamps=[float(time) for time in entry.get("timestamps") or []],
+            evidence=[
+                FrameEvidence(int(part["first"]), int(part["last"]), _number(part["drop"]))
+                for part in entry.get("evidence") or []
+            ],
             **{name: entry.get(name) for name in ("path", "start", "end")},
         )
     except KeyError as error:
