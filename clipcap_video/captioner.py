@@ -153,7 +153,7 @@ class Captioner:
 
         Raises ClipcapError when the features were made in another way than those the model was trained on.
         """
-        check_fingerprints(self.info.fingerprint, store.fingerprint, store.path)
+        self.check_features(store)
         predictions = []
         for start in range(0, len(video_ids), batch_size):
             ids = video_ids[start : start + batch_size]
@@ -223,6 +223,10 @@ class Captioner:
             "mapping network": network,
             "frame features": "unknown" if fingerprint is None else str(fingerprint),
         }
+
+    def check_features(self, store: FeatureStore) -> None:
+        """Raises ClipcapError when the features were made in another way than those the model was trained on."""
+        check_fingerprints(self.info.fingerprint, store.fingerprint, store.path)
 
     def require_fingerprint(self) -> Fingerprint:
         """How the features that the model was trained on were made. Raises ClipcapError where that is unknown."""

@@ -88,5 +88,6 @@ def _tokens(captioner: Captioner, text: str) -> list[int]:
 def _score(captioner: Captioner, features: Sequence[np.ndarray], texts: Sequence[list[int]]) -> list[float]:
     stacked, mask = (part.to(captioner.device) for part in stack_features(features))
     with autocast(captioner.device, captioner.precision):
-        state = captioner.model.start(stacked, mask, max(map(len, texts)))
+        # The end token needs no room of its own: nothing follows it.
+        state = captioner.model.start(stacked, mask, max(1, max(map(len, texts)) - 1))
         return forced_logprobs(state, texts).tolist()

@@ -18,7 +18,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.export.captions import report_predictions
 from clipcap_video.export.clipcap import write_program_files
 from clipcap_video.features import FeatureStore, open_features
-from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
+from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.predictions import Prediction, PredictionFile
@@ -130,11 +130,13 @@ def caption_videos(
     _save(out, predictions, captioner, settings, None)
     print(f"captions: {out}")
     matched = match_features([record for record in records if record.captions], [found.video for found in predictions])
+    cider = None
     if matched.records:
         known = {record.video_id for record in matched.records}
-        _score(out, [found for found in predictions if found.video in known], matched.records, None)
+        scores = _score(out, [found for found in predictions if found.video in known], matched.records, None)
+        cider = scores.per_video
     if report is not None:
-        report_predictions(predictions, report, captioner.describe(), records)
+        report_predictions(predictions, report, captioner.describe(), records, cider=cider)
         print(f"page: {report}")
     return len(summary.failures)
 
@@ -213,7 +215,9 @@ def _save(
     PredictionFile(str(captioner.source), split, asdict(settings), predictions).save(out)
 
 
-def _score(out: Path, predictions: list[Prediction], records: Sequence[VideoRecord], split: str | None) -> None:
+def _score(
+    out: Path, predictions: list[Prediction], records: Sequence[VideoRecord], split: str | None
+) -> CaptionScores:
     """Official scores against the records' captions, printed and written beside the predictions."""
     captions = {found.video: found.captions[0].text for found in predictions}
     scores = evaluate_captions(captions, [record for record in records if record.captions], split, allow_missing=True)
@@ -221,3 +225,4 @@ def _score(out: Path, predictions: list[Prediction], records: Sequence[VideoReco
     file = out.with_name("scores.json" if out.name == "predictions.json" else f"{out.stem}.scores.json")
     save_scores(scores, file, split)
     print(f"scores: {file}")
+    return scores

@@ -51,6 +51,7 @@ def main() -> None:
     from clipcap_video.cli.infer import caption_videos
     from clipcap_video.cli.new_lm import new_lm
     from clipcap_video.cli.pack import pack
+    from clipcap_video.cli.report import report
     from clipcap_video.cli.search import search_videos
     from clipcap_video.cli.train import train_captioner
 
@@ -65,6 +66,7 @@ def main() -> None:
     app.command("train")(train_captioner)
     app.command("infer")(caption_videos)
     app.command("evaluate")(evaluate)
+    app.command("report")(report)
     app.command("search")(search_videos)
     app.command("convert")(convert)
     app.command("new-lm")(new_lm)

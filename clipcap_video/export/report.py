@@ -1,6 +1,6 @@
 """A report of captioned videos: one HTML page that needs no server, no network and no other file.
 
-The page is complete without JavaScript; the script in it only adds search, sorting and keys. Whatever comes
+The page is complete without JavaScript; the script in it only adds search, filters, sorting, larger frames and keys. Whatever comes
 from outside (captions, names, paths) is escaped, and the page's Content-Security-Policy allows no script but
 that one, by its digest, so that even a slip in the escaping could not run anything.
 """
@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
@@ -24,9 +24,6 @@ import numpy as np
 from clipcap_video import __version__
 from clipcap_video.errors import ClipcapError
 
-FRAME_SIDE = 240
-JPEG_QUALITY = 80
-
 CONFIDENCE_TIP = (
     "How sure the model was of its own wording, not the chance that the caption is right: "
     "exp of the mean log-probability per token."
@@ -34,12 +31,27 @@ CONFIDENCE_TIP = (
 CUT_TIP = "The caption reached the length limit before the model ended it."
 
 
-@dataclass(frozen=True, eq=False)
-class ReportFrame:
-    """One sampled frame. image: uint8 [H, W, 3], RGB. seconds: its time in the video."""
+@dataclass(frozen=True)
+class Picture:
+    """A small WebP image, as `encode_picture` makes it; half the size of a JPEG that looks the same."""
 
-    image: np.ndarray
-    seconds: float
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ReportFrame:
+    """One sampled frame, or the middle one of a stretch. seconds: its time in the video, None where unknown.
+
+    drop: evidence, the nats by which the best caption's log-probability falls without the stretch; None where that
+    was not looked into. spans: first and last time of the stretch, in seconds, if it has several frames.
+    """
+
+    picture: Picture | None
+    seconds: float | None
+    drop: float | None = None
+    spans: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,8 @@ class ReportCaption:
 class ReportEntry:
     """One video of a report.
 
-    captions: best first. cider: the score of the best caption, shown as it is given. duration: seconds.
+    captions: best first. cider: the score of the best caption, as a fraction. start, end: the part of the video that
+    is described, in seconds; None for all of it.
     """
 
     video_id: str
@@ -68,24 +81,25 @@ class ReportEntry:
     path: str | None = None
     references: Sequence[str] = field(default_factory=list)
     cider: float | None = None
-    duration: float | None = None
+    start: float | None = None
+    end: float | None = None
 
 
 def write_report(
-    entries: Sequence[ReportEntry],
+    entries: Iterable[ReportEntry],
     out: Path,
     *,
+    count: int,
     title: str,
     subtitle: str = "",
     details: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the page to `out` and returns `out`; the file appears, or is replaced, only when it is whole.
 
-    entries: one card each, in this order. They are read once and one at a time; to hold thousands of them,
-        keep `thumbnail(image)` in each `ReportFrame` in place of the full frame.
+    entries: one card each, in this order. They are read once and one at a time. count: how many they are.
     details: short facts for the head of the page, such as model, encoder and decoding; name -> value.
 
-    Raises ClipcapError if `out` is a directory, ValueError if a frame is no uint8 [H, W, 3] image.
+    Raises ClipcapError if `out` is a directory or cannot be written.
     """
     out = Path(out)
     if out.is_dir():
@@ -98,16 +112,16 @@ def write_report(
         "generator": escape(f"clipcap-video {__version__}"),
         "title": escape(title),
         "subtitle": f'<p class="subtitle" dir="auto">{escape(subtitle)}</p>\n' if subtitle else "",
-        "count": f"{len(entries):,}",
+        "count": f"{count:,}",
         "details": "".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in (details or {}).items()
         ),
     }
     head, tail = template.split("{{cards}}")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         # A path that is no valid UTF-8 reaches Python with lone surrogates, which do not encode as they are.
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(_fill(head, values))
@@ -115,17 +129,32 @@ def write_report(
                 file.writelines(_card(entry))
             file.write(_fill(tail, values))
         os.replace(partial, out)
+    except OSError as error:
+        raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place for the page") from None
     finally:
         partial.unlink(missing_ok=True)
     return out
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Scales an image down, never up, to at most 240 pixels a side: uint8 [H, W, 3] -> uint8 [h, w, 3]."""
+def encode_picture(image: np.ndarray, side: int, quality: int) -> Picture:
+    """A WebP of the image, uint8 RGB [H, W, 3], scaled down to at most `side` pixels a side.
+
+    quality: 1 to 100. Raises ValueError if it is no such image.
+    """
+    small = np.ascontiguousarray(thumbnail(image, side))
+    bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    if not done:
+        raise RuntimeError("OpenCV could not encode a WebP image")
+    return Picture(data.tobytes(), small.shape[1], small.shape[0])
+
+
+def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
+    """Scales an image down, never up, to at most `side` pixels a side: uint8 [H, W, 3] -> uint8 [h, w, 3]."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"a report frame is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     height, width = image.shape[:2]
-    scale = FRAME_SIDE / max(height, width)
+    scale = side / max(height, width)
     if scale >= 1:
         return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -162,14 +191,17 @@ def _card(entry: ReportEntry) -> Iterator[str]:
         figures += f' data-confidence="{best.mean_logprob:.6g}"'
     if entry.cider is not None and math.isfinite(entry.cider):
         figures += f' data-cider="{entry.cider:.6g}"'
+    drops = [frame.drop for frame in entry.frames if frame.drop is not None and math.isfinite(frame.drop)]
+    if drops:
+        figures += f' data-evidence="{_share(max(drops)):.6g}"'
     yield f'<article class="card" tabindex="-1"{figures}>\n'
     yield f'<div class="card-head"><h2 class="find" dir="auto">{escape(entry.video_id)}</h2>'
-    if entry.duration is not None:
-        yield f'<span class="num">{format_seconds(entry.duration)}</span>'
+    if entry.start is not None and entry.end is not None:
+        yield f'<span class="num">{format_seconds(entry.start)} to {format_seconds(entry.end)}</span>'
     if entry.path is not None:
         yield f'<bdi class="path">{escape(entry.path)}</bdi>'
     if entry.cider is not None:
-        yield f'<span class="cider num">CIDEr <b>{_number(entry.cider)}</b></span>'
+        yield f'<span class="cider num">CIDEr <b>{_number(100 * entry.cider, 1)}</b></span>'
     yield "</div>\n"
     yield from _strip(entry)
 
@@ -202,29 +234,39 @@ def _card(entry: ReportEntry) -> Iterator[str]:
 def _strip(entry: ReportEntry) -> Iterator[str]:
     if not entry.frames:
         return
-    for index, frame in enumerate(entry.frames):
-        try:
-            small = thumbnail(frame.image)
-        except ValueError as error:
-            raise ValueError(f"{entry.video_id}, frame {index}: {error}") from None
-        height, width = small.shape[:2]
-        if index == 0:
-            # The strip lays its frames out by their shape, which all frames of a video share.
-            yield f'<div class="strip" style="--ratio:{width / height:.4f}">\n'
-        time = format_seconds(frame.seconds)
-        yield (
-            f'<figure><img src="{_data_uri(small)}" width="{width}" height="{height}" alt="Frame at {time}" '
-            f'loading="lazy" decoding="async"><figcaption class="num">{time}</figcaption></figure>\n'
-        )
+    # The strip lays its frames out by their shape, which all frames of a video share.
+    shape = next((frame.picture for frame in entry.frames if frame.picture is not None), None)
+    ratio = shape.width / shape.height if shape is not None else 1.0
+    yield f'<div class="strip" style="--ratio:{ratio:.4f}">\n'
+    for frame in entry.frames:
+        time = "–" if frame.seconds is None else format_seconds(frame.seconds)
+        yield "<figure>"
+        if frame.picture is not None:
+            data = base64.b64encode(frame.picture.data).decode("ascii")
+            yield (
+                f'<img src="data:image/webp;base64,{data}" width="{frame.picture.width}" '
+                f'height="{frame.picture.height}" alt="Frame at {time}" loading="lazy" decoding="async">'
+            )
+        yield f'<figcaption class="num"><span>{time}</span>{_evidence(frame)}</figcaption></figure>\n'
     yield "</div>\n"
 
 
-def _data_uri(image: np.ndarray) -> str:
-    bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not done:
-        raise RuntimeError("OpenCV could not encode a JPEG image")
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+def _evidence(frame: ReportFrame) -> str:
+    """A bar and a figure: the share of the caption's probability that goes with the frame, or comes without it."""
+    if frame.drop is None or not math.isfinite(frame.drop):
+        return ""
+    without = "this frame" if frame.spans is None else "the frames from {} to {}".format(*map(format_seconds, frame.spans))
+    times = math.exp(min(abs(frame.drop), 50.0))
+    change = f"{times:.3g} times {'less' if frame.drop >= 0 else 'more'} likely"
+    tip = f"Without {without}, this caption would be {change} (log-probability {_number(-frame.drop, sign=True)})."
+    percent = _number(100 * (math.exp(min(-frame.drop, 2.3)) - 1), 0, sign=True) + "%"
+    kind = "owed" if frame.drop >= 0 else "owed against"
+    return f'<span class="{kind}" title="{tip}" style="--p:{abs(_share(frame.drop)):.2f}"><i></i>{percent}</span>'
+
+
+def _share(drop: float) -> float:
+    """Share of the caption's probability that is lost without the frames; below zero, of that which is gained."""
+    return 1 - math.exp(-drop) if drop >= 0 else math.exp(drop) - 1
 
 
 def _sentence(caption: ReportCaption) -> str:
@@ -255,8 +297,10 @@ def _percent(mean_logprob: float) -> str:
     return f"{percent:.0f}%" if percent >= 10 else f"{percent:.1f}%"
 
 
-def _number(value: float) -> str:
+def _number(value: float, places: int = 2, sign: bool = False) -> str:
+    """With a true minus, no minus before zero and, on request, a plus."""
     if math.isnan(value):
         return "–"
-    text = f"{value:.2f}"
-    return f"−{text[1:]}" if text.startswith("-") and text != "-0.00" else text.lstrip("-")
+    text = f"{abs(value):.{places}f}"
+    zero = not text.strip("0.")
+    return text if zero or (value > 0 and not sign) else f"{'+' if value > 0 else '−'}{text}"

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import VideoError
-from clipcap_video.video.sampling import FrameClock, SamplingSpec, Span, choose
+from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, Span, choose
 
 # Read once, when cv2 loads and opens its first file. Damaged videos become a VideoError or a warning of ours;
 # what the libraries would print about them says no more and cannot be tied to a file.
@@ -311,6 +311,24 @@ def read_frames(path: str | Path, spec: SamplingSpec, max_side: int | None = Non
     chunks = list(SampledVideo(path, spec, shrink))
     frames = torch.cat([chunk.images for chunk in chunks]).permute(0, 2, 3, 1).contiguous().numpy()
     return frames, np.concatenate([chunk.timestamps for chunk in chunks]).astype(np.float32)
+
+
+def read_frames_at(path: str | Path, times: Sequence[float]) -> list[np.ndarray | None]:
+    """The frames of a video that were sampled at `times` (seconds, ascending), to look at: uint8 RGB [H, W, 3] each.
+
+    A time is met by the first frame that is not earlier, to within a millisecond. None stands for a frame that cannot
+    be decoded, or a time beyond the end. Raises VideoError when the file cannot be read.
+    """
+    images: list[np.ndarray | None] = []
+    with Decoder(Path(path)) as decoder:
+        for time in decoder:
+            image = None
+            while len(images) < len(times) and time >= times[len(images)] - TIME_TOLERANCE:
+                image = decoder.retrieve() if image is None else image
+                images.append(image)
+            if len(images) == len(times):
+                break
+    return images + [None] * (len(times) - len(images))
 
 
 @contextmanager

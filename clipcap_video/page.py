@@ -1,0 +1,99 @@
+"""A page of captions that were written before: with the videos' frames, references and evidence where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clipcap_video.captioner import Captioner
+from clipcap_video.datasets.records import VideoRecord, read_annotations, select
+from clipcap_video.errors import ClipcapError
+from clipcap_video.evidence import explain
+from clipcap_video.export.captions import Pictures, report_predictions
+from clipcap_video.features import open_features
+from clipcap_video.metrics.captioning import cider
+from clipcap_video.predictions import Prediction, PredictionFile
+from clipcap_video.video.files import find_all_videos
+
+
+def make_page(
+    predictions: Path,
+    out: Path,
+    *,
+    videos: Sequence[Path] | None = None,
+    data: Path | None = None,
+    caption: Sequence[Path] | None = None,
+    model_dir: Path | None = None,
+    lm: str | None = None,
+    device: str = "auto",
+    frames: int | None = None,
+    frame_size: int | None = None,
+) -> list[str]:
+    """Writes the page of a predictions.json; returns a line for each thing that it could not show.
+
+    videos: where the video files are, if not where the predictions say. data: the features that the captions were
+    made from, for the evidence. caption: annotations, for references and CIDEr. model_dir, lm: the captioner, if it is
+    not where the predictions say. frames, frame_size: pictures of a video and the longer side of each in pixels.
+    Raises ClipcapError when an input is missing or does not fit; nothing is written then.
+    """
+    file = PredictionFile.load(predictions)
+    found = file.predictions
+    pictures = Pictures.for_page_of(len(found), frames, frame_size)
+    records = read_annotations(caption) if caption else []
+    notes = []
+    if videos:
+        found = _with_paths(found, find_all_videos(videos), notes)
+    scores = _scores(found, records, file.split, notes) if records else None
+    details = {"model": file.model, "split": file.split} if file.split else {"model": file.model}
+    if data is not None:
+        store = open_features(data)
+        captioner = Captioner.from_pretrained(_model(file, model_dir), lm=lm, device=device)
+        captioner.check_features(store)
+        details |= captioner.describe()
+        found = explain(captioner, store, found)
+        without = sum(1 for prediction in found if prediction.video not in store)
+        if without:
+            notes.append(f"{without} of {len(found)} videos have no features in {data}: no evidence for them")
+    elif not any(prediction.evidence for prediction in found):
+        notes.append("no evidence: give the features with --data to see how much each frame mattered")
+    unseen = sum(1 for prediction in found if prediction.path is None or not Path(prediction.path).is_file())
+    if unseen:
+        notes.append(f"{unseen} of {len(found)} videos were not found: no frames of them; give their place with --videos")
+    if scores:
+        details["CIDEr"] = f"{100 * sum(scores.values()) / len(scores):.2f} over {len(scores):,} videos"
+    report_predictions(found, out, details, records, cider=scores, pictures=pictures)
+    return notes
+
+
+def _model(file: PredictionFile, model_dir: Path | None) -> Path:
+    if model_dir is not None:
+        return model_dir
+    if not file.model or not Path(file.model).exists():
+        raise ClipcapError(
+            f"the model that wrote these captions is not at {file.model or '(no place is named)'}; give it with "
+            "--model_dir, or leave out --data and have no evidence"
+        )
+    return Path(file.model)
+
+
+def _with_paths(found: Sequence[Prediction], videos: dict[str, Path], notes: list[str]) -> list[Prediction]:
+    paths = {video: str(path) for video, path in videos.items()}
+    if not any(prediction.video in paths for prediction in found):
+        raise ClipcapError(
+            f"none of the {len(videos)} videos given is among the predictions: there is {next(iter(videos))!r}, "
+            f"and captions of {found[0].video!r}" if found else "there are no predictions to show"
+        )
+    return [replace(prediction, path=paths.get(prediction.video, prediction.path)) for prediction in found]
+
+
+def _scores(
+    found: Sequence[Prediction], records: Sequence[VideoRecord], split: str | None, notes: list[str]
+) -> dict[str, float] | None:
+    """CIDEr of each video's best caption; document frequencies are those of the videos that are shown."""
+    known = {record.video_id: record.captions for record in (select(records, split) if split else records)}
+    captions = {prediction.video: prediction.text for prediction in found if known.get(prediction.video)}
+    if not captions:
+        notes.append("no video has references in the annotations: no CIDEr")
+        return None
+    return cider(captions, known)[1]
