@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.evidence import explain
 from clipcap_video.extraction import ExtractionSummary, extract, fitting_encoder
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints, open_features
+from clipcap_video.hub import HubModel, fetch, names_repository
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
@@ -34,8 +35,11 @@ from clipcap_video.video.files import find_videos
 STARTER = Path(__file__).parent / "starter"
 
 
-class Captioner:
-    """Describes videos that it has not seen. Make one with `from_pretrained`."""
+class Captioner(HubModel):
+    """Describes videos that it has not seen. Make one with `from_pretrained`.
+
+    `save_pretrained` writes it to a folder with a model card, `push_to_hub` to the Hugging Face Hub.
+    """
 
     def __init__(
         self, model: PrefixCaptioner, info: CheckpointInfo, source: Path, device: torch.device, precision: str
@@ -52,7 +56,7 @@ class Captioner:
         self._encoder: ImageEncoder | None = None
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # the mixin's name for the first, which callers give by place
         cls,
         model_dir: str | Path | None = None,
         *,
@@ -60,16 +64,21 @@ class Captioner:
         device: str = "auto",
         precision: str = "auto",
         legacy: LegacyChoices | None = None,
+        **hub: Any,
     ) -> Captioner:
         """The captioner in `model_dir` (a checkpoint, or the out_dir of a run); without it, the starter captioner.
 
-        model_dir: may also be a checkpoint of the ClipCap programs, or a folder of them.
+        model_dir: may also be a checkpoint of the ClipCap programs, or a folder of them; or a repository OWNER/NAME
+            of the Hugging Face Hub, which is fetched unless it is in the cache.
         lm: where the frozen language model is, if not under the name that the checkpoint has; for a checkpoint of the
             ClipCap programs, which names none, the one that it was trained with ("gpt2" unless given).
         precision: "auto" encodes frames in bf16 where the device is fast at it, and writes captions in float32.
         legacy: what such a checkpoint does not tell.
+        hub: revision, token, cache_dir, force_download and local_files_only, as in ModelHubMixin.from_pretrained.
         Raises ClipcapError when the checkpoint is missing, damaged or does not fit.
         """
+        if model_dir is not None and names_repository(model_dir):
+            model_dir = fetch(str(model_dir), **hub)
         checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
         place = pick_device(device)
         notes: list[str] = []

@@ -30,7 +30,7 @@ STRETCHES = 8
 
 def stretches(frames: int, most: int = STRETCHES) -> list[tuple[int, int]]:
     """First and last position of at most `most` stretches that cover `frames` frames, as equal as can be."""
-    parts = np.array_split(np.arange(frames), min(frames, most))
+    parts = np.array_split(np.arange(frames), max(1, min(frames, most)))
     return [(int(part[0]), int(part[-1])) for part in parts if len(part)]
 
 
@@ -63,8 +63,7 @@ def explain(
             continue
         pending.append((index, None, features, tokens))
         pending.extend(
-            (index, (first, last), np.delete(features, slice(first, last + 1), axis=0), tokens)
-            for first, last in parts
+            (index, (first, last), np.delete(features, slice(first, last + 1), axis=0), tokens) for first, last in parts
         )
         if len(pending) >= batch_size:
             flush()

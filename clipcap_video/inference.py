@@ -116,9 +116,7 @@ def caption_videos(
     records: annotations; videos that they know are scored, and the page shows their references.
     Returns how many videos could not be read; each is named with its reason on stderr.
     """
-    predictions, summary = captioner.caption_files(
-        videos, settings, batch_size=batch_size, evidence=report is not None
-    )
+    predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size, evidence=report is not None)
     for prediction in predictions:
         print(f"{prediction.video}: {prediction.captions[0].text}")
     for failure in summary.failures:

@@ -1,4 +1,4 @@
-"""A page of captions that were written before: with the videos' frames, references and evidence where they are known."""
+"""A page of captions that were written before, with frames, references and evidence where they are known."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def make_page(
         notes.append("no evidence: give the features with --data to see how much each frame mattered")
     unseen = sum(1 for prediction in found if prediction.path is None or not Path(prediction.path).is_file())
     if unseen:
-        notes.append(f"{unseen} of {len(found)} videos were not found: no frames of them; give their place with --videos")
+        notes.append(
+            f"{unseen} of {len(found)} videos were not found: no frames of them; give their place with --videos"
+        )
     if scores:
         details["CIDEr"] = f"{100 * sum(scores.values()) / len(scores):.2f} over {len(scores):,} videos"
     report_predictions(found, out, details, records, cider=scores, pictures=pictures)
@@ -82,7 +84,9 @@ def _with_paths(found: Sequence[Prediction], videos: dict[str, Path], notes: lis
     if not any(prediction.video in paths for prediction in found):
         raise ClipcapError(
             f"none of the {len(videos)} videos given is among the predictions: there is {next(iter(videos))!r}, "
-            f"and captions of {found[0].video!r}" if found else "there are no predictions to show"
+            f"and captions of {found[0].video!r}"
+            if found
+            else "there are no predictions to show"
         )
     return [replace(prediction, path=paths.get(prediction.video, prediction.path)) for prediction in found]
 

@@ -37,7 +37,9 @@ def drawn_corpora(
     predictions, references = few
     corpora = []
     for row in weights:
-        names = [(f"{video}-{turn}", video) for video, count in zip(predictions, row, strict=True) for turn in range(count)]
+        names = [
+            (f"{video}-{turn}", video) for video, count in zip(predictions, row, strict=True) for turn in range(count)
+        ]
         corpora.append(({n: predictions[v] for n, v in names}, {n: references[v] for n, v in names}))
     return corpora
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from clipcap_video.export.report import (
     ReportCaption,
     ReportEntry,
     ReportFrame,
+    encode_picture,
     format_seconds,
     thumbnail,
     write_report,
@@ -76,6 +78,10 @@ def gradient(height: int, width: int, red: int) -> np.ndarray:
     return image
 
 
+def frame(image: np.ndarray, seconds: float | None, **evidence: object) -> ReportFrame:
+    return ReportFrame(encode_picture(image, 240, 75), seconds, **evidence)  # type: ignore[arg-type]
+
+
 def entries() -> list[ReportEntry]:
     return [
         ReportEntry(
@@ -84,19 +90,23 @@ def entries() -> list[ReportEntry]:
                 ReportCaption("a man is cooking", math.log(0.5), 5 * math.log(0.5)),
                 ReportCaption("a man is in the", -1.25, -5.0, cut=True),
             ],
-            [ReportFrame(gradient(360, 480, 200), 0.5), ReportFrame(gradient(360, 480, 20), 61.25)],
+            [
+                frame(gradient(360, 480, 200), 0.5, drop=math.log(4), spans=(0.0, 3.5)),
+                frame(gradient(360, 480, 20), 61.25, drop=-math.log(1.25)),
+            ],
             path="clips/video10.mp4",
             references=["someone cooks", "a chef at work"],
             cider=0.4321,
-            duration=65.0,
+            start=0.0,
+            end=65.0,
         ),
         ReportEntry("video2", [ReportCaption("ein Hund läuft", -2.0, -8.0)], []),
-        ReportEntry("no-caption", [], [ReportFrame(gradient(50, 40, 90), 0.0)]),
+        ReportEntry("no-caption", [], [frame(gradient(50, 40, 90), 0.0)]),
     ]
 
 
 def read(entries: list[ReportEntry], folder: Path, **options: str) -> tuple[str, Page]:
-    file = write_report(entries, folder / "report.html", **{"title": "Captions", **options})
+    file = write_report(entries, folder / "report.html", **{"title": "Captions", "count": len(entries), **options})
     source = file.read_text("utf-8")
     return source, Page(source)
 
@@ -107,8 +117,7 @@ def test_one_card_an_entry_in_order_with_its_captions(tmp_path: Path) -> None:
     first = [data for _, _, data in page.cards[0]["text"]]
     assert first.index("a man is cooking") < first.index("a man is in the") < first.index("someone cooks")
     assert "2 references" in first
-    assert page.texts(0, "figcaption") == ["0:00.5", "1:01.2"]
-    assert {"1:05.0", "clips/video10.mp4", "0.43"} <= set(first)
+    assert {"0:00.5", "1:01.2", "0:00.0 to 1:05.0", "clips/video10.mp4", "43.2"} <= set(first)
     assert "No caption" in [data for _, _, data in page.cards[2]["text"]]
 
 
@@ -133,15 +142,15 @@ def test_only_the_caption_that_was_cut_has_the_badge(tmp_path: Path) -> None:
 
 
 def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
-    frame = ReportFrame(gradient(9, 9, 0), 0.0)
+    small = frame(gradient(9, 9, 0), 0.0)
     caption = ReportCaption(HOSTILE, -1.0, -1.0)
-    hostile = ReportEntry(HOSTILE, [caption, caption], [frame], path=HOSTILE, references=[HOSTILE])
-    plain = ReportEntry("x", [ReportCaption("x", -1.0, -1.0)] * 2, [frame], path="x", references=["x"])
+    hostile = ReportEntry(HOSTILE, [caption, caption], [small], path=HOSTILE, references=[HOSTILE])
+    plain = ReportEntry("x", [ReportCaption("x", -1.0, -1.0)] * 2, [small], path="x", references=["x"])
     file = tmp_path / "hostile.html"
-    write_report([hostile], file, title=HOSTILE, subtitle=HOSTILE, details={HOSTILE: HOSTILE})
+    write_report([hostile], file, count=1, title=HOSTILE, subtitle=HOSTILE, details={HOSTILE: HOSTILE})
     source = file.read_text("utf-8")
     page = Page(source)
-    write_report([plain], file, title="x", subtitle="x", details={"x": "x"})
+    write_report([plain], file, count=1, title="x", subtitle="x", details={"x": "x"})
     reference = Page(file.read_text("utf-8"))
 
     # The same tags and attribute names in the same order: nothing became markup.
@@ -175,29 +184,48 @@ def test_style_sheet_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_images_decode_to_the_frames(tmp_path: Path) -> None:
-    given = entries()
-    _, page = read(given, tmp_path)
+    _, page = read(entries(), tmp_path)
     images = page.cards[0]["images"]
     assert [(a["width"], a["height"]) for a in images] == [("240", "180")] * 2
-    for attributes, frame in zip(images, given[0].frames, strict=True):
+    for attributes, red in zip(images, (200, 20), strict=True):
         kind, _, payload = attributes["src"].partition(",")
-        assert kind == "data:image/jpeg;base64"
+        assert kind == "data:image/webp;base64"
         bgr = cv2.imdecode(np.frombuffer(base64.b64decode(payload), np.uint8), cv2.IMREAD_COLOR)
-        expected = cv2.resize(frame.image, (240, 180), interpolation=cv2.INTER_AREA)
+        expected = cv2.resize(gradient(360, 480, red), (240, 180), interpolation=cv2.INTER_AREA)
         error = np.abs(bgr[..., ::-1].astype(int) - expected)
         assert error.mean() < 4
         assert error.max() < 40
 
 
+def test_evidence_is_the_share_of_probability_that_goes_with_a_frame(tmp_path: Path) -> None:
+    _, page = read(entries(), tmp_path)
+    owed = [a for tag, a in page.tags if tag == "span" and (a.get("class") or "").startswith("owed")]
+    assert [data for tag, _, data in page.cards[0]["text"] if data.endswith("%") and data[0] in "−+"] == ["−75%", "+25%"]
+    assert [a["class"] for a in owed] == ["owed", "owed against"]
+    assert [a["style"] for a in owed] == ["--p:0.75", "--p:0.20"]
+    assert "Without the frames from 0:00.0 to 0:03.5, this caption would be 4 times less likely" in str(owed[0]["title"])
+    assert "Without this frame, this caption would be 1.25 times more likely" in str(owed[1]["title"])
+    assert float(page.cards[0]["attributes"][0]["data-evidence"]) == pytest.approx(0.75)
+    assert "data-evidence" not in page.cards[1]["attributes"][0]
+
+
+def test_evidence_without_pictures_or_times_is_shown(tmp_path: Path) -> None:
+    odd = [ReportFrame(None, None, 0.0), ReportFrame(None, 2.0, math.nan), ReportFrame(None, 3.0, 1e9)]
+    source, page = read([ReportEntry("v", [ReportCaption("a", -1.0, -1.0)], odd)], tmp_path)
+    texts = [data for _, _, data in page.cards[0]["text"]]
+    assert {"–", "0%", "0:02.0", "−100%"} <= set(texts)
+    assert "nan" not in source[source.index("<article") : source.index("</article>")]
+
+
 def test_thumbnail_only_scales_down_and_keeps_the_shape() -> None:
     small = gradient(50, 40, 9)
-    assert thumbnail(small) is small
-    assert thumbnail(gradient(1080, 1920, 9)).shape == (135, 240, 3)
-    assert thumbnail(gradient(1920, 1080, 9)).shape == (240, 135, 3)
-    assert thumbnail(gradient(2, 4000, 9)).shape == (1, 240, 3)
+    assert thumbnail(small, 240) is small
+    assert thumbnail(gradient(1080, 1920, 9), 240).shape == (135, 240, 3)
+    assert thumbnail(gradient(1920, 1080, 9), 240).shape == (240, 135, 3)
+    assert thumbnail(gradient(2, 4000, 9), 240).shape == (1, 240, 3)
     # Mean grey survives, as it would not if pixels were merely dropped from a checkerboard.
     board = np.repeat((np.indices((480, 480)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
-    assert np.abs(thumbnail(board).astype(int) - 127).max() <= 1
+    assert np.abs(thumbnail(board, 240).astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -220,7 +248,7 @@ def test_times_are_minutes_and_seconds(seconds: float, text: str) -> None:
 
 def test_figures_that_are_missing_or_impossible_still_make_a_page(tmp_path: Path) -> None:
     odd = [
-        ReportEntry("nan", [ReportCaption("", math.nan, math.nan)], [], cider=math.nan, duration=math.nan),
+        ReportEntry("nan", [ReportCaption("", math.nan, math.nan)], [], cider=math.nan, start=math.nan, end=math.nan),
         ReportEntry("inf", [ReportCaption("a", -math.inf, -math.inf)], []),
     ]
     source, page = read(odd, tmp_path)
@@ -244,11 +272,15 @@ def test_a_path_that_is_not_utf8_does_not_stop_the_report(tmp_path: Path) -> Non
 
 def test_a_failed_report_leaves_the_old_one_and_no_rubbish(tmp_path: Path) -> None:
     out = tmp_path / "new" / "report.html"
-    write_report(entries(), out, title="Old")
+    write_report(entries(), out, count=3, title="Old")
     before = out.read_bytes()
-    broken = ReportEntry("broken", [], [ReportFrame(np.zeros((4, 4, 3), np.float32), 0.0)])
-    with pytest.raises(ValueError, match=r"broken, frame 0: .*float32 \[4, 4, 3\]"):
-        write_report([*entries(), broken], out, title="New")
+
+    def breaking() -> Iterator[ReportEntry]:
+        yield from entries()
+        frame(np.zeros((4, 4, 3), np.float32), 0.0)
+
+    with pytest.raises(ValueError, match=r"float32 \[4, 4, 3\]"):
+        write_report(breaking(), out, count=4, title="New")
     assert out.read_bytes() == before
     assert [file.name for file in out.parent.iterdir()] == ["report.html"]
 
@@ -262,10 +294,10 @@ def test_the_page_appears_only_when_whole(tmp_path: Path) -> None:
                 assert not out.exists()
                 yield entry
 
-    assert write_report(Watching(entries()), out, title="t") == out
+    assert write_report(Watching(entries()), out, count=3, title="t") == out
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_directory_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ClipcapError, match=re.escape(str(tmp_path))):
-        write_report([], tmp_path, title="t")
+        write_report([], tmp_path, count=0, title="t")

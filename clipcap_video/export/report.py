@@ -255,7 +255,9 @@ def _evidence(frame: ReportFrame) -> str:
     """A bar and a figure: the share of the caption's probability that goes with the frame, or comes without it."""
     if frame.drop is None or not math.isfinite(frame.drop):
         return ""
-    without = "this frame" if frame.spans is None else "the frames from {} to {}".format(*map(format_seconds, frame.spans))
+    without = (
+        "this frame" if frame.spans is None else "the frames from {} to {}".format(*map(format_seconds, frame.spans))
+    )
     times = math.exp(min(abs(frame.drop), 50.0))
     change = f"{times:.3g} times {'less' if frame.drop >= 0 else 'more'} likely"
     tip = f"Without {without}, this caption would be {change} (log-probability {_number(-frame.drop, sign=True)})."

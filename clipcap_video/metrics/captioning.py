@@ -240,7 +240,7 @@ def _describe_interval(scores: CaptionScores, metric: str) -> str:
 
 
 def save_scores(scores: CaptionScores, out: Path, split: str | None) -> None:
-    """Writes scores.json, whole or not at all: fractions by metric (and 95 % intervals), what was scored, CIDEr by video."""
+    """Writes scores.json, whole or not at all: fractions by metric, what was scored, CIDEr by video."""
     content = {
         **scores.scores,
         **({"intervals": scores.intervals} if scores.intervals else {}),

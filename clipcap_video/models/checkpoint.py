@@ -33,6 +33,8 @@ from clipcap_video.models.legacy import find_legacy
 from clipcap_video.models.mapping import MappingConfig
 
 CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
+# Options of a run that name places on the machine that trained it.
+PATHS = ("data", "caption", "out_dir", "init_from")
 
 
 @dataclass
@@ -85,13 +87,19 @@ def save_checkpoint(
 def pack_checkpoint(checkpoint: Path, out: Path) -> int:
     """Writes `checkpoint` to `out` in float16 and without the paths of its training run; returns its size in bytes."""
     model, info = load_checkpoint(checkpoint)
-    info.training = {name: value for name, value in info.training.items() if name not in ("data", "caption", "out_dir")}
-    if not model.config.frozen_decoder:
-        # Only a name from here on: the weights are in the checkpoint.
-        info.training["lm"] = Path(model.config.language_model).name
-        model.config = replace(model.config, language_model=info.training["lm"])
+    model.config = shareable(model.config, info)
     save_checkpoint(out, model, info, dtype=torch.float16)
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def shareable(config: CaptionerConfig, info: CheckpointInfo) -> CaptionerConfig:
+    """The configuration without paths of the machine that trained it; `info` loses those of its training options."""
+    info.training = {name: value for name, value in info.training.items() if name not in PATHS}
+    if config.frozen_decoder:
+        return config
+    # Only a name from here on: the weights are in the checkpoint.
+    info.training["lm"] = Path(config.language_model).name
+    return replace(config, language_model=info.training["lm"])
 
 
 def trained_weights(model: PrefixCaptioner) -> dict[str, Tensor]:
@@ -115,11 +123,16 @@ def _tied_heads(model: PrefixCaptioner) -> Iterator[str]:
             yield f"language_model.{name}"
 
 
+def check_replaceable(directory: Path) -> None:
+    """Raises ClipcapError when there is something else than a checkpoint, which a save would destroy."""
+    if directory.exists() and not (directory / CONFIG).is_file() and (directory.is_file() or any(directory.iterdir())):
+        raise ClipcapError(f"{directory} exists and is no checkpoint, so it is not replaced; choose another folder")
+
+
 @contextmanager
 def _replaced(directory: Path) -> Iterator[Path]:
     """A fresh directory that takes the place of `directory` when the block ends without an error."""
-    if directory.exists() and not (directory / CONFIG).is_file() and (directory.is_file() or any(directory.iterdir())):
-        raise ClipcapError(f"{directory} exists and is no checkpoint, so it is not replaced; choose another folder")
+    check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     old = directory.with_name(f".{directory.name}.old")
