@@ -107,10 +107,10 @@ class HubModel(ModelHubMixin, library_name="clipcap-video", tags=["video-caption
             for name, value in self.info.progress.items()
             if name.startswith("val_") and isinstance(value, float)
         }
-        language_model = self.model.config.language_model
+        config = self.model.config
         facts = {
             **{name: text for name, text in self.describe().items() if name != "model"},
-            "language model": f"{Path(language_model).name}, {'frozen' if self.model.config.only_prefix else 'its own'}",
+            "language model": f"{Path(config.language_model).name}, {'frozen' if config.only_prefix else 'its own'}",
             **progress,
         }
         data: ModelCardData = self._hub_mixin_info.model_card_data

@@ -134,7 +134,9 @@ def test_save_can_push_too(captioner: Captioner, hub: Hub, tmp_path: Path) -> No
 
 
 def test_offline_is_one_clear_sentence(hub: Hub) -> None:
-    with pytest.raises(ClipcapError, match="no captioner at someone/nothing: .*cannot be reached and it is not in the"):
+    with pytest.raises(
+        ClipcapError, match=r"no captioner at someone/nothing: .*cannot be reached and it is not in the"
+    ):
         Captioner.from_pretrained("someone/nothing")
 
 

@@ -200,10 +200,15 @@ def test_images_decode_to_the_frames(tmp_path: Path) -> None:
 def test_evidence_is_the_share_of_probability_that_goes_with_a_frame(tmp_path: Path) -> None:
     _, page = read(entries(), tmp_path)
     owed = [a for tag, a in page.tags if tag == "span" and (a.get("class") or "").startswith("owed")]
-    assert [data for tag, _, data in page.cards[0]["text"] if data.endswith("%") and data[0] in "−+"] == ["−75%", "+25%"]
+    assert [data for tag, _, data in page.cards[0]["text"] if data.endswith("%") and data[0] in "−+"] == [
+        "−75%",
+        "+25%",
+    ]
     assert [a["class"] for a in owed] == ["owed", "owed against"]
     assert [a["style"] for a in owed] == ["--p:0.75", "--p:0.20"]
-    assert "Without the frames from 0:00.0 to 0:03.5, this caption would be 4 times less likely" in str(owed[0]["title"])
+    assert "Without the frames from 0:00.0 to 0:03.5, this caption would be 4 times less likely" in str(
+        owed[0]["title"]
+    )
     assert "Without this frame, this caption would be 1.25 times more likely" in str(owed[1]["title"])
     assert float(page.cards[0]["attributes"][0]["data-evidence"]) == pytest.approx(0.75)
     assert "data-evidence" not in page.cards[1]["attributes"][0]

@@ -1,8 +1,8 @@
 """A report of captioned videos: one HTML page that needs no server, no network and no other file.
 
-The page is complete without JavaScript; the script in it only adds search, filters, sorting, larger frames and keys. Whatever comes
-from outside (captions, names, paths) is escaped, and the page's Content-Security-Policy allows no script but
-that one, by its digest, so that even a slip in the escaping could not run anything.
+The page is complete without JavaScript; the script in it only adds search, filters, sorting, larger frames and
+keys. Whatever comes from outside (captions, names, paths) is escaped, and the page's Content-Security-Policy allows
+no script but that one, by its digest, so that even a slip in the escaping could not run anything.
 """
 
 from __future__ import annotations

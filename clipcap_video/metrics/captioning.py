@@ -68,10 +68,10 @@ def score_captions(
     """Scores one caption a video against its references; only videos that have a prediction count.
 
     java: use Java's tokenizer and METEOR; None uses them when Java runs. bootstrap: so many resamples of the videos
-    give each figure a 95 % interval (`metrics.bootstrap`), drawn from `seed`; 0 gives none. An empty prediction scores zero.
-    CIDEr weighs n-grams by how many videos' references hold them, so the score of one video alone is 0 and
-    scores of different sets of videos do not compare. Raises ClipcapError when there are no predictions, a
-    predicted video has no references, or java is True and Java does not run.
+    give each figure a 95 % interval (`metrics.bootstrap`), drawn from `seed`; 0 gives none.
+    An empty prediction scores zero. CIDEr weighs n-grams by how many videos' references hold them, so the score of
+    one video alone is 0 and scores of different sets of videos do not compare. Raises ClipcapError when there are no
+    predictions, a predicted video has no references, or java is True and Java does not run.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.rouge.rouge import Rouge
