@@ -110,7 +110,7 @@ class HubModel(ModelHubMixin, library_name="clipcap-video", tags=["video-caption
         config = self.model.config
         facts = {
             **{name: text for name, text in self.describe().items() if name != "model"},
-            "language model": f"{Path(config.language_model).name}, {'frozen' if config.only_prefix else 'its own'}",
+            "language model": f"{Path(config.language_model).name}, {'frozen' if config.frozen_decoder else 'its own'}",
             **progress,
         }
         data: ModelCardData = self._hub_mixin_info.model_card_data

@@ -41,7 +41,7 @@ def make_page(
     found = file.predictions
     pictures = Pictures.for_page_of(len(found), frames, frame_size)
     records = read_annotations(caption) if caption else []
-    notes = []
+    notes: list[str] = []
     if videos:
         found = _with_paths(found, find_all_videos(videos), notes)
     scores = _scores(found, records, file.split, notes) if records else None

@@ -50,7 +50,7 @@ class Page(HTMLParser):
             self.cards.append({"attributes": [attributes], "text": [], "images": []})
         if tag == "script":
             self.scripts.append("")
-        if tag == "img" and self.cards:
+        if tag == "img" and "article" in [name for name, _ in self.open]:
             self.cards[-1]["images"].append(attributes)
         if tag not in VOID:
             self.open.append((tag, kind))

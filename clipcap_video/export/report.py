@@ -120,8 +120,8 @@ def write_report(
     head, tail = template.split("{{cards}}")
 
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         # A path that is no valid UTF-8 reaches Python with lone surrogates, which do not encode as they are.
         with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(_fill(head, values))

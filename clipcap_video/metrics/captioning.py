@@ -203,8 +203,8 @@ def evaluate_captions(
     chosen = select(records, split) if split is not None else records
     references = {record.video_id: record.captions for record in chosen if record.captions}
     if split is None:
-        references = {**dict.fromkeys(predictions, ()), **references}
-        return score_captions(predictions, references, java=java, bootstrap=bootstrap, seed=seed)
+        wanted: dict[str, Sequence[str]] = {**dict.fromkeys(predictions, ()), **references}
+        return score_captions(predictions, wanted, java=java, bootstrap=bootstrap, seed=seed)
     if not references:
         raise ClipcapError(f"split {split!r} has no captions in the annotations; there is nothing to score against")
     inside = {video: text for video, text in predictions.items() if video in references}
