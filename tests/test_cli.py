@@ -212,7 +212,7 @@ class TestHelp:
         [
             ["extract_features.py"], ["train_vtt.py"], ["inference_vtt.py"], ["-m", "clipcap_video"],
             ["-m", "clipcap_video", "evaluate"], ["-m", "clipcap_video", "new-lm"], ["-m", "clipcap_video", "demo"],
-            ["-m", "clipcap_video", "convert"],
+            ["-m", "clipcap_video", "convert"], ["-m", "clipcap_video", "report"],
         ],
     )  # fmt: skip
     def test_help_does_not_wait_for_torch(self, command: list[str]) -> None:

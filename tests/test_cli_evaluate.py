@@ -80,6 +80,29 @@ def test_plain_captions_are_scored_where_they_are(tmp_path: Path, annotations: P
     assert (scores["split"], scores["videos"]) == (None, 2)
 
 
+def test_intervals_and_the_curve_of_confidence(tmp_path: Path, annotations: Path) -> None:
+    path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
+    options = ["--predictions", str(path), "--caption", str(annotations), "--bootstrap", "100"]
+    curve = tmp_path / "curve.png"
+    result = CliRunner().invoke(app, [*options, "--confidence_curve", str(curve)])
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    low, high = scores["intervals"]["CIDEr"]
+    assert low <= scores["CIDEr"] <= high
+    assert f"[{100 * low:.2f}, {100 * high:.2f}] in 95 %" in result.output
+    assert "mean log-probability" in result.output
+    assert curve.stat().st_size > 1000
+    again = CliRunner().invoke(app, [*options, "--seed", "0"])
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores, again.output
+
+
+def test_a_curve_needs_captions_with_confidence(tmp_path: Path, annotations: Path) -> None:
+    path = tmp_path / "plain.json"
+    path.write_text('{"a": "a dog runs"}')
+    with pytest.raises(ClipcapError, match="lacks the fields version and predictions"):
+        evaluate(path, [annotations], confidence_curve=tmp_path / "curve.png")
+
+
 def test_help_names_the_options_as_written_and_loads_nothing_heavy() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
     for option in ("--predictions", "--caption", "--split", "--out", "--allow_missing"):
