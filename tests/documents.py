@@ -129,6 +129,7 @@ class World:
             kind = "predictions"
         elif kind is None and word.endswith(".json") and not option.startswith("--"):
             kind = "annotations"
-        if kind and not path.exists() and not word.startswith("-"):
+        # Predictions are those of the world's own captioner, whatever an earlier command wrote under that name.
+        if kind and (kind == "predictions" or not path.exists()) and not word.startswith("-"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.makers[kind](path)
