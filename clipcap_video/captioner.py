@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -64,7 +64,11 @@ class Captioner(HubModel):
         device: str = "auto",
         precision: str = "auto",
         legacy: LegacyChoices | None = None,
-        **hub: Any,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
     ) -> Captioner:
         """The captioner in `model_dir` (a checkpoint, or the out_dir of a run); without it, the starter captioner.
 
@@ -74,11 +78,18 @@ class Captioner(HubModel):
             ClipCap programs, which names none, the one that it was trained with ("gpt2" unless given).
         precision: "auto" encodes frames in bf16 where the device is fast at it, and writes captions in float32.
         legacy: what such a checkpoint does not tell.
-        hub: revision, token, cache_dir, force_download and local_files_only, as in ModelHubMixin.from_pretrained.
+        revision, token, cache_dir, force_download, local_files_only: for the Hub, as in ModelHubMixin.
         Raises ClipcapError when the checkpoint is missing, damaged or does not fit.
         """
         if model_dir is not None and names_repository(model_dir):
-            model_dir = fetch(str(model_dir), **hub)
+            model_dir = fetch(
+                str(model_dir),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
         checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
         place = pick_device(device)
         notes: list[str] = []
