@@ -61,6 +61,7 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "path",
         "start",
         "end",
+        "evidence",
     }
 
 
