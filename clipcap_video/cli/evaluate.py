@@ -80,9 +80,7 @@ def evaluate(
     split = split or own_split
     records = under_names(read_annotations(caption, paragraphs), captions)
     sure = PredictionFile.load(predictions).confidence() if confidence_curve is not None else {}
-    scores = evaluate_captions(
-        captions, records, split, allow_missing=allow_missing, bootstrap=bootstrap, seed=seed
-    )
+    scores = evaluate_captions(captions, records, split, allow_missing=allow_missing, bootstrap=bootstrap, seed=seed)
     out = out or predictions.with_name("scores.json")
     save_scores(scores, out, split)
     print(describe_scores(scores))
