@@ -79,4 +79,4 @@ def _examine(config: DoctorConfig) -> int:
     return len(examination.findings)
 
 
-doctor = command_of(DoctorConfig, _doctor)
+doctor = command_of(DoctorConfig, _doctor, "doctor")

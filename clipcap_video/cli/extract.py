@@ -125,4 +125,4 @@ def _extract(config: ExtractConfig) -> None:
         sys.exit(1)
 
 
-extract_features = command_of(ExtractConfig, _extract)
+extract_features = command_of(ExtractConfig, _extract, "extract")

@@ -137,4 +137,4 @@ def _infer(config: InferConfig) -> None:
         sys.exit(1)
 
 
-caption_videos = command_of(InferConfig, _infer)
+caption_videos = command_of(InferConfig, _infer, "infer")

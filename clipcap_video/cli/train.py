@@ -24,4 +24,4 @@ def _train(config: TrainConfig) -> None:
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")
 
 
-train_captioner = command_of(TrainConfig, _train)
+train_captioner = command_of(TrainConfig, _train, "train")
