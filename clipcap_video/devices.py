@@ -89,3 +89,8 @@ def make_accelerator(
         log_with=tracker,
         project_config=ProjectConfiguration(logging_dir=None if tracking is None else str(tracking)),
     )
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has held on an accelerator so far; None where it cannot be told."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -59,7 +59,7 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
     record = {
         "command": command,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command_line": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command_line": _command_line(),
         "versions": versions(),
         "git": git_revision(),
         "machine": {"platform": platform.platform(), **_plain(machine)},
@@ -81,6 +81,11 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0]).name
+    return shlex.join(["clipcap-video" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _record_of(file: Path) -> dict[str, Any] | None:
@@ -183,16 +188,20 @@ def digests(files: Iterable[Path]) -> dict[str, str]:
 
 def videos_digest(videos: Mapping[str, Path]) -> str:
     """Tells one set of video files from another, by their ids and lengths."""
-    listed = "\n".join(f"{video_id} {path.stat().st_size}" for video_id, path in sorted(videos.items()))
+    listed = "\n".join(
+        f"{video_id} {path.stat().st_size if path.exists() else 0}" for video_id, path in sorted(videos.items())
+    )
     return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()[:16]}"
 
 
 def store_facts(fingerprint: Any, path: Path, ids: Sequence[str]) -> dict[str, Any]:
     """A feature store, for a record: where it is, how it was made and which videos of it were used."""
     used = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+    # A folder of files that do not say how they were made is known by its videos alone.
+    how = file_digest(path) if fingerprint is None and path.is_file() else None
     return {
-        "path": str(Path(path).resolve()),
-        "fingerprint": None if fingerprint is None else asdict(fingerprint),
+        "path": str(path.resolve()),
+        "fingerprint": how if fingerprint is None else asdict(fingerprint),
         "videos": len(ids),
         "ids": f"sha256:{used}",
     }

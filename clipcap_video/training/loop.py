@@ -135,6 +135,7 @@ class _Run:
         self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
         self.progress = Progress()
         self.average = WeightAverage(model, config.average) if config.average else None
+        self.log: RunLog | None = None  # of the main process, once the run has begun
 
     def _self_critical(self, training: list[VideoRecord]) -> SelfCritical:
         config = self.config
@@ -202,7 +203,7 @@ class _Run:
         """The rest of the current epoch, its validation and its checkpoints."""
         config, progress = self.config, self.progress
         self.model.train()
-        groups = self._groups(progress.epoch)
+        groups = self.groups(progress.epoch)
         bar = tqdm(
             total=len(groups),
             initial=progress.step_in_epoch,
@@ -246,7 +247,7 @@ class _Run:
             broadcast_object_list(seconds)
         return seconds[0] >= limit
 
-    def _groups(self, epoch: int) -> list[list[list[int]]]:
+    def groups(self, epoch: int) -> list[list[list[int]]]:
         """The batches of each step of this process; the last ones wrap around, so that all processes do as many."""
         batches, config = self.order.batches(epoch), self.config
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -289,7 +290,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
-        if self.accelerator.is_main_process:
+        if self.log is not None:
             tokens = sum(len(batch.labels) for batch in batches)
             rate = round(tokens / (time.perf_counter() - started))
             self.log.write(
@@ -302,6 +303,10 @@ class _Run:
             )
         return total
 
+    def rehearse(self, group: list[list[int]]) -> None:
+        """One step with batches of the first epoch, before the run begins: weights change, nothing is written."""
+        self._step(list(self.order.load(0, group)))
+
     def _close_epoch(self) -> None:
         """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""
         config, progress = self.config, self.progress
@@ -309,7 +314,7 @@ class _Run:
         finished = progress.epoch == config.epochs or self._out_of_time()
         number = progress.epoch + (1 if progress.step_in_epoch else 0)
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
-        if self.accelerator.is_main_process:
+        if self.log is not None:
             if due and self.validation:
                 with self.accelerator.autocast(), self._averaged():
                     scores = validate(
@@ -358,7 +363,7 @@ class _Run:
         return nullcontext() if self.average is None else self.average.in_place()
 
     def _summary(self, finished: bool) -> TrainingSummary:
-        if self.accelerator.is_main_process:
+        if self.log is not None:
             self.log.close()
         best = self.config.out_dir / "best"
         return TrainingSummary(self.progress.step, finished, self.progress.best_score, best)
