@@ -40,6 +40,8 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
+        if not self.videos and not self.steps:
+            return f"{self.command} has nothing to do: {self.done:,} videos are done already"
         rows = [("videos", f"{self.videos:,}" + (f", and {self.done:,} done already" if self.done else ""))]
         if self.captions:
             rows.append(("captions", f"{self.captions:,}"))
@@ -68,6 +70,8 @@ def in_bytes(count: float) -> str:
 def in_words(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"

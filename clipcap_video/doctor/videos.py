@@ -13,8 +13,9 @@ import sys
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -104,7 +105,7 @@ def read_facts(path: Path) -> VideoFacts:
         if size == 0:
             return VideoFacts(("empty", "0 bytes"))
         container = container_of(path)
-        missing_bytes = bytes_missing(path) if container == "mp4" else 0
+        missing_bytes = bytes_missing(path, container)
     except OSError as error:
         return VideoFacts(("unreadable", error.strerror or "cannot be opened"))
     times = array("d")
@@ -115,12 +116,15 @@ def read_facts(path: Path) -> VideoFacts:
     except VideoError:
         return VideoFacts(_unopened(container, missing_bytes))
     facts = judge(np.asarray(times), promised, rate, exact=container in COUNTED)
+    if container == "avi" and missing_bytes == 0 and facts.problem is not None:
+        # An AVI's times are counts of frames, which close up over a gap.
+        return replace(facts, problem=("corrupt", f"{promised - facts.frames} of {promised} frames do not decode"))
     if missing_bytes and (facts.problem is None or facts.problem[0] != "truncated"):
         return VideoFacts(("truncated", f"the last {missing_bytes:,} bytes are missing"), facts.frames, facts.seconds)
     return facts
 
 
-def _unopened(container: str | None, missing_bytes: int) -> tuple[str, str]:
+def _unopened(container: str | None, missing_bytes: int | None) -> tuple[str, str]:
     if container is None:
         return "not_video", "its first bytes are not those of a video"
     if missing_bytes:
@@ -170,21 +174,36 @@ def container_of(path: Path) -> str | None:
     return next((kind for offset, magic, kind in MAGIC if head[offset : offset + len(magic)] == magic), None)
 
 
-def bytes_missing(path: Path) -> int:
-    """How many bytes an mp4's outermost boxes promise beyond the end of the file; 0 for a whole one."""
+def bytes_missing(path: Path, container: str | None) -> int | None:
+    """How many bytes a container promises beyond the end of its file; 0 for a whole one, None where it says nothing."""
+    if container not in ("mp4", "avi"):
+        return None
     size = path.stat().st_size
-    place = 0
     with path.open("rb") as stream:
-        while place + 8 <= size:
-            stream.seek(place)
-            length, _ = struct.unpack(">I4s", stream.read(8))
-            if length == 1:  # the length is a 64-bit number behind the name
-                wide = stream.read(8)
-                length = struct.unpack(">Q", wide)[0] if len(wide) == 8 else 0
-            if length < 8:  # 0: to the end of the file; others are nonsense, which the decoder will meet
-                return 0
-            place += length
-    return max(0, place - size)
+        end = _end_of_riff(stream) if container == "avi" else _end_of_boxes(stream, size)
+    return None if end is None else max(0, end - size)
+
+
+def _end_of_riff(stream: BinaryIO) -> int | None:
+    head = stream.read(8)
+    (length,) = struct.unpack("<I", head[4:])
+    # A recorder that was switched off never came to write the length.
+    return length + 8 if 0 < length < 0xFFFFFFFF else None
+
+
+def _end_of_boxes(stream: BinaryIO, size: int) -> int | None:
+    """The end of an mp4's last outermost box."""
+    place = 0
+    while place + 8 <= size:
+        stream.seek(place)
+        length, _ = struct.unpack(">I4s", stream.read(8))
+        if length == 1:  # the length is a 64-bit number behind the name
+            wide = stream.read(8)
+            length = struct.unpack(">Q", wide)[0] if len(wide) == 8 else 0
+        if length < 8:  # 0: to the end of the file; others are nonsense, which the decoder will meet
+            return None
+        place += length
+    return place
 
 
 def find_duplicates(paths: list[Path], pool: ThreadPoolExecutor) -> list[list[Path]]:

@@ -19,7 +19,7 @@ from clipcap_video.training.loop import _Run, prepare
 from clipcap_video.training.setup import EVAL_ENTRY_LENGTH
 from clipcap_video.training.validation import validate
 
-UNTIMED_STEPS, FEWEST_STEPS = 2, 3
+FEWEST_STEPS = 3
 VALIDATION_VIDEOS = 40
 
 
@@ -73,22 +73,17 @@ def _time_steps(run: _Run) -> tuple[float, int]:
     def tokens(group: list[list[int]]) -> int:
         return sum(len(tokens) for batch in group for video in batch for tokens in run.order.captions(0, video))
 
-    # The largest first, untimed: the memory that it needs is what the run needs.
-    groups.sort(key=lambda group: -tokens(group))
-    untimed, rest = groups[: UNTIMED_STEPS - 1], groups
-    random.Random(0).shuffle(rest)
     run.model.train()
-    for group in [*untimed, rest[0]]:
+    # Untimed, for the first steps are slow; the memory that the largest needs is what the run needs.
+    for group in (max(groups, key=tokens), groups[0]):
         run.rehearse(group)
     times: list[float] = []
     started = time.perf_counter()
-    for number in range(10_000):
+    for number in range(max(FEWEST_STEPS, run.total_steps)):
         before = time.perf_counter()
-        run.rehearse(rest[number % len(rest)])
+        run.rehearse(groups[number % len(groups)])
         times.append(time.perf_counter() - before)
         if len(times) >= FEWEST_STEPS and time.perf_counter() - started > BUDGET_SECONDS:
-            break
-        if len(times) >= max(FEWEST_STEPS, run.total_steps):
             break
     return sum(times) / len(times), len(times)
 
