@@ -63,10 +63,13 @@ def examine_videos(
     """Findings about the files themselves, in their order, and what was looked at."""
     findings: list[Finding] = []
     frames, seconds = 0, 0.0
+    readable: list[Path] = []
     bar = tqdm(total=len(paths), unit="video", disable=not (progress and sys.stderr.isatty()))
     with bar, ThreadPoolExecutor(max_workers=workers) as pool:
         for path, facts in zip(paths, pool.map(read_facts, paths), strict=True):
             frames += facts.frames
+            if facts.frames:
+                readable.append(path)
             seconds += facts.seconds
             findings += [
                 Finding(kind, path.stem, f"{path}: {message}", (str(path),))
@@ -74,7 +77,7 @@ def examine_videos(
             ]
             bar.update()
         # The pool also reads what may be equal: the same bytes have the same length.
-        duplicates = find_duplicates(paths, pool)
+        duplicates = find_duplicates(readable, pool)
     for same in duplicates:
         others = ", ".join(str(path) for path in same[1:])
         findings.append(
@@ -90,7 +93,7 @@ def problems(facts: VideoFacts, limits: Limits) -> Iterator[tuple[str, str]]:
         if facts.frames == 0:
             return
     if facts.frames < limits.frames:
-        yield "too_short", f"{facts.frames} frames; the least is {limits.frames}"
+        yield "too_short", f"{facts.frames} frame{'' if facts.frames == 1 else 's'}; the least is {limits.frames}"
     elif facts.seconds < limits.seconds:
         yield "too_short", f"{facts.seconds:.2f} s; the least is {limits.seconds:g} s"
     if facts.variable is not None:
@@ -207,7 +210,7 @@ def _end_of_boxes(stream: BinaryIO, size: int) -> int | None:
 
 
 def find_duplicates(paths: list[Path], pool: ThreadPoolExecutor) -> list[list[Path]]:
-    """Groups of files with the same bytes, in the order of their first; empty files are no duplicates.
+    """Groups of files with the same bytes, in the order of their first.
 
     Only files of equal length are read. A file that is named twice, or linked to, is one file.
     """
@@ -218,7 +221,7 @@ def find_duplicates(paths: list[Path], pool: ThreadPoolExecutor) -> list[list[Pa
             found = os.stat(path)
         except OSError:
             continue
-        if found.st_size and (found.st_dev, found.st_ino) not in seen:
+        if (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
             by_size.setdefault(found.st_size, []).append(path)
     suspects = [path for same in by_size.values() if len(same) > 1 for path in same]
