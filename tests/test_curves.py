@@ -64,16 +64,14 @@ def test_a_run_without_steps_has_no_picture(tmp_path: Path) -> None:
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_drawn_at_validations_and_at_the_end(
-    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawn_at_every_validation(tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(
         log, "draw_curves", lambda metrics, picture: drawn.append(len(metrics.read_text().splitlines()))
     )
     monkeypatch.setattr(log.time, "monotonic", lambda: 0.0)
     train(options(tiny_project, tmp_path / "out", epochs=3))
-    assert drawn == [4, 8, 12, 12]  # three steps and a validation an epoch
+    assert drawn == [4, 8, 12]  # three steps and a validation an epoch
 
 
 class TestTrackers:
@@ -92,10 +90,13 @@ class TestTrackers:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
-    def test_tensorboard_reads_what_metrics_jsonl_says(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+    def test_tensorboard_reads_what_metrics_jsonl_says(
+        self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Read back by TensorBoard itself; a run that was stopped and went on is one run there."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+        monkeypatch.setattr(log, "draw_curves", draw_curves)
         out = tmp_path / "out"
         train(options(tiny_project, out, track="tensorboard", max_minutes=1e-9))
         train(options(tiny_project, out, track="tensorboard", resume=True))
@@ -107,3 +108,4 @@ class TestTrackers:
             found = [(event.step, event.value) for event in events.Scalars(name)]
             assert [step for step, _ in found] == [step for step, _ in expected]
             assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-6)
+        assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")

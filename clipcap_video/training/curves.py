@@ -26,13 +26,17 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     ]
     if not panels:
         return
-    figure = Figure(figsize=(8, 2.6 * len(panels)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8, 2.6 * len(panels)), dpi=100)
     FigureCanvasAgg(figure)
+    # Margins in inches; a layout that is computed takes longer than the drawing.
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.085, right=0.99, bottom=0.5 / height, top=1 - 0.12 / height, hspace=0.16)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, draw in zip(axes, panels, strict=True):
         draw(axis, lines)
         axis.grid(alpha=0.25)
         axis.margins(x=0.02)
+        axis.yaxis.set_label_coords(-0.062, 0.5)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[-1].set_xlabel("step")

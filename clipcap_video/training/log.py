@@ -38,6 +38,7 @@ class RunLog:
         self._metrics = MetricsLog(config.out_dir / "metrics.jsonl", resume_at)
         self._picture = config.out_dir / CURVES
         self._draw_after = 0.0
+        self._news = True
         self._accelerator = accelerator
         if config.track is not None:
             # TensorBoard drops what a run that was stopped had written beyond the place where it goes on.
@@ -51,6 +52,7 @@ class RunLog:
     def write(self, **values: Any) -> None:
         """One line; its numbers also go to the tracker. values: `step` among them."""
         self._metrics.write(**values)
+        self._news = True
         numbers = {name: value for name, value in values.items() if name != "step" and isinstance(value, int | float)}
         for tracker in self._accelerator.trackers:
             tracker.log(numbers, step=values["step"])
@@ -59,7 +61,8 @@ class RunLog:
         """The picture of all so far. Unless it is the last one, it is put off where drawing would take a twentieth
         of the run's time."""
         now = time.monotonic()
-        if last or now >= self._draw_after:
+        if self._news and (last or now >= self._draw_after):
+            self._news = False
             draw_curves(self._metrics.file, self._picture)
             done = time.monotonic()
             self._draw_after = done + 20 * (done - now)
