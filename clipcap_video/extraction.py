@@ -183,7 +183,7 @@ def plan_extraction(
         total.failed += summary.failed
         total.frames += summary.frames
 
-    rate = measure(list(todo), extract_some, batch=max(8, 2 * batch_size // max(1, spec.frames)))
+    rate = measure(list(todo), extract_some, probe=max(8, 2 * batch_size // max(1, spec.frames)))
     looked = total.done + total.failed
     notes = [f"{total.failed} of the {looked} videos looked at cannot be read"] if total.failed else []
     return Plan(

@@ -241,7 +241,7 @@ def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
         written += _size(captioner.caption_store(stored.store, part, settings, batch_size=config.bs))
         count += len(part)
 
-    rate = measure(stored.ids, caption_some, batch=config.bs)
+    rate = measure(stored.ids, caption_some, probe=config.bs)
     most = captioner.model.config.mapping.max_frames
     return Plan(
         command="infer",

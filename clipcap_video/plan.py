@@ -89,31 +89,31 @@ class Rate:
         return self.seconds / self.items * count if self.items else 0.0
 
 
-def measure(items: Sequence[Item], do: Callable[[Sequence[Item]], object], first: int = 4, batch: int = 8) -> Rate:
-    """How fast `do` works on parts of `items`, drawn evenly, for about BUDGET_SECONDS or until there are no more.
+def measure(items: Sequence[Item], do: Callable[[Sequence[Item]], object], first: int = 4, probe: int = 8) -> Rate:
+    """How fast `do` works on `items`, for about BUDGET_SECONDS or until there are no more; drawn evenly.
 
-    The `first` few are not counted unless there are no others: they pay for what is only done once. Parts grow from
-    `batch`, so that what comes once a call counts less and less.
+    The `first` few pay for what is only done once, the `probe` tells how many there is time for, and the rate is that
+    of the part that follows, as large as it can be: a run has its beginning and its end only once. Where there are too
+    few items for that, the rate is that of what there was.
     """
     order = np.random.default_rng(0).permutation(len(items)).tolist()
-    shuffled = [items[index] for index in order]
-    started = time.perf_counter()
-    warm = shuffled[:first]
-    if warm:
-        do(warm)
-    rate = Rate(len(warm), time.perf_counter() - started)
-    place, done, seconds = len(warm), 0, 0.0
-    while place < len(shuffled) and seconds < BUDGET_SECONDS:
-        part = shuffled[place : place + batch]
+
+    def timed(start: int, count: int) -> Rate:
+        part = [items[index] for index in order[start : start + count]]
         started = time.perf_counter()
-        do(part)
-        seconds += time.perf_counter() - started
-        place += len(part)
-        done += len(part)
-        # Twice as many, if there is time for them.
-        left = BUDGET_SECONDS - seconds
-        batch = max(1, min(batch * 2, int(left * done / seconds)))
-    return Rate(done, seconds) if done else rate
+        if part:
+            do(part)
+        return Rate(len(part), time.perf_counter() - started)
+
+    begun = timed(0, first)
+    probed = timed(first, probe)
+    if not probed.items:
+        return begun
+    left = BUDGET_SECONDS - probed.seconds
+    main = timed(first + probe, max(0, int(left / max(probed.seconds, 1e-9) * probed.items)))
+    if main.items >= probed.items:
+        return main
+    return Rate(probed.items + main.items, probed.seconds + main.seconds)
 
 
 def peak_memory() -> int | None:

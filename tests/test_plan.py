@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,28 +152,28 @@ class TestInfer:
 
 
 class TestMeasuring:
-    def test_every_item_at_most_once_and_the_first_ones_not_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A clock that costs 100 s at the first call, and 1 s an item."""
+    def test_a_rate_without_what_comes_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A clock that costs 100 s at the first call, 2 s a call and 1 s an item."""
         clock = [0.0]
         seen: list[int] = []
 
-        def work(part: list[int]) -> None:
-            clock[0] += len(part) + (0 if seen else 100)
+        def work(part: Sequence[int]) -> None:
+            clock[0] += 2 + len(part) + (0 if seen else 100)
             seen.extend(part)
 
         monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[0])
-        monkeypatch.setattr(plan, "BUDGET_SECONDS", 30)
-        rate = measure(list(range(1000)), work)  # type: ignore[arg-type]
-        assert rate.of(1000) == pytest.approx(1000)
-        assert len(set(seen)) == len(seen) == rate.items + 4
-        assert 20 <= rate.items <= 60
-        seen.clear()
-        assert measure([1, 2], work).items == 2  # type: ignore[arg-type]
-        assert measure([], work).of(5) == 0  # type: ignore[arg-type]
+        monkeypatch.setattr(plan, "BUDGET_SECONDS", 60)
+        rate = measure(list(range(1000)), work, first=4, probe=8)
+        assert (rate.items, rate.seconds) == (40, 42)  # 8 items took 10 s, so 40 are thought to take 50 s
+        assert len(set(seen)) == len(seen) == 4 + 8 + 40
+        for count, expected in ((0, 0), (3, 105), (4, 106), (9, 7), (12, 10), (15, 15), (20, 10)):
+            seen.clear()
+            assert measure(list(range(count)), work, first=4, probe=8).seconds == expected
 
-    def test_it_looks_at_all_of_the_list(self) -> None:
+    def test_it_looks_at_all_of_the_list(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(plan, "BUDGET_SECONDS", 0)
         drawn: list[int] = []
-        measure(list(range(1000)), lambda part: drawn.extend(part[:20]), batch=64)
+        measure(list(range(1000)), drawn.extend, probe=200)
         assert np.mean(drawn) == pytest.approx(500, abs=60)
 
     @pytest.mark.parametrize(
