@@ -83,7 +83,7 @@ def examine_videos(
         findings.append(
             Finding("duplicate", same[0].stem, f"{same[0]} has the same content as {others}", tuple(map(str, same)))
         )
-    return findings, {"videos": len(paths), "frames": frames, "hours of video": round(seconds / 3600, 2)}
+    return findings, {"videos": len(paths), "frames": frames, "minutes of video": round(seconds / 60, 1)}
 
 
 def problems(facts: VideoFacts, limits: Limits) -> Iterator[tuple[str, str]]:
