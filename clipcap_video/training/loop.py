@@ -23,11 +23,13 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import (
+    WEIGHTS,
     CheckpointInfo,
+    find_checkpoint,
     load_weights,
     save_checkpoint,
 )
-from clipcap_video.runs import RUN_FILE, digests, options_of, store_facts, write_run
+from clipcap_video.runs import RUN_FILE, digests, file_digest, options_of, store_facts, write_run
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.log import RunLog, check_tracker
@@ -172,7 +174,9 @@ class _Run:
     def _sources(self) -> dict[str, Any]:
         """What the run learns from, for its record."""
         config, training = self.config, self.order.data
+        start = None if config.init_from is None else find_checkpoint(config.init_from) / WEIGHTS
         return {
+            "init_from": None if start is None else {str(start.resolve()): file_digest(start)},
             "features": store_facts(self.store.fingerprint, self.store.path, training.video_ids),
             "annotations": digests(config.caption or []),
             "training_data": self.data_digest,
@@ -305,7 +309,7 @@ class _Run:
 
     def rehearse(self, group: list[list[int]]) -> None:
         """One step with batches of the first epoch, before the run begins: weights change, nothing is written."""
-        self._step(list(self.order.load(0, group)))
+        self._step(list(self._load(group)))
 
     def _close_epoch(self) -> None:
         """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""

@@ -97,14 +97,15 @@ def _time_validation(run: _Run) -> float:
     part = replace(data, video_ids=data.video_ids[:count], captions=data.captions[:count])
     started = time.perf_counter()
     with run.accelerator.autocast(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        validate(run.bare_model, part, run.validation, run.config.bs, EVAL_ENTRY_LENGTH)
+        validate(run.bare_model, part, run.validation, run.config.bs, EVAL_ENTRY_LENGTH, run.config.eval_beam_size)
     return (time.perf_counter() - started) / count * len(data)
 
 
 def _bytes_on_disk(run: _Run, epochs: float) -> int:
-    """Checkpoints that stay at the end: best, last and the kept ones; the last with the optimiser's two moments."""
+    """Checkpoints that stay at the end: best, last and the kept ones; the last with the optimiser's two moments, and
+    with the weights of the last step where the checkpoint has their average."""
     weights = sum(tensor.numel() for tensor in trained_weights(run.bare_model).values())
     trained = sum(parameter.numel() for parameter in run.bare_model.parameters() if parameter.requires_grad)
     every = run.config.save_every
     kept = 2 + (math.ceil(epochs / every) if every else 0)
-    return 4 * (kept * weights + 2 * trained)
+    return 4 * (kept * weights + (2 if run.average is None else 3) * trained)
