@@ -62,7 +62,7 @@ def plan_training(config: TrainConfig) -> Plan:
 def _validated(run: _Run, validations: int, seconds: float) -> str:
     if not validations:
         return "no validation"
-    return f"a part of a validation ({validations} of {seconds:.2g} s, fewer once captions end early)"
+    return f"a part of a validation ({validations} of {seconds:.2g} s each, less once captions end early)"
 
 
 def _time_steps(run: _Run) -> tuple[float, int]:
