@@ -183,7 +183,9 @@ def plan_extraction(
         total.failed += summary.failed
         total.frames += summary.frames
 
-    rate = measure(list(todo), extract_some, probe=max(8, 2 * batch_size // max(1, spec.frames)))
+    # The first batch of full size costs far more than those that follow.
+    a_batch = max(8, 2 * batch_size // max(1, spec.frames))
+    rate = measure(list(todo), extract_some, first=a_batch, probe=a_batch)
     looked = total.done + total.failed
     notes = [f"{total.failed} of the {looked} videos looked at cannot be read"] if total.failed else []
     return Plan(

@@ -241,7 +241,7 @@ def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
         written += _size(captioner.caption_store(stored.store, part, settings, batch_size=config.bs))
         count += len(part)
 
-    rate = measure(stored.ids, caption_some, probe=config.bs)
+    rate = measure(stored.ids, caption_some, first=config.bs, probe=config.bs)
     most = captioner.model.config.mapping.max_frames
     return Plan(
         command="infer",
@@ -272,7 +272,7 @@ def _plan_videos(config: InferConfig, settings: DecodingSettings, captioner: Cap
         frames += summary.frames
         failed += summary.failed
 
-    rate = measure(list(videos), caption_some)
+    rate = measure(list(videos), caption_some, first=16, probe=16)
     notes = [f"{failed} of the {count} videos looked at cannot be read"] if failed else []
     if config.report is not None:
         notes.append("the page comes on top: it reads the frames again")
