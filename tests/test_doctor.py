@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from clipcap_video.datasets.records import read_annotations
-from clipcap_video.doctor import Examination, Limits, examine
+from clipcap_video.doctor import Examination, Limits, examine, videos
 from clipcap_video.doctor.videos import judge, varying_distance
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import write_features
@@ -110,6 +111,27 @@ class TestVideoFiles:
         duplicate, same_id = result.findings
         assert {Path(file).name for file in duplicate.files} == {"a.mp4", "copy.mp4"}
         assert {Path(file).name for file in same_id.files} == {"a.mp4", "a.avi"}
+
+
+def test_ctrl_c_does_not_wait_for_the_videos_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{number}.mp4" for number in range(200)]
+    for file in files:
+        file.write_bytes(b"")
+    begun: list[Path] = []
+
+    def slow(path: Path, stop: threading.Event) -> videos.VideoFacts:
+        begun.append(path)
+        stop.wait(0.02 if len(begun) < 4 else 60)
+        return videos.VideoFacts(None)
+
+    def interrupt(*_: object) -> Iterator[None]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(videos, "read_facts", slow)
+    monkeypatch.setattr(videos, "problems", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        videos.examine_videos(files, Limits(), workers=2)
+    assert len(begun) < 10
 
 
 class TestJudgement:
@@ -274,9 +296,17 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         "arguments",
-        [[], ["--videos", "nowhere"], ["--data", "nowhere"], ["--workers", "-1", "--videos", "."], ["--no_such", "1"]],
+        [
+            [],
+            ["--videos", ".", "--json", "/dev/null/found.json"],
+            ["--videos", "nowhere"],
+            ["--data", "nowhere"],
+            ["--workers", "-1", "--videos", "."],
+            ["--no_such", "1"],
+        ],
     )
     def test_usage(self, tmp_path: Path, arguments: list[str]) -> None:
+        write_clip(tmp_path / "a.mp4")
         done = run("clipcap-video", "doctor", *arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert "rror" in done.stderr

@@ -54,6 +54,9 @@ def _doctor(config: DoctorConfig) -> None:
         # Not 1, which says that something was found.
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: cannot use {error.filename} ({error.strerror}); check the path and its rights", file=sys.stderr)
+        sys.exit(2)
     if found:
         sys.exit(1)
 

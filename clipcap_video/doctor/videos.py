@@ -10,10 +10,12 @@ import hashlib
 import os
 import struct
 import sys
+import threading
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,19 +67,26 @@ def examine_videos(
     frames, seconds = 0, 0.0
     readable: list[Path] = []
     bar = tqdm(total=len(paths), unit="video", disable=not (progress and sys.stderr.isatty()))
-    with bar, ThreadPoolExecutor(max_workers=workers) as pool:
-        for path, facts in zip(paths, pool.map(read_facts, paths), strict=True):
-            frames += facts.frames
-            if facts.frames:
-                readable.append(path)
-            seconds += facts.seconds
-            findings += [
-                Finding(kind, path.stem, f"{path}: {message}", (str(path),))
-                for kind, message in problems(facts, limits)
-            ]
-            bar.update()
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
+        with bar:
+            for path, facts in zip(paths, pool.map(partial(read_facts, stop=stop), paths), strict=True):
+                frames += facts.frames
+                if facts.frames:
+                    readable.append(path)
+                seconds += facts.seconds
+                findings += [
+                    Finding(kind, path.stem, f"{path}: {message}", (str(path),))
+                    for kind, message in problems(facts, limits)
+                ]
+                bar.update()
         # The pool also reads what may be equal: the same bytes have the same length.
         duplicates = find_duplicates(readable, pool)
+    finally:
+        # After Ctrl-C, videos that wait are given up, and those that are being read soon are.
+        stop.set()
+        pool.shutdown(cancel_futures=True)
     for same in duplicates:
         others = ", ".join(str(path) for path in same[1:])
         findings.append(
@@ -101,8 +110,8 @@ def problems(facts: VideoFacts, limits: Limits) -> Iterator[tuple[str, str]]:
         yield "variable_rate", f"frames are {shortest * 1000:.0f} to {longest * 1000:.0f} ms apart"
 
 
-def read_facts(path: Path) -> VideoFacts:
-    """Reads one video to its end. Never raises for what is wrong with the file."""
+def read_facts(path: Path, stop: threading.Event | None = None) -> VideoFacts:
+    """Reads one video to its end, or until `stop` is set. Never raises for what is wrong with the file."""
     try:
         size = path.stat().st_size
         if size == 0:
@@ -114,7 +123,10 @@ def read_facts(path: Path) -> VideoFacts:
     times = array("d")
     try:
         with Decoder(path) as decoder:
-            times.extend(decoder)
+            for time in decoder:
+                times.append(time)
+                if stop is not None and stop.is_set():
+                    break
             promised, rate = decoder.promised, decoder.rate
     except VideoError:
         return VideoFacts(_unopened(container, missing_bytes))
