@@ -242,6 +242,19 @@ class TestFeatures:
         np.save(tmp_path / "video2.npy", np.zeros((3, 16)))
         assert kinds(examine(data=tmp_path)) == {"bad_features": ["video1", "video2"]}
 
+    def test_hdf5(self, tmp_path: Path) -> None:
+        import h5py
+
+        with h5py.File(tmp_path / "f.hdf5", "w") as file:
+            for number in range(3):
+                file[f"video{number}"] = features_of(number)
+            file["video3"] = np.full((2, 16), np.inf)
+        annotations = write_annotations(tmp_path / "a.json", range(4), range(4, 5))
+        found = kinds(examine(caption=[annotations], data=tmp_path / "f.hdf5"))
+        assert found == {"bad_features": ["video3"], "missing_features": ["video4"]}
+        truncate(tmp_path / "f.hdf5", 0.8)
+        assert kinds(examine(data=tmp_path / "f.hdf5")) == {"bad_features": ["f.hdf5"]}
+
     def test_a_model_and_features(self, tmp_path: Path, tiny_project: TinyProject) -> None:
         from clipcap_video.training.config import TrainConfig
         from clipcap_video.training.loop import prepare

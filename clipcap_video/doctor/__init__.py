@@ -68,6 +68,8 @@ def _add_features(
 ) -> None:
     result.checked["feature files"] = len(facts.ids)
     result.findings += facts.findings
+    if not facts.ids:  # the whole store is damaged, which was said
+        return
     if ids is not None:
         result.findings += compare_features(facts, ids, data, "among the videos")
     elif annotated:

@@ -12,6 +12,7 @@ import numpy as np
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import (
+    HDF5_SUFFIXES,
     SUFFIX,
     Fingerprint,
     VideoFeatures,
@@ -37,7 +38,12 @@ def examine_features(path: Path) -> StoreFacts:
     """Reads every feature file. Raises ClipcapError when there is no feature store at `path`."""
     if path.is_dir() and any(path.glob(f"*{SUFFIX}")):
         return _examine_folder(path)
-    store = open_features(path)
+    try:
+        store = open_features(path)
+    except ClipcapError as error:
+        if not path.is_file() or path.suffix not in HDF5_SUFFIXES:
+            raise
+        return StoreFacts([], findings=[Finding("bad_features", path.name, str(error), (str(path),))])
     facts = StoreFacts(store.ids(), store.fingerprint)
     for video_id in facts.ids:
         _examine_values(partial(store.load, video_id), video_id, path, facts)
