@@ -68,13 +68,29 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return nullcontext()
 
 
-def make_accelerator(device: torch.device, precision: str) -> Any:
-    """An `accelerate.Accelerator` on `device`; several processes are those that `accelerate launch` started."""
+def make_accelerator(
+    device: torch.device, precision: str, tracker: str | None = None, tracking: Path | None = None
+) -> Any:
+    """An `accelerate.Accelerator` on `device`; several processes are those that `accelerate launch` started.
+
+    tracker: where `log` sends its numbers; tracking: the folder for trackers that need one.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration
 
     # One process may train several models; each brings its own device and precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=tracker,
+        project_config=ProjectConfiguration(logging_dir=None if tracking is None else str(tracking)),
+    )
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has held on an accelerator so far; None where it cannot be told."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

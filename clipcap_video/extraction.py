@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from clipcap_video.devices import peak_device_memory
 from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import SUFFIX, Fingerprint, check_fingerprints, read_header, sorted_ids, write_features
+from clipcap_video.plan import Plan, measure, peak_memory
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
@@ -86,14 +89,14 @@ def extract(
     if batch_size < 1 or workers < 1:
         raise ClipcapError(f"batch size {batch_size} and workers {workers} must both be 1 or more")
     start = time.perf_counter()
-    fingerprint = Fingerprint(
-        encoder=encoder.name,
-        weights=encoder.weights_digest,
-        preprocessing=encoder.preprocessing,
-        sampling=spec,
-        normalized=normalize,
-    )
-    todo = _missing(videos, out, fingerprint, overwrite)
+    fingerprint = fingerprint_of(encoder, spec, normalize)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
+    todo = missing(videos, out, fingerprint, overwrite)
+    for leftover in (out / FAILURES_FILE, *out.glob(".*.partial")):
+        leftover.unlink(missing_ok=True)
     summary = ExtractionSummary(skipped=len(videos) - len(todo))
     bar = tqdm(
         total=len(videos),
@@ -147,12 +150,19 @@ def fitting_encoder(
     return encoder
 
 
-def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
-    """The videos without features in `out`, which is made, and cleared of what earlier runs left over."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
+def fingerprint_of(encoder: ImageEncoder, spec: SamplingSpec, normalize: bool) -> Fingerprint:
+    """Of the features that `extract` makes."""
+    return Fingerprint(
+        encoder=encoder.name,
+        weights=encoder.weights_digest,
+        preprocessing=encoder.preprocessing,
+        sampling=spec,
+        normalized=normalize,
+    )
+
+
+def missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
+    """The videos without features in `out`. Raises ClipcapError when it holds features of another kind."""
     done = set()
     for video_id in sorted_ids(file.name[: -len(SUFFIX)] for file in out.glob(f"*{SUFFIX}")):
         if overwrite and video_id in videos:
@@ -168,9 +178,58 @@ def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite:
                 remedy += ", or overwrite them"
             raise ClipcapError(f"{file} holds features made by {found}, this run makes {wanted}; {remedy}")
         done.add(video_id)
-    for leftover in (out / FAILURES_FILE, *out.glob(".*.partial")):
-        leftover.unlink(missing_ok=True)
     return {video_id: path for video_id, path in videos.items() if video_id not in done}
+
+
+def plan_extraction(
+    videos: dict[str, Path],
+    encoder: ImageEncoder,
+    spec: SamplingSpec,
+    out: Path,
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    normalize: bool = False,
+    overwrite: bool = False,
+    spans: Mapping[str, Span] | None = None,
+) -> Plan:
+    """What `extract` with these arguments would take, measured on some of the videos; `out` is left alone."""
+    todo = missing(videos, out, fingerprint_of(encoder, spec, normalize), overwrite)
+    total = ExtractionSummary()
+    written = 0
+
+    def extract_some(part: Sequence[str]) -> None:
+        nonlocal written
+        chosen = {video_id: todo[video_id] for video_id in part}
+        parts = {video_id: span for video_id, span in (spans or {}).items() if video_id in chosen}
+        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
+            summary = extract(
+                chosen, encoder, spec, Path(folder),
+                batch_size=batch_size, workers=workers, normalize=normalize, progress=False, spans=parts,
+            )  # fmt: skip
+            written += sum(file.stat().st_size for file in Path(folder).glob(f"*{SUFFIX}"))
+        total.done += summary.done
+        total.failed += summary.failed
+        total.frames += summary.frames
+
+    # The first batch of full size costs far more than those that follow.
+    a_batch = max(8, 2 * batch_size // max(1, spec.frames))
+    rate = measure(list(todo), extract_some, first=a_batch, probe=a_batch)
+    looked = total.done + total.failed
+    notes = [f"{total.failed} of the {looked} videos looked at cannot be read"] if total.failed else []
+    return Plan(
+        command="extract",
+        videos=len(todo),
+        done=len(videos) - len(todo),
+        frames=round(total.frames / looked * len(todo)) if looked else 0,
+        disk=round(written / looked * len(todo)) if looked else 0,
+        where=str(out),
+        memory=peak_memory(),
+        device_memory=peak_device_memory(encoder.device),
+        seconds=rate.of(len(todo)),
+        measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
+        notes=notes,
+    )
 
 
 class _Run:

@@ -174,16 +174,8 @@ class SafetensorsStore(FeatureStore):
         return self._headers[video_id]
 
     def load(self, video_id: str) -> VideoFeatures:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         self.shape(video_id)
-        file = self.file(video_id)
-        try:
-            tensors = load_file(file)
-            return VideoFeatures(tensors["features"].astype(np.float32), tensors["timestamps"])
-        except (SafetensorError, KeyError, OSError) as error:
-            raise ClipcapError(f"{file} is damaged ({error}); delete it and extract again") from None
+        return read_features(self.file(video_id))
 
 
 class HDF5Store(FeatureStore):
@@ -279,6 +271,18 @@ def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise ClipcapError(f"{file} is not a whole feature file ({error}); delete it and extract again") from None
     return fingerprint, shape
+
+
+def read_features(file: Path) -> VideoFeatures:
+    """What one feature file holds. Raises ClipcapError when it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(file)
+        return VideoFeatures(tensors["features"].astype(np.float32), tensors["timestamps"])
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ClipcapError(f"{file} is damaged ({error}); delete it and extract again") from None
 
 
 def write_features(

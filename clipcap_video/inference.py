@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipcap_video.captioner import Captioner
 from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select, splits
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.defaults import default_annotations, default_features
+from clipcap_video.devices import peak_device_memory
 from clipcap_video.errors import ClipcapError
 from clipcap_video.export.captions import report_predictions
 from clipcap_video.export.clipcap import write_program_files
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
-from clipcap_video.models.checkpoint import find_checkpoint
+from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
+from clipcap_video.plan import Plan, measure, peak_memory
 from clipcap_video.predictions import Prediction, PredictionFile
+from clipcap_video.runs import RUN_FILE, digests, file_digest, options_of, store_facts, videos_digest, write_run
 from clipcap_video.video.files import find_all_videos
 
 if TYPE_CHECKING:
@@ -35,6 +39,15 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
     """Captions what `config` names and writes the results. Returns how many videos could not be read."""
     if config.out is not None:
         _check_writable(config.out)
+    captioner, settings = _prepare(config, settings)
+    if config.videos is not None:
+        return _caption_videos(config, settings, captioner)
+    _caption_features(config, settings, captioner)
+    return 0
+
+
+def _prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner, DecodingSettings]:
+    """The captioner that `config` names, and the settings with what the checkpoint decides."""
     checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir, config.prefix, config.epoch)
     captioner = Captioner.from_pretrained(
         checkpoint,
@@ -55,10 +68,9 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
     if config.length_penalty is None:
         settings = replace(settings, length_penalty=captioner.length_penalty)
-    if config.videos is not None:
-        return _caption_videos(config, settings, captioner)
-    _caption_features(config, settings, captioner)
-    return 0
+    if config.videos is not None and (config.encoder or config.encoder_weights):
+        captioner.load_encoder(config.encoder, config.encoder_weights)
+    return captioner, settings
 
 
 def _check_writable(out: Path) -> None:
@@ -95,9 +107,41 @@ def _caption_videos(config: InferConfig, settings: DecodingSettings, captioner: 
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
     if config.encoder or config.encoder_weights:
         captioner.load_encoder(config.encoder, config.encoder_weights)
-    out = config.out or Path("predictions.json")
-    return caption_videos(
+    out = _place(config)
+    failed = caption_videos(
         captioner, videos, settings, out=out, report=config.report, records=records, batch_size=config.bs
+    )
+    if failed < len(videos):
+        sources = {"videos": len(videos), "video_files": videos_digest(videos)}
+        _record(config, settings, captioner, sources, caption=config.caption)
+    return failed
+
+
+def _place(config: InferConfig) -> Path:
+    """Where the captions go."""
+    if config.out is not None or config.videos is not None:
+        return config.out or Path("predictions.json")
+    # Beside the checkpoints, not in one: the next better epoch replaces those.
+    folder = config.model_dir or Path()
+    return (folder.parent if folder.is_file() else folder) / "predictions.json"
+
+
+def _record(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, sources: dict[str, Any], **chosen: Any
+) -> None:
+    """Writes the run's record beside its captions. chosen: what options that were not given came to be."""
+    out = _place(config)
+    options = options_of(replace(config, out=out, **chosen))
+    options |= {name: value for name, value in asdict(settings).items() if name in options}
+    weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
+    sources = {
+        "checkpoint": {"path": str(captioner.source.resolve()), "weights": file_digest(weights)},
+        **sources,
+        "annotations": digests(chosen.get("caption") or []),
+    }
+    precision = {"precision": captioner.precision, "encoder_precision": captioner.encoder_precision}
+    write_run(
+        out.with_name(f"{out.stem}.{RUN_FILE}"), "infer", options, sources, device=str(captioner.device), **precision
     )
 
 
@@ -139,7 +183,18 @@ def caption_videos(
     return len(summary.failures)
 
 
-def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> None:
+@dataclass(frozen=True)
+class _Stored:
+    """Stored features that are to be captioned. annotations: the files that tell which, and hold the references."""
+
+    store: FeatureStore
+    ids: list[str]
+    records: list[VideoRecord]
+    split: str | None
+    annotations: list[Path]
+
+
+def _find_stored(config: InferConfig, captioner: Captioner) -> _Stored:
     trained = captioner.info.training
     data = config.data or (Path(trained["data"]) if "data" in trained else default_features())
     if config.data is None and "data" not in trained and not data.exists():
@@ -153,19 +208,26 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     paragraphs = config.paragraphs or bool(trained.get("paragraphs"))
     records, split = _choose(annotations or [], paragraphs, config.split, store)
     ids = [record.video_id for record in records] if records else store.ids()
+    return _Stored(store, ids, records, split, annotations or [])
+
+
+def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> None:
+    stored = _find_stored(config, captioner)
+    records, split = stored.records, stored.split
     started = time.perf_counter()
-    predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
+    predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
     spans = {record.video_id: record.span for record in records if record.span is not None}
     predictions = [
         replace(found, start=spans[found.video].start, end=spans[found.video].end) if found.video in spans else found
         for found in predictions
     ]
-    # Beside the checkpoints, not in one: the next better epoch replaces those.
-    folder = config.model_dir or Path()
-    out = config.out or (folder.parent if folder.is_file() else folder) / "predictions.json"
+    out = _place(config)
     _save(out, predictions, captioner, settings, split)
     print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
+    sources = {"features": store_facts(stored.store.fingerprint, stored.store.path, stored.ids)}
+    chosen = {"data": stored.store.path, "caption": stored.annotations or None, "split": split}
+    _record(config, settings, captioner, sources, **chosen)
     if any(record.captions for record in records):
         _score(out, predictions, records, split)
     if config.model_dir is not None:
@@ -173,6 +235,73 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         references = {record.video_id: record.captions for record in records}
         files = write_program_files(out.parent, captions, references, settings.use_beam_search)
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
+
+
+def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
+    """What `infer` would take, measured on some of the videos. Writes nothing; scores and page are not counted."""
+    captioner, settings = _prepare(config, settings)
+    if config.videos is not None:
+        return _plan_videos(config, settings, captioner)
+    stored = _find_stored(config, captioner)
+    written = count = 0
+
+    def caption_some(part: Sequence[str]) -> None:
+        nonlocal written, count
+        written += _size(captioner.caption_store(stored.store, part, settings, batch_size=config.bs))
+        count += len(part)
+
+    rate = measure(stored.ids, caption_some, first=config.bs, probe=config.bs)
+    most = captioner.model.config.mapping.max_frames
+    return Plan(
+        command="infer",
+        videos=len(stored.ids),
+        frames=sum(min(stored.store.shape(video_id).frames, most) for video_id in stored.ids),
+        disk=written * len(stored.ids) // max(1, count),
+        where=str(_place(config)),
+        memory=peak_memory(),
+        device_memory=peak_device_memory(captioner.device),
+        seconds=rate.of(len(stored.ids)),
+        measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
+        notes=["scores against references come on top"] if any(one.captions for one in stored.records) else [],
+    )
+
+
+def _plan_videos(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> Plan:
+    assert config.videos is not None
+    videos = find_all_videos(config.videos)
+    written = count = frames = failed = 0
+    captioner.encoder  # noqa: B018  (loaded before the clock runs)
+
+    def caption_some(part: Sequence[str]) -> None:
+        nonlocal written, count, frames, failed
+        chosen = {video_id: videos[video_id] for video_id in part}
+        predictions, summary = captioner.caption_files(chosen, settings, batch_size=config.bs, progress=False)
+        written += _size(predictions)
+        count += len(part)
+        frames += summary.frames
+        failed += summary.failed
+
+    rate = measure(list(videos), caption_some, first=16, probe=16)
+    notes = [f"{failed} of the {count} videos looked at cannot be read"] if failed else []
+    if config.report is not None:
+        notes.append("the page comes on top: it reads the frames again")
+    return Plan(
+        command="infer",
+        videos=len(videos),
+        frames=round(frames / count * len(videos)),
+        disk=round(written / count * len(videos)),
+        where=str(_place(config)),
+        memory=peak_memory(),
+        device_memory=peak_device_memory(captioner.device),
+        seconds=rate.of(len(videos)),
+        measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
+        notes=notes,
+    )
+
+
+def _size(predictions: list[Prediction]) -> int:
+    """Bytes that predictions.json needs for them."""
+    return sum(len(json.dumps(asdict(prediction), indent=1)) for prediction in predictions)
 
 
 def _choose(

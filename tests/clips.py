@@ -129,3 +129,28 @@ def truncate(path: Path, share: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
+
+
+def index_first(path: Path) -> None:
+    """Moves an mp4's index (`moov`) before the media data, as files made for the web have it."""
+    data, boxes = path.read_bytes(), []
+    while data:
+        size = struct.unpack(">I", data[:4])[0]
+        boxes.append((data[4:8], data[:size]))
+        data = data[size:]
+    index = next(box for kind, box in boxes if kind == b"moov")
+    at = index.index(b"stco") + 4
+    (count,) = struct.unpack(">I", index[at + 4 : at + 8])
+    moved = [place + len(index) for place in struct.unpack(f">{count}I", index[at + 8 : at + 8 + 4 * count])]
+    index = index[: at + 8] + struct.pack(f">{count}I", *moved) + index[at + 8 + 4 * count :]
+    rest = [box for kind, box in boxes if kind not in (b"ftyp", b"moov")]
+    path.write_bytes(boxes[0][1] + index + b"".join(rest))
+
+
+def blank(path: Path, start: float, end: float) -> Path:
+    """Overwrites the bytes between two shares of a file with zeros."""
+    data = bytearray(path.read_bytes())
+    first, last = int(len(data) * start), int(len(data) * end)
+    data[first:last] = bytes(last - first)
+    path.write_bytes(data)
+    return path

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from tests.tiny import write_annotations, write_feature_folder, write_language_m
 
 # Tiny models gain nothing from several threads, and lose much where other programs compute too.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_pictures() -> Iterator[None]:
+    """Curves take longer to draw than tiny models to train; tests/test_curves.py draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipcap_video.training.log.draw_curves", lambda metrics, picture: picture.touch())
+        yield
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def predictions(file: Path) -> dict[str, list[dict]]:
 class TestTheMainJob:
     def test_extraction_left_features_and_named_the_failure(self, project: Project) -> None:
         assert sorted(path.name for path in project.features.iterdir()) == [
-            "failures.jsonl", *(f"video{number}.safetensors" for number in range(6)),
+            "failures.jsonl", "run.yaml", *(f"video{number}.safetensors" for number in range(6)),
         ]  # fmt: skip
         failure = json.loads((project.features / "failures.jsonl").read_text())
         assert failure["video"] == "video6"
@@ -212,7 +212,7 @@ class TestHelp:
         [
             ["extract_features.py"], ["train_vtt.py"], ["inference_vtt.py"], ["-m", "clipcap_video"],
             ["-m", "clipcap_video", "evaluate"], ["-m", "clipcap_video", "new-lm"], ["-m", "clipcap_video", "demo"],
-            ["-m", "clipcap_video", "convert"], ["-m", "clipcap_video", "report"],
+            ["-m", "clipcap_video", "convert"], ["-m", "clipcap_video", "report"], ["-m", "clipcap_video", "doctor"],
         ],
     )  # fmt: skip
     def test_help_does_not_wait_for_torch(self, command: list[str]) -> None:
@@ -227,7 +227,7 @@ try:
         runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as stop:
     assert not stop.code, stop.code
-loaded = sorted({{"torch", "transformers", "cv2", "numpy"}} & sys.modules.keys())
+loaded = sorted({{"torch", "transformers", "cv2", "numpy", "yaml", "matplotlib"}} & sys.modules.keys())
 assert not loaded, loaded
 """
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -48,7 +48,9 @@ class TestWhatARunLeaves:
     def test_checkpoints_and_metrics(self, finished: tuple[Path, TrainingSummary]) -> None:
         out, summary = finished
         names = {path.name for path in out.iterdir()}
-        assert names == {"best", "last", "prefix-014", "prefix-029", "prefix-039", "metrics.jsonl"}
+        assert names == {
+            "best", "last", "prefix-014", "prefix-029", "prefix-039", "metrics.jsonl", "curves.png", "run.yaml",
+        }  # fmt: skip
         assert summary.finished
         assert summary.steps == 40 * 5  # 24 videos in batches of 5
         lines = metrics(out)
@@ -215,7 +217,7 @@ def test_the_run_ends_when_its_time_is_up(
     assert (summary.finished, summary.steps) == (True, 7)
     assert summary.best_score is not None
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "best", "last", "prefix-000", "prefix-001", "metrics.jsonl",
+        "best", "last", "prefix-000", "prefix-001", "metrics.jsonl", "curves.png", "run.yaml",
     }  # fmt: skip
     lines = metrics(tmp_path / "out")
     assert [line["step"] for line in lines if "val_loss" in line] == [5, 7]

@@ -46,6 +46,7 @@ def main() -> None:
     """The `clipcap-video` command."""
     from clipcap_video.cli.convert import convert
     from clipcap_video.cli.demo import demo
+    from clipcap_video.cli.doctor import doctor
     from clipcap_video.cli.evaluate import evaluate
     from clipcap_video.cli.extract import extract_features
     from clipcap_video.cli.infer import caption_videos
@@ -71,6 +72,7 @@ def main() -> None:
     app.command("convert")(convert)
     app.command("new-lm")(new_lm)
     app.command("pack")(pack)
+    app.command("doctor")(doctor)
     app.command("demo")(demo)
 
     @app.callback(invoke_without_command=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clipcap_video.cli.options import command_of
 from clipcap_video.training.config import option
@@ -66,11 +66,16 @@ class ExtractConfig:
 
     workers: int = option(2, "Threads that decode videos.", panel="Run")
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
+    dry_run: bool = option(
+        False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
+    )
 
     def __post_init__(self) -> None:
         from clipcap_video.defaults import FEATURES, PROGRAM_FEATURES
         from clipcap_video.errors import ClipcapError
 
+        if Path(self.encoder).is_file():
+            self.encoder = str(Path(self.encoder).resolve())
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
@@ -86,15 +91,16 @@ def _extract(config: ExtractConfig) -> None:
 
     Writes OUT/ID.safetensors for every video, ID being the file's name without its ending. Videos that are done are
     skipped, so a run that was stopped goes on where it was. A video that cannot be read is listed with the reason in
-    OUT/failures.jsonl, and the exit status is 1.
+    OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml repeats the run.
     """
     from clipcap_video.datasets.records import count_ids, read_annotations
     from clipcap_video.datasets.videos import match_videos
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
     from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
-    from clipcap_video.extraction import FAILURES_FILE, extract
+    from clipcap_video.extraction import FAILURES_FILE, extract, fingerprint_of, plan_extraction
     from clipcap_video.features import open_features
+    from clipcap_video.runs import RUN_FILE, options_of, videos_digest, write_run
     from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec, Span
 
@@ -113,21 +119,35 @@ def _extract(config: ExtractConfig) -> None:
     device = pick_device(config.device)
     name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
     encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
-    try:
-        summary = extract(
-            videos,
-            encoder,
-            spec,
-            folder,
-            batch_size=config.bs,
-            workers=config.workers,
-            normalize=config.normalize,
-            overwrite=config.overwrite,
-            spans=spans,
+    choices: dict[str, Any] = {
+        "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
+        "overwrite": config.overwrite, "spans": spans,
+    }  # fmt: skip
+    if config.dry_run:
+        plan = plan_extraction(videos, encoder, spec, folder, **choices)
+        if config.format == "hdf5":
+            plan.disk, plan.where = 2 * plan.disk, f"{folder} and {config.out}"
+        print(plan.describe())
+        return
+
+    def record() -> None:
+        # After the work: a folder with features of another kind is refused, and keeps its own record.
+        sources = {
+            "videos": len(videos),
+            "video_files": videos_digest(videos),
+            "features": asdict(fingerprint_of(encoder, spec, config.normalize)),
+        }
+        write_run(
+            folder / RUN_FILE, "extract", options_of(config), sources, device=str(device), precision=encoder.precision
         )
+
+    try:
+        summary = extract(videos, encoder, spec, folder, **choices)
     except KeyboardInterrupt:
+        record()
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    record()
     for video_id, warning in summary.warnings.items():
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
@@ -142,4 +162,4 @@ def _extract(config: ExtractConfig) -> None:
         sys.exit(1)
 
 
-extract_features = command_of(ExtractConfig, _extract)
+extract_features = command_of(ExtractConfig, _extract, "extract")

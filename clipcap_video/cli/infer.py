@@ -95,6 +95,9 @@ class InferConfig:
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Run")
     seed: int = option(0, "Seed of sampling.", panel="Run")
+    dry_run: bool = option(
+        False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
+    )
 
     mapping_type: Literal["mlp", "transformer", "cross"] | None = option(None, "Mapping network.", panel=ARCHITECTURE)
     cross: bool = option(False, "The same as --mapping_type cross.", panel=ARCHITECTURE)
@@ -109,6 +112,11 @@ class InferConfig:
 
         if self.cross:
             self.mapping_type = "cross"
+        # Absolute, so that the run's record finds them from any working folder.
+        if self.lm is not None and Path(self.lm).exists():
+            self.lm = str(Path(self.lm).resolve())
+        if self.encoder is not None and Path(self.encoder).is_file():
+            self.encoder = str(Path(self.encoder).resolve())
         self.videos = self.videos or None
         if self.videos is None and (self.encoder or self.encoder_weights):
             raise ClipcapError("--encoder and --encoder_weights read videos; give those with --videos")
@@ -130,17 +138,21 @@ def _infer(config: InferConfig) -> None:
     """Caption videos, or stored features of videos.
 
     The checkpoint knows its own architecture, encoder and frame sampling. Captions go to
-    predictions.json; with references, the official scores go to scores.json beside it.
+    predictions.json; with references, the official scores go to scores.json beside it. predictions.run.yaml repeats
+    the run.
     """
     from clipcap_video.decoding import DecodingSettings
-    from clipcap_video.inference import infer
+    from clipcap_video.inference import infer, plan_inference
 
     names = {field.name for field in fields(DecodingSettings)}
     given = {name: value for name, value in vars(config).items() if name in names and value is not None}
     settings = DecodingSettings(**given)
+    if config.dry_run:
+        print(plan_inference(config, settings).describe())
+        return
     failed = infer(config, settings)
     if failed:
         sys.exit(1)
 
 
-caption_videos = command_of(InferConfig, _infer)
+caption_videos = command_of(InferConfig, _infer, "infer")

@@ -12,10 +12,15 @@ def _train(config: TrainConfig) -> None:
     """Train a captioner on frame features and captions.
 
     Needs the features that extract_features.py wrote and an annotation file. Leaves the checkpoints OUT_DIR/best,
-    OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume goes on.
+    OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, OUT_DIR/metrics.jsonl with its picture curves.png, and OUT_DIR/run.yaml,
+    which repeats the run. Ctrl-C saves; --resume goes on.
     """
     from clipcap_video.training.loop import train
+    from clipcap_video.training.plan import plan_training
 
+    if config.dry_run:
+        print(plan_training(config).describe())
+        return
     summary = train(config)
     if not summary.finished:
         print(f"stopped after {summary.steps} steps; go on with --resume")
@@ -24,4 +29,4 @@ def _train(config: TrainConfig) -> None:
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")
 
 
-train_captioner = command_of(TrainConfig, _train)
+train_captioner = command_of(TrainConfig, _train, "train")

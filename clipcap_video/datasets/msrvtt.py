@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipcap_video.datasets.records import Listing, VideoRecord, normal_split
+from clipcap_video.datasets.records import Listing, SplitOverlap, VideoRecord, normal_split
 from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
 
@@ -34,9 +34,13 @@ def read(source: Source) -> list[VideoRecord] | Listing:
     for index, video in enumerate(_entries(source, "videos")):
         where = f"videos[{index}]"
         video_id = _text(source, video, "video_id", where)
+        split = normal_split(_text(source, video, "split", where))
         if video_id in splits:
-            raise ClipcapError(f"{source.path}: {where} repeats video {video_id!r}; remove one of the entries")
-        splits[video_id] = normal_split(_text(source, video, "split", where))
+            sentence = f"{source.path}: {where} repeats video {video_id!r}; remove one of the entries"
+            if splits[video_id] != split:
+                raise SplitOverlap(sentence, {video_id: (splits[video_id], split)})
+            raise ClipcapError(sentence)
+        splits[video_id] = split
         captions[video_id] = []
     if "sentences" not in source.content and any(split != "test" for split in splits.values()):
         raise ClipcapError(

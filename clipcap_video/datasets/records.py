@@ -12,6 +12,14 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.video.sampling import Span
 
 
+class SplitOverlap(ClipcapError):
+    """One file puts videos into several splits. videos: id -> the first two of its splits."""
+
+    def __init__(self, message: str, videos: dict[str, tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.videos = videos
+
+
 @dataclass(frozen=True)
 class VideoRecord:
     """One video of a dataset, or one segment of a video.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from clipcap_video.datasets.records import VideoRecord, normal_split
+from clipcap_video.datasets.records import SplitOverlap, VideoRecord, normal_split
 from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
 from clipcap_video.video.files import VIDEO_SUFFIXES
@@ -35,14 +35,19 @@ def read(source: Source) -> list[VideoRecord]:
     """Videos in order of first appearance, captions in file order."""
     splits: dict[str, str] = {}
     captions: dict[str, list[str]] = {}
+    overlaps: dict[str, tuple[str, str]] = {}
+    sentence = ""
     for where, row in _rows(source):
         video_id, split, texts = _parse(source, where, row)
         if splits.setdefault(video_id, split) != split:
-            raise ClipcapError(
+            overlaps.setdefault(video_id, (splits[video_id], split))
+            sentence = sentence or (
                 f"{source.path}, {where}: video {video_id!r} is in split {split!r} here and in split "
                 f"{splits[video_id]!r} above; a video belongs to one split"
             )
         captions.setdefault(video_id, []).extend(texts)
+    if overlaps:
+        raise SplitOverlap(sentence, overlaps)
     return [VideoRecord(video_id, split, captions[video_id]) for video_id, split in splits.items()]
 
 

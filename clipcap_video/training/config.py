@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,10 @@ from clipcap_video.errors import ClipcapError
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
-    """A dataclass field with the text that `--help` shows for it."""
+    """A dataclass field with the text that `--help` shows for it.
+
+    once=True: the option belongs to one call of the command; no record of the run keeps it.
+    """
     metadata = {"help": help, **extra}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -155,7 +158,14 @@ class TrainConfig:
     )
     eval_every: int = option(1, "Validate every so many epochs, and at the end; 0 never.", panel="Checkpoints")
     eval_beam_size: int = option(5, "Beams of the captions that validation scores; 1 is greedy.", panel="Checkpoints")
-    resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints")
+    resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints", once=True)
+
+    track: str | None = option(
+        None, "Also send losses, rates and scores to this tracker, e.g. tensorboard (in OUT_DIR/tracking).", panel="Run"
+    )
+    dry_run: bool = option(
+        False, "Say what the run would take, measured on a few steps, and do nothing.", panel="Run", once=True
+    )
 
     def __post_init__(self) -> None:
         given = [self.caption] if isinstance(self.caption, str | Path) else self.caption
@@ -209,15 +219,9 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""
-        # Absolute, so that a checkpoint finds them from any working folder.
-        return {
-            name: [str(item.resolve()) for item in value]
-            if isinstance(value, list)
-            else str(value.resolve())
-            if isinstance(value, Path)
-            else value
-            for name, value in asdict(self).items()
-        }
+        from clipcap_video.runs import options_of
+
+        return options_of(self)
 
     def _take_model_from(self, run: Path) -> None:
         """Sets the options that describe the model to those of the checkpoint that training starts from."""
@@ -252,6 +256,8 @@ class TrainConfig:
             "cross",
             "max_minutes",
             "eval_beam_size",
+            "track",
+            "dry_run",
         }
         mine = self.to_json()
         names = [item.name for item in fields(self) if item.name not in free]

@@ -23,12 +23,16 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import (
+    WEIGHTS,
     CheckpointInfo,
+    find_checkpoint,
     load_weights,
     save_checkpoint,
 )
+from clipcap_video.runs import RUN_FILE, digests, file_digest, options_of, store_facts, write_run
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
+from clipcap_video.training.log import RunLog, check_tracker
 from clipcap_video.training.optimisation import (
     WeightAverage,
     learning_rate_factor,
@@ -46,7 +50,7 @@ from clipcap_video.training.setup import (
     has_run,
     read_records,
 )
-from clipcap_video.training.state import MetricsLog, Progress, load_state, save_state
+from clipcap_video.training.state import Progress, load_state, save_state
 from clipcap_video.training.validation import ValidationScores, validate
 
 
@@ -63,16 +67,25 @@ class TrainingSummary:
 def train(config: TrainConfig) -> TrainingSummary:
     """Trains a captioner and leaves `best`, `last` and `PREFIX-EPOCH` checkpoints in config.out_dir.
 
-    Ctrl-C stops after the current step and saves; a run with `resume` then ends in the same weights as one that was
-    never stopped. Raises ClipcapError on bad input, before anything is written, and when the loss is not finite.
+    Beside them are metrics.jsonl, curves.png and run.yaml, which repeats the run. Ctrl-C stops after the current step
+    and saves; a run with `resume` then ends in the same weights as one that was never stopped. Raises ClipcapError on
+    bad input, before anything is written, and when the loss is not finite.
     """
+    run, resuming = prepare(config)
+    return run.go(resuming)
+
+
+def prepare(config: TrainConfig) -> tuple[_Run, bool]:
+    """A run before its first step, and whether it goes on from an earlier one. Writes nothing."""
     resuming = has_run(config)
+    check_tracker(config.track)
     assert config.data is not None
     store = open_features(config.data)
     training, validation = read_records(config, store)
     max_frames = count_frames(config, store, training)
     device = pick_device(config.device)
-    accelerator = make_accelerator(device, pick_precision(device, config.precision))
+    precision = pick_precision(device, config.precision)
+    accelerator = make_accelerator(device, precision, config.track, config.out_dir / "tracking")
     torch.manual_seed(config.seed)
     model = build_model(config, store, training, max_frames)
 
@@ -90,8 +103,7 @@ def train(config: TrainConfig) -> TrainingSummary:
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
             "lower --bs"
         )
-    run = _Run(config, accelerator, model, store, train_data, eval_data, training, validation)
-    return run.go(resuming)
+    return _Run(config, accelerator, model, store, train_data, eval_data, training, validation), resuming
 
 
 class _Run:
@@ -125,6 +137,7 @@ class _Run:
         self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
         self.progress = Progress()
         self.average = WeightAverage(model, config.average) if config.average else None
+        self.log: RunLog | None = None  # of the main process, once the run has begun
 
     def _self_critical(self, training: list[VideoRecord]) -> SelfCritical:
         config = self.config
@@ -147,7 +160,8 @@ class _Run:
             self.progress = load_state(config.out_dir / "last", self.optimizer, self.average)
         if self.accelerator.is_main_process:
             config.out_dir.mkdir(parents=True, exist_ok=True)
-            self.log = MetricsLog(config.out_dir / "metrics.jsonl", self.progress.step if resuming else None)
+            write_run(config.out_dir / RUN_FILE, "train", options_of(config), self._sources(), **self._machine())
+            self.log = RunLog(config, self.accelerator, self.progress.step if resuming else None)
             self._announce()
         with _interruptible() as interrupted:
             while self.progress.epoch < config.epochs and not self._out_of_time():
@@ -156,6 +170,29 @@ class _Run:
                     self._save("last")
                     return self._summary(finished=False)
         return self._summary(finished=True)
+
+    def _sources(self) -> dict[str, Any]:
+        """What the run learns from, for its record."""
+        config, training = self.config, self.order.data
+        start = None if config.init_from is None else find_checkpoint(config.init_from) / WEIGHTS
+        return {
+            "init_from": None if start is None else {str(start.resolve()): file_digest(start)},
+            "features": store_facts(self.store.fingerprint, self.store.path, training.video_ids),
+            "annotations": digests(config.caption or []),
+            "training_data": self.data_digest,
+            "language_model": self.bare_model.config.language_model_digest,
+        }
+
+    def _machine(self) -> dict[str, Any]:
+        """What `auto` became, and what else the bits depend on, for the run's record."""
+        return {
+            "device": str(self.accelerator.device),
+            "precision": "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32",
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "steps": self.total_steps,
+            "warmup_steps": self.warmup,
+        }
 
     def _announce(self) -> None:
         trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
@@ -170,7 +207,7 @@ class _Run:
         """The rest of the current epoch, its validation and its checkpoints."""
         config, progress = self.config, self.progress
         self.model.train()
-        groups = self._groups(progress.epoch)
+        groups = self.groups(progress.epoch)
         bar = tqdm(
             total=len(groups),
             initial=progress.step_in_epoch,
@@ -214,7 +251,7 @@ class _Run:
             broadcast_object_list(seconds)
         return seconds[0] >= limit
 
-    def _groups(self, epoch: int) -> list[list[list[int]]]:
+    def groups(self, epoch: int) -> list[list[list[int]]]:
         """The batches of each step of this process; the last ones wrap around, so that all processes do as many."""
         batches, config = self.order.batches(epoch), self.config
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -257,7 +294,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
-        if self.accelerator.is_main_process:
+        if self.log is not None:
             tokens = sum(len(batch.labels) for batch in batches)
             rate = round(tokens / (time.perf_counter() - started))
             self.log.write(
@@ -270,6 +307,10 @@ class _Run:
             )
         return total
 
+    def rehearse(self, group: list[list[int]]) -> None:
+        """One step with batches of the first epoch, before the run begins: weights change, nothing is written."""
+        self._step(list(self._load(group)))
+
     def _close_epoch(self) -> None:
         """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""
         config, progress = self.config, self.progress
@@ -277,7 +318,7 @@ class _Run:
         finished = progress.epoch == config.epochs or self._out_of_time()
         number = progress.epoch + (1 if progress.step_in_epoch else 0)
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
-        if self.accelerator.is_main_process:
+        if self.log is not None:
             if due and self.validation:
                 with self.accelerator.autocast(), self._averaged():
                     scores = validate(
@@ -306,6 +347,8 @@ class _Run:
                 # The ClipCap programs number epochs from 0: ten epochs end in PREFIX-009.
                 self._save(f"{config.prefix}-{number - 1:03d}", scores, state=False)
             self._save("last", scores)
+            if scores is not None:
+                self.log.draw()
         self.accelerator.wait_for_everyone()
 
     def _save(self, name: str, scores: ValidationScores | None = None, state: bool = True) -> None:
@@ -324,6 +367,8 @@ class _Run:
         return nullcontext() if self.average is None else self.average.in_place()
 
     def _summary(self, finished: bool) -> TrainingSummary:
+        if self.log is not None:
+            self.log.close()
         best = self.config.out_dir / "best"
         return TrainingSummary(self.progress.step, finished, self.progress.best_score, best)
 

@@ -28,9 +28,14 @@ def find_videos(source: Path) -> dict[str, Path]:
 
     Raises ClipcapError when there is nothing, a listed path does not exist or two files share a stem.
     """
+    return _by_stem(list_videos(source))
+
+
+def list_videos(source: Path) -> list[Path]:
+    """The files that `find_videos` finds, stems that stand for several files included."""
     source = Path(source)
     if source.is_dir():
-        videos = _by_stem(_walk(source))
+        videos = list(_walk(source))
         if not videos:
             kinds = " ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
             raise ClipcapError(f"no video in folder {source}; it needs files of the kinds {kinds}")
@@ -39,8 +44,8 @@ def find_videos(source: Path) -> dict[str, Path]:
         raise ClipcapError(f"nothing at {source}; give a folder of videos, one video or a text file of paths")
     text = None if source.suffix.lower() in VIDEO_SUFFIXES else _read_text(source)
     if text is None:
-        return {source.stem: source}
-    videos = _by_stem(_listed(source, text))
+        return [source]
+    videos = list(_listed(source, text))
     if not videos:
         raise ClipcapError(f"{source} lists no video; write one path a line")
     return videos

@@ -1,0 +1,85 @@
+"""`clipcap-video doctor`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
+
+
+@dataclass
+class DoctorConfig:
+    """Options of `clipcap-video doctor`."""
+
+    videos: list[Path] | None = option(
+        None, "Videos: a folder, a video, or a text file of paths. May be given several times.", panel="What to look at"
+    )
+    caption: list[Path] | None = option(
+        None, "Annotation files, as for training. May be given several times.", panel="What to look at"
+    )
+    data: Path | None = option(
+        None, "Features: the folder from extract_features.py, or an .hdf5 file.", panel="What to look at"
+    )
+    model_dir: Path | None = option(None, "A checkpoint, or the out_dir of a run.", panel="What to look at")
+    json: Path | None = option(None, "Also write everything that was found to this file.", panel="Output")
+    most: int = option(20, "Rows of the table for each kind of finding.", panel="Output")
+    min_seconds: float = option(0.5, "Shorter videos are a finding.", panel="Limits")
+    min_frames: int = option(2, "Videos with fewer frames are a finding.", panel="Limits")
+    workers: int = option(0, "Videos read at once; 0 is as many as the machine has processors.", panel="Run")
+
+
+def _doctor(config: DoctorConfig) -> None:
+    """Find broken videos, and whatever does not fit together, before a run does.
+
+    Reads every video to its end, several at once: empty, truncated, corrupt, no video at all, the same file twice, too
+    short, of variable frame rate. With --caption also videos without captions, captions without a video, and splits
+    that overlap; with --data damaged features, missing ones, and two kinds in one folder; with --model_dir a model
+    that these features do not fit. Nothing is changed.
+
+    The exit status is 0 if nothing was found, 1 if something was, 2 if the options make no sense.
+    """
+    from clipcap_video.errors import ClipcapError
+
+    try:
+        if not (config.videos or config.caption or config.data or config.model_dir):
+            raise ClipcapError("nothing to look at; give --videos, --caption, --data or --model_dir")
+        for name, least in (("most", 1), ("workers", 0), ("min_frames", 0), ("min_seconds", 0)):
+            if not getattr(config, name) >= least:
+                raise ClipcapError(f"--{name} must be at least {least}, not {getattr(config, name)}")
+        found = _examine(config)
+    except ClipcapError as error:
+        # Not 1, which says that something was found.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: cannot use {error.filename} ({error.strerror}); check the path and its rights", file=sys.stderr)
+        sys.exit(2)
+    if found:
+        sys.exit(1)
+
+
+def _examine(config: DoctorConfig) -> int:
+    """Examines and prints; returns the number of findings."""
+    import os
+
+    from clipcap_video.doctor import Limits, describe, examine
+
+    examination = examine(
+        config.videos or [],
+        config.caption or [],
+        config.data,
+        config.model_dir,
+        limits=Limits(config.min_seconds, config.min_frames),
+        workers=config.workers or os.cpu_count() or 1,
+    )
+    print(describe(examination, config.most))
+    if config.json is not None:
+        examination.save(config.json)
+        print(f"all findings: {config.json}")
+    return len(examination.findings)
+
+
+doctor = command_of(DoctorConfig, _doctor, "doctor")
