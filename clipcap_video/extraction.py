@@ -147,6 +147,12 @@ def fitting_encoder(
     return encoder
 
 
+def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
+    """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
+    features = encoder.encode_images(images).float()
+    return torch.nn.functional.normalize(features, dim=-1) if normalize else features
+
+
 def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
     """The videos without features in `out`, which is made, and cleared of what earlier runs left over."""
     try:
@@ -239,9 +245,8 @@ class _Run:
                 self._waiting.appendleft((assembly, images[room:]))
             room -= len(batch[-1][1])
         self._waiting_frames -= self._batch_size - room
-        features = self._encoder.encode_images(torch.cat([images for _, images in batch])).float()
-        if self._fingerprint.normalized:
-            features = torch.nn.functional.normalize(features, dim=-1)
+        images = torch.cat([images for _, images in batch])
+        features = encode_frames(self._encoder, images, self._fingerprint.normalized)
         parts = features.split([len(images) for _, images in batch])
         for (assembly, _), part in zip(batch, parts, strict=True):
             assembly.features.append(part.numpy())

@@ -51,14 +51,22 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
     for note in captioner.notes:
         print(f"{captioner.source.name}: {note}", file=sys.stderr)
     _check_architecture(config, captioner)
-    if config.entry_length is None and not captioner.model.whole_captions:
-        settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
-    if config.length_penalty is None:
-        settings = replace(settings, length_penalty=captioner.length_penalty)
+    settings = suited(settings, captioner, config.entry_length, config.length_penalty)
     if config.videos is not None:
         return _caption_videos(config, settings, captioner)
     _caption_features(config, settings, captioner)
     return 0
+
+
+def suited(
+    settings: DecodingSettings, captioner: Captioner, entry_length: int | None, length_penalty: float | None
+) -> DecodingSettings:
+    """The settings with what suits the captioner's checkpoint where the user chose nothing (None)."""
+    if entry_length is None and not captioner.model.whole_captions:
+        settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
+    if length_penalty is None:
+        settings = replace(settings, length_penalty=captioner.length_penalty)
+    return settings
 
 
 def _check_writable(out: Path) -> None:

@@ -44,6 +44,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 def main() -> None:
     """The `clipcap-video` command."""
+    from clipcap_video.cli.caption import caption
     from clipcap_video.cli.convert import convert
     from clipcap_video.cli.demo import demo
     from clipcap_video.cli.evaluate import evaluate
@@ -65,6 +66,7 @@ def main() -> None:
     app.command("extract")(extract_features)
     app.command("train")(train_captioner)
     app.command("infer")(caption_videos)
+    app.command("caption")(caption)
     app.command("evaluate")(evaluate)
     app.command("report")(report)
     app.command("search")(search_videos)
