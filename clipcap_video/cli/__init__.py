@@ -54,6 +54,7 @@ def main() -> None:
     from clipcap_video.cli.pack import pack
     from clipcap_video.cli.report import report
     from clipcap_video.cli.search import search_videos
+    from clipcap_video.cli.serve import serve
     from clipcap_video.cli.train import train_captioner
 
     app = typer.Typer(
@@ -67,6 +68,7 @@ def main() -> None:
     app.command("train")(train_captioner)
     app.command("infer")(caption_videos)
     app.command("caption")(caption)
+    app.command("serve")(serve)
     app.command("evaluate")(evaluate)
     app.command("report")(report)
     app.command("search")(search_videos)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.infer import InferConfig, chosen_settings
 from clipcap_video.cli.options import command_of
 from clipcap_video.training.config import option
+
+if TYPE_CHECKING:
+    from clipcap_video.captioner import Captioner
 
 
 def as_in_infer(name: str) -> Any:
@@ -76,26 +79,32 @@ class CaptionConfig:
         self.segmentation = Segmentation.parse(self.segments, self.min_shot, self.max_shot)
 
 
+def load_captioner(config: Any) -> Captioner:
+    """The captioner that a command's options name, with its encoder."""
+    from clipcap_video.captioner import Captioner
+    from clipcap_video.models.checkpoint import find_checkpoint
+
+    checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir)
+    captioner = Captioner.from_pretrained(checkpoint, lm=config.lm, device=config.device, precision=config.precision)
+    captioner.load_encoder(config.encoder, config.encoder_weights)
+    return captioner
+
+
 def _caption(config: CaptionConfig) -> None:
     """Caption long videos: shot by shot, with times, as subtitles.
 
     Writes STEM.srt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that is done, and
     the same command goes on from there.
     """
-    from clipcap_video.captioner import Captioner
     from clipcap_video.errors import VideoError
     from clipcap_video.export.subtitles import clock
     from clipcap_video.inference import suited
     from clipcap_video.long_videos import FORMATS, caption_long_video
-    from clipcap_video.models.checkpoint import find_checkpoint
     from clipcap_video.video.files import find_all_videos
 
     settings = chosen_settings(config)
     videos = find_all_videos(config.videos)
-    checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir)
-    captioner = Captioner.from_pretrained(checkpoint, lm=config.lm, device=config.device, precision=config.precision)
-    if config.encoder or config.encoder_weights:
-        captioner.load_encoder(config.encoder, config.encoder_weights)
+    captioner = load_captioner(config)
     kinds = [kind for kind in FORMATS if getattr(config, kind)]
     failed = False
     for path in videos.values():

@@ -42,6 +42,8 @@ MOST_BEYOND = 1.0
 PATIENCE_WHILE_SHORT, PATIENCE = 500, 10
 # Seconds: decoding from the middle of a file begins this much before the time that is asked for.
 ENTRY_MARGIN = 1.0
+# Containers that know where each frame lies. In others (MPEG) times after a jump are estimates.
+INDEXED = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ class Decoder:
             time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
             if decoded == 0:
                 first = time
-                entered = self._enter(first, start) if start > ENTRY_MARGIN else None
+                indexed = self._path.suffix.lower() in INDEXED
+                entered = self._enter(first, start) if indexed and start > ENTRY_MARGIN else None
                 if entered is not None:
                     last, decoded = entered, round(entered * self.rate)
             else:
@@ -140,7 +143,7 @@ class Decoder:
             time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000 - first
             if 0 < time <= start:
                 return time
-        # Some containers have no index, and variable frame rates mislead the search: then all of it is decoded.
+        # A missing index or a variable frame rate may mislead the search: then all of it is decoded.
         self._capture.release()
         self._open()
         self._capture.grab()
