@@ -1,13 +1,14 @@
 """The captions of one long video on disk, as they come: a run that was stopped at any moment can go on from there.
 
-The first line says of what and how the captions were made; each further line is one Prediction with start and end, as
-predictions.json has it; {"finished": true} ends a log that is complete.
+The first line says of what and how the captions were made, and which subtitle files were written from them. Each line
+that follows is one Prediction with start and end, as predictions.json has it; {"finished": true} ends a complete log.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -19,10 +20,11 @@ FINISHED = '{"finished": true}'
 
 
 class CaptionLog:
-    """Open for appending; `predictions` are those that it had when it was opened, `finished` if that was all.
+    """Open for appending; `predictions` are those that it has so far, `finished` if that is all.
 
     made_by: what decides the captions; an earlier log is gone on with only if it says the same.
-    overwrite: begin anew, whatever is there.
+    overwrite: begin anew, unless what is there is an unfinished log that can be gone on with.
+    writes: names of the subtitle files that were written from it.
 
     Raises ClipcapError when the file there is of another kind, or was made in another way.
     """
@@ -31,16 +33,17 @@ class CaptionLog:
         self.path = path
         self.predictions: list[Prediction] = []
         self.finished = False
+        self.writes: set[str] = set()
         self._offsets: list[int] = []
-        header = json.dumps({"made_by": made_by}, ensure_ascii=False) + "\n"
-        if path.exists() and path.stat().st_size and not overwrite:
-            self._read(made_by)
+        self._made_by = made_by
+        if path.exists() and path.stat().st_size and self._can_go_on(made_by, overwrite):
             self._stream: BinaryIO = path.open("r+b")
             self._stream.truncate(self._end)  # a line that was being written when the run was killed
             self._stream.seek(self._end)
         else:
+            self.predictions, self._offsets, self.finished, self.writes = [], [], False, set()
             self._stream = path.open("wb")
-            self._write(header)
+            self._write(self._header())
 
     def __enter__(self) -> CaptionLog:
         return self
@@ -63,6 +66,22 @@ class CaptionLog:
         self._stream.truncate()
         return self.predictions.pop()
 
+    def own(self, names: Iterable[str]) -> None:
+        """Notes the subtitle files that are written from here, so that later runs may replace them."""
+        if self.writes.issuperset(names):
+            return
+        self.writes.update(names)
+        header, captions = self._header().encode(), self.path.read_bytes()
+        before = captions.index(b"\n") + 1
+        self._stream.close()
+        write_whole(self.path, (header + captions[before:]).decode())
+        self._offsets = [offset + len(header) - before for offset in self._offsets]
+        self._stream = self.path.open("r+b")
+        self._stream.seek(0, os.SEEK_END)
+
+    def _header(self) -> str:
+        return json.dumps({"made_by": self._made_by, "writes": sorted(self.writes)}, ensure_ascii=False) + "\n"
+
     def finish(self) -> None:
         self._write(FINISHED + "\n")
         self.finished = True
@@ -71,12 +90,22 @@ class CaptionLog:
         self._stream.write(text.encode())
         self._stream.flush()
 
+    def _can_go_on(self, made_by: dict[str, Any], overwrite: bool) -> bool:
+        try:
+            self._read(made_by)
+        except ClipcapError:
+            if not overwrite:
+                raise
+            return False
+        return not (overwrite and self.finished)
+
     def _read(self, made_by: dict[str, Any]) -> None:
         remedy = "give another --out_dir, or --overwrite to write it anew"
         with self.path.open("rb") as stream:
             try:
-                before = json.loads(stream.readline())["made_by"]
-                before.items()
+                header = json.loads(stream.readline())
+                before = dict(header["made_by"])
+                self.writes = set(header["writes"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise ClipcapError(f"{self.path} is there already and no file of this command; {remedy}") from None
             for name in sorted({*made_by, *before}):
@@ -89,10 +118,10 @@ class CaptionLog:
             for number, line in enumerate(stream, 2):
                 if not line.endswith(b"\n"):
                     break
-                if line.strip() == FINISHED.encode():
+                text = line.decode("utf-8", "replace").strip()
+                if text == FINISHED:
                     self.finished = True
                 else:
-                    text = line.decode("utf-8", "replace")
                     self.predictions.append(from_line(text, f"{self.path} line {number}"))
                     self._offsets.append(self._end)
                 self._end += len(line)

@@ -17,6 +17,7 @@ from clipcap_video.defaults import default_annotations, default_features
 from clipcap_video.errors import ClipcapError
 from clipcap_video.export.captions import report_predictions
 from clipcap_video.export.clipcap import write_program_files
+from clipcap_video.export.subtitles import clock
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import find_checkpoint
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # The MSR-VTT ClipCap program's own default, for checkpoints that decode as it does.
 CLIPCAP_ENTRY_LENGTH = 10
+# Videos of the captioning datasets last 10 to 30 seconds; one caption cannot say what longer ones show.
+LONG_SECONDS = 60
 
 
 def infer(config: InferConfig, settings: DecodingSettings) -> int:
@@ -127,6 +130,12 @@ def caption_videos(
     predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size, evidence=report is not None)
     for prediction in predictions:
         print(f"{prediction.video}: {prediction.captions[0].text}")
+        if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
+            print(
+                f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
+                f"clipcap-video caption {prediction.path} writes one for each shot",
+                file=sys.stderr,
+            )
     for failure in summary.failures:
         print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
     for video_id, warning in summary.warnings.items():

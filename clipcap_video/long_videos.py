@@ -32,6 +32,7 @@ LOG_SUFFIX = ".captions.jsonl"
 # A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
 BATCH_SECONDS = 10.0
 POLL_SECONDS = 0.1
+BAR = "{l_bar}{bar}| "
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ def caption_long_video(
     settings: DecodingSettings,
     *,
     folder: Path | None = None,
-    kinds: Sequence[str] = ("srt",),
+    kinds: Sequence[str] = tuple(FORMATS),
     keep_log: bool = False,
     overwrite: bool = False,
     batch_size: int = 16,
@@ -129,10 +130,10 @@ def caption_long_video(
     Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
     to date. A run that was stopped, by Ctrl-C or otherwise, is gone on with from there; `keep_log` keeps the file when
     all is done, and a later run then only writes the subtitles that it is asked for.
-    tell: is given a line for each caption, once it is known to be whole.
+    tell: is given a line for each new caption, once it is known to be whole.
 
     Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
-    have written, or when the log is of another video, model or choice; `overwrite` begins anew instead.
+    have written, or when the log is of another video, model or choice; `overwrite` replaces them instead.
     """
     folder = path.parent if folder is None else folder
     log_file = folder / f"{path.stem}{LOG_SUFFIX}"
@@ -140,21 +141,27 @@ def caption_long_video(
     fingerprint = captioner.require_fingerprint()
     stop = threading.Event()
     video = SegmentedVideo(path, segmentation, fingerprint.sampling, captioner.encoder.preprocess, stop=stop)
-    _check_place(folder, [] if overwrite or log_file.exists() else files)
     made_by = _made_by(captioner, path, segmentation, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ClipcapError(f"cannot write into {folder}; give another place with --out_dir")
+    if not overwrite and not log_file.exists():
+        _check_absent(files)
 
     with CaptionLog(log_file, made_by, overwrite=overwrite) as log:
+        if not overwrite:
+            _check_absent(file for file in files if file.name not in log.writes)
         skipped = (log.predictions[-1].end or 0.0) if log.predictions else 0.0
-        for found in log.predictions[:-1]:
-            tell(_line(found))
+        held = None if log.finished else log.take_back()
+        log.own([file.name for file in files])
         if not log.finished:
+            if held is not None:
+                tell(f"done before, to {clock(skipped)}")
+            video.start = video.position = skipped
             with _stopping_at_ctrl_c(stop):
-                video.start = video.position = skipped
-                _go_on(captioner, video, settings, log, files, batch_size, progress, tell)
+                _go_on(captioner, video, settings, log, held, files, batch_size, progress, tell)
             if not stop.is_set():
                 log.finish()
-        if log.predictions:
-            tell(_line(log.predictions[-1]))
         _write_subtitles(log.predictions, files)
     if log.finished and not keep_log:
         log_file.unlink()
@@ -167,12 +174,12 @@ def _go_on(
     video: SegmentedVideo,
     settings: DecodingSettings,
     log: CaptionLog,
+    held: Prediction | None,
     files: Sequence[Path],
     batch_size: int,
     progress: bool,
     tell: Callable[[str], None],
 ) -> None:
-    held = log.take_back()
     try:
         with _Progress(video, progress) as bar:
             for batch in caption_segments(captioner, video, settings, batch_size=batch_size):
@@ -185,6 +192,7 @@ def _go_on(
     finally:
         if held is not None:
             log.append(held)
+            tell(_line(held))
 
 
 def _line(prediction: Prediction) -> str:
@@ -196,11 +204,8 @@ def _write_subtitles(predictions: Sequence[Prediction], files: Sequence[Path]) -
         write_whole(file, subtitles(predictions, file.suffix[1:]))
 
 
-def _check_place(folder: Path, files: Sequence[Path]) -> None:
-    """Finds out before the work whether its results can be kept without harm to what is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise ClipcapError(f"cannot write into {folder}; give another place with --out_dir")
+def _check_absent(files: Iterable[Path]) -> None:
+    """Subtitles may be made by hand; those that are not known to be ours are not replaced."""
     for file in files:
         if file.exists():
             raise ClipcapError(f"{file} is there already; give --overwrite to replace it, or another --out_dir")
@@ -293,7 +298,7 @@ class _Progress:
             total=max(video.duration, video.start) or None,
             initial=video.start,
             disable=not (shown and sys.stderr.isatty()),
-            bar_format="{l_bar}{bar}| {postfix}",
+            bar_format=BAR,
             leave=False,
         )
         self._began = time.monotonic()
@@ -321,6 +326,6 @@ class _Progress:
             text = f"{clock(done)} of {clock(self._video.duration)}, {speed:.1f} x real time"
             if speed > 0:
                 text += f", {clock(max(0.0, self._video.duration - done) / speed)} left"
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.bar_format = f"{BAR}{text}"
             self._bar.n = min(done, self._bar.total or done)
             self._bar.refresh()

@@ -165,6 +165,17 @@ class TestStoppedRuns:
         make(captioner, talk, tmp_path)
         assert contents(tmp_path) == whole
 
+    def test_overwriting_does_not_throw_away_an_unfinished_run(
+        self, captioner: Captioner, talk: Path, tmp_path: Path
+    ) -> None:
+        make(captioner, talk, tmp_path)
+        log = tmp_path / "talk.captions.jsonl"
+        whole = contents(tmp_path)
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
+        assert make(captioner, talk, tmp_path, overwrite=True).skipped > 0
+        assert contents(tmp_path) == whole
+        assert make(captioner, talk, tmp_path, overwrite=True).skipped == 0
+
     def test_a_finished_log_gives_other_formats_without_work(
         self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -180,6 +191,9 @@ class TestWhatIsThereAlready:
         with pytest.raises(ClipcapError, match=r"talk\.srt is there already; give --overwrite"):
             make(captioner, talk, tmp_path)
         assert contents(tmp_path) == {"talk.srt": "made by hand"}
+        make(captioner, talk, tmp_path, kinds=("vtt",))
+        with pytest.raises(ClipcapError, match=r"talk\.srt is there already; give --overwrite"):
+            make(captioner, talk, tmp_path)
         make(captioner, talk, tmp_path, overwrite=True)
         assert "made by hand" not in (tmp_path / "talk.srt").read_text()
 
@@ -239,11 +253,11 @@ class TestTheCommand:
         assert sorted(contents_of(tmp_path)) == ["a.mp4", "a.vtt", "b.mp4", "b.vtt", "notes.mp4"]
         assert "0:00 - 0:0" in done.stdout
 
-    def test_srt_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:
+    def test_both_kinds_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:
         clip = write_shots(tmp_path / "a.mp4", [30, 30])
         done = run("clipcap-video", "caption", clip, "--model_dir", model, "--out_dir", tmp_path / "new" / "place")
         assert done.returncode == 0, done.stderr
-        assert contents_of(tmp_path / "new" / "place") == ["a.srt"]
+        assert contents_of(tmp_path / "new" / "place") == ["a.srt", "a.vtt"]
         assert f"written: {tmp_path / 'new' / 'place' / 'a.srt'}" in done.stdout
 
     def test_one_sentence_for_what_is_wrong(self, tmp_path: Path) -> None:

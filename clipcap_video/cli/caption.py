@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +38,9 @@ class CaptionConfig:
     )
     max_shot: float = option(20.0, "Shots longer than this many seconds are split.", panel="Segments")
 
-    srt: bool = option(False, "Write STEM.srt; this is what is done when no format is given.", panel="Output")
+    srt: bool = option(
+        False, "Write STEM.srt. Without any of the three, STEM.srt and STEM.vtt are written.", panel="Output"
+    )
     vtt: bool = option(False, "Write STEM.vtt, for browsers.", panel="Output")
     jsonl: bool = option(
         False, "Keep STEM.captions.jsonl: captions with times, scores and the frames' times.", panel="Output"
@@ -45,7 +48,7 @@ class CaptionConfig:
     out_dir: Path | None = option(
         None, "Folder for the files; beside each video, where players look for them, unless given.", panel="Output"
     )
-    overwrite: bool = option(False, "Begin anew and replace files that are there already.", panel="Output")
+    overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
 
     model_dir: Path | None = as_in_infer("model_dir")
     lm: str | None = as_in_infer("lm")
@@ -93,8 +96,8 @@ def load_captioner(config: Any) -> Captioner:
 def _caption(config: CaptionConfig) -> None:
     """Caption long videos: shot by shot, with times, as subtitles.
 
-    Writes STEM.srt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that is done, and
-    the same command goes on from there.
+    Writes STEM.srt and STEM.vtt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that
+    is done, and the same command goes on from there.
     """
     from clipcap_video.errors import VideoError
     from clipcap_video.export.subtitles import clock
@@ -117,11 +120,11 @@ def _caption(config: CaptionConfig) -> None:
                 config.segmentation,
                 suited(settings, captioner, config.entry_length, config.length_penalty),
                 folder=config.out_dir,
-                kinds=kinds if kinds or config.jsonl else ["srt"],
+                kinds=kinds if kinds or config.jsonl else list(FORMATS),
                 keep_log=config.jsonl,
                 overwrite=config.overwrite,
                 batch_size=config.bs,
-                tell=print,
+                tell=partial(print, flush=True),
             )
         except VideoError as error:
             print(f"could not read {path.stem}: {error}", file=sys.stderr)

@@ -19,11 +19,13 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class DescribedVideo:
-    """caption: of the whole video. segments: with start and end, neighbours that say the same joined.
+    """number: its place in the library. caption: of the whole video. segments: with start and end, neighbours that say
+    the same joined.
 
     subtitle_files: kind (srt, vtt) -> file.
     """
 
+    number: int
     name: str
     path: Path
     caption: str
@@ -35,7 +37,7 @@ class DescribedVideo:
 class Hit:
     """start, end: seconds; None where the caption of the whole video was found."""
 
-    name: str
+    video: DescribedVideo
     start: float | None
     end: float | None
     text: str
@@ -44,7 +46,7 @@ class Hit:
 class Library:
     """Describes videos, one at a time, and finds them again by words of their captions.
 
-    folder: for the subtitle files. most_bytes: larger files are refused.
+    videos: those described so far. folder: for the subtitle files. most_bytes: larger files are refused.
     """
 
     def __init__(self, captioner: Captioner, settings: DecodingSettings, folder: Path, most_bytes: int) -> None:
@@ -52,7 +54,7 @@ class Library:
         self._settings = settings
         self._folder = folder
         self._most_bytes = most_bytes
-        self._videos: list[DescribedVideo] = []
+        self.videos: list[DescribedVideo] = []
         self._at_work = threading.Lock()
 
     def describe(
@@ -85,14 +87,14 @@ class Library:
             progress(min(1.0, video.position / video.duration) if video.duration else 0.0)
         segments = list(joined(found))
         whole = segments[0] if len(segments) == 1 else captioner.caption(path, self._settings)
-        folder = self._folder / str(len(self._videos))
+        folder = self._folder / str(len(self.videos))
         folder.mkdir()
         files = {}
         for kind in FORMATS:
             files[kind] = folder / f"{path.stem}.{kind}"
             files[kind].write_text(subtitles(segments, kind), encoding="utf-8")
-        described = DescribedVideo(path.name, path, whole.text, segments, files)
-        self._videos.append(described)
+        described = DescribedVideo(len(self.videos), path.name, path, whole.text, segments, files)
+        self.videos.append(described)
         return described
 
     def search(self, query: str) -> list[Hit]:
@@ -101,15 +103,11 @@ class Library:
         if not words:
             return []
         hits = []
-        for video in reversed(self._videos):
-            whole = Hit(video.name, None, None, video.caption)
-            parts = [Hit(video.name, part.start, part.end, part.text) for part in video.segments]
+        for video in reversed(self.videos):
+            whole = Hit(video, None, None, video.caption)
+            parts = [Hit(video, part.start, part.end, part.text) for part in video.segments]
             hits += [hit for hit in (whole, *parts) if _matches(words, hit.text)]
         return hits
-
-    @property
-    def names(self) -> list[str]:
-        return [video.name for video in self._videos]
 
 
 def _matches(words: list[str], text: str) -> bool:

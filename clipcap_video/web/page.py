@@ -92,19 +92,32 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
 
     def describe(file: str | None, segments: str, progress: Any = gradio.Progress()) -> tuple[Any, ...]:
         if file is None:
-            return "", "", [], None
+            return "", "", [], None, None
         try:
             found = library.describe(
                 Path(file), Segmentation.parse(SEGMENTS[segments]), lambda share: progress(share, desc="captioning")
             )
         except ClipcapError as error:
             raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
-        return f"### {found.caption}", _player(found), _rows(found), _downloads(found)
+        return f"### {found.caption}", _player(found), _rows(found), _downloads(found), found.number
+
+    def play_segment(number: int | None, event: Any) -> str:
+        if number is None:
+            return ""
+        video = library.videos[number]
+        return _player(video, video.segments[event.index[0]].start)
+
+    def play_hit(query: str, event: Any) -> str:
+        hit = library.search(query)[event.index[0]]
+        return _player(hit.video, hit.start or 0.0)
+
+    for played in (play_segment, play_hit):  # Gradio looks at the type to know what to give
+        played.__annotations__["event"] = gradio.SelectData
 
     def search(query: str) -> tuple[list[list[str]], str]:
         hits = library.search(query)
         many = f"{len(hits)} found" if hits else "nothing found"
-        videos = len(library.names)
+        videos = len(library.videos)
         return _hit_rows(hits), f"{many} in {videos} video{'' if videos == 1 else 's'}" if query.strip() else ""
 
     with gradio.Blocks(title="clipcap-video", analytics_enabled=False) as page:
@@ -119,19 +132,26 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
                 caption = gradio.Markdown(elem_id="caption")
                 player = gradio.HTML(elem_id="player")
                 table = gradio.Dataframe(
-                    headers=HEADERS, label="Segments", elem_id="segment-table", interactive=False, wrap=True
+                    headers=HEADERS,
+                    label="Segments: click one to play it",
+                    elem_id="segment-table",
+                    interactive=False,
+                    wrap=True,
                 )
+        shown = gradio.State()
         query = gradio.Textbox(
             label="Search the videos so far", placeholder="words of a caption, then Enter", elem_id="search"
         )
         count = gradio.Markdown(elem_id="hit-count")
         hits = gradio.Dataframe(headers=HIT_HEADERS, show_label=False, elem_id="hits", interactive=False, wrap=True)
 
-        outputs = [caption, player, table, downloads]
+        outputs = [caption, player, table, downloads, shown]
         for event in (file.upload, again.click):
             event(describe, [file, segments], outputs, concurrency_limit=1, api_visibility="private")
         for event in (query.submit, query.change):
             event(search, query, [hits, count], show_progress="hidden", api_visibility="private")
+        table.select(play_segment, shown, player, show_progress="hidden", api_visibility="private")
+        hits.select(play_hit, query, player, show_progress="hidden", api_visibility="private")
     fonts = ["system-ui", "sans-serif"]
     theme = gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
     return page, {"theme": theme}
@@ -145,15 +165,16 @@ def _gradio() -> Any:
     return gradio
 
 
-def _player(video: DescribedVideo) -> str:
-    """The video with its subtitles; Gradio's own player would need ffmpeg beside it."""
+def _player(video: DescribedVideo, start: float | None = None) -> str:
+    """The video with its subtitles, playing from `start` if that is given."""
     if video.path.suffix.lower() not in PLAYABLE:
         return f"<p>Browsers cannot play {video.path.suffix} files; the captions and subtitles are whole.</p>"
     picture, track = (
         html.escape(f"/gradio_api/file={quote(str(file))}") for file in (video.path, video.subtitle_files["vtt"])
     )
+    play, at = ("", "") if start is None else ("autoplay", f"#t={start:.3f}")
     return (
-        f'<video controls preload="auto" style="width: 100%; max-height: 60vh" src="{picture}">'
+        f'<video controls {play} preload="auto" style="width: 100%; max-height: 60vh" src="{picture}{at}">'
         f'<track kind="captions" label="captions" src="{track}" default></video>'
     )
 
@@ -169,7 +190,7 @@ def _downloads(video: DescribedVideo) -> list[str]:
 def _hit_rows(hits: list[Hit]) -> list[list[str]]:
     return [
         [
-            hit.name,
+            hit.video.name,
             "" if hit.start is None else clock(hit.start),
             "" if hit.end is None else clock(hit.end),
             hit.text,
