@@ -76,7 +76,12 @@ def test_a_long_text_is_shown_in_turns_as_long_as_their_texts() -> None:
     total = sum(len(line) for cue in found for line in cue.lines)
     for cue in found:
         share = sum(len(line) for line in cue.lines) / total
-        assert abs(cue.end - cue.start - 10_000 * share) <= 1
+        assert abs(cue.end - cue.start - 10_000 * share) <= 2
+
+
+def test_cues_do_not_even_touch() -> None:
+    found = list(cues([(0, 1.5, "a dog"), (1.5, 3, "a cat"), (3, 3.001, "a cow"), (3.001, 4, "a pig")]))
+    assert [(cue.start, cue.end) for cue in found] == [(0, 1499), (1500, 2999), (3000, 3001), (3001, 4000)]
 
 
 def test_neighbours_that_say_the_same_become_one_cue() -> None:

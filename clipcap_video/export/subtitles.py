@@ -23,7 +23,7 @@ def cues(captions: Iterable[tuple[float, float, str]]) -> Iterator[Cue]:
     """Cues of captions (start and end in seconds, text), which come in the order of their starts.
 
     Lines have at most LINE_LENGTH characters. A text of more than LINES of them is shown in several cues one after the
-    other, each for a time that follows the length of its text. A cue ends at the latest where the next one starts;
+    other, each for a time that follows the length of its text. A cue ends a millisecond before the next one starts;
     neighbours that say the same become one. Captions without text or duration give none.
     """
     pending: Cue | None = None
@@ -33,7 +33,9 @@ def cues(captions: Iterable[tuple[float, float, str]]) -> Iterator[Cue]:
                 if pending.lines == cue.lines and pending.end >= cue.start:
                     pending = Cue(pending.start, max(pending.end, cue.end), cue.lines)
                     continue
-                if pending.start < (stop := min(pending.end, cue.start)):
+                if pending.start < cue.start:
+                    # Browsers that jump to where two cues meet show both, so a millisecond is left between them.
+                    stop = min(pending.end, max(cue.start - 1, pending.start + 1))
                     yield Cue(pending.start, stop, pending.lines)
             pending = cue
     if pending is not None:
