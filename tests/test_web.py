@@ -227,6 +227,7 @@ def test_a_video_is_dropped_captioned_found_and_played(
 
     # The player shows the picture and, over it, the words of the track.
     tab.wait_for_function("document.querySelector('#player video')?.readyState >= 2")
+    tab.evaluate("document.querySelector('#player video').currentTime = 1")
     shown = "document.querySelector('#player video').textTracks[0].activeCues?.[0]?.text"
     tab.wait_for_function(f"{shown} !== undefined")
     assert tab.evaluate(shown).split() == subtitles[0].content.split()
