@@ -190,7 +190,7 @@ class Captioner(HubModel):
         """Captions of parts of one video, whose frames went through the encoder's `preprocess`, in one batch."""
         normalize = self.require_fingerprint().normalized
         images = torch.cat([segment.images for segment in segments])  # [n, 3, S, S]
-        encoded = [encode_frames(self.encoder, part, normalize) for part in images.split(64)]
+        encoded = [encode_frames(self.encoder, part, normalize) for part in images.split(32)]
         features = torch.cat(encoded).half().float().numpy()  # in the precision of stored features
         ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
         videos = [
