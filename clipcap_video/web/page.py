@@ -172,7 +172,8 @@ def _player(video: DescribedVideo, start: float | None = None) -> str:
     picture, track = (
         html.escape(f"/gradio_api/file={quote(str(file))}") for file in (video.path, video.subtitle_files["vtt"])
     )
-    play, at = ("", "") if start is None else ("autoplay", f"#t={start:.3f}")
+    # A jump to exactly where two subtitles meet would leave the earlier one on the picture.
+    play, at = ("", "") if start is None else ("autoplay", f"#t={start + 0.05:.3f}")
     return (
         f'<video controls {play} preload="auto" style="width: 100%; max-height: 60vh" src="{picture}{at}">'
         f'<track kind="captions" label="captions" src="{track}" default></video>'
