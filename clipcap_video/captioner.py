@@ -23,7 +23,7 @@ from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.evidence import explain
-from clipcap_video.extraction import ExtractionSummary, extract, fitting_encoder
+from clipcap_video.extraction import ExtractionSummary, encode_frames, extract, fitting_encoder
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints, open_features
 from clipcap_video.hub import HubModel, fetch, names_repository
 from clipcap_video.models.captioner import PrefixCaptioner
@@ -31,6 +31,7 @@ from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, loa
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.predictions import Caption, Prediction
 from clipcap_video.video.files import find_videos
+from clipcap_video.video.segments import SegmentFrames
 
 STARTER = Path(__file__).parent / "starter"
 
@@ -182,6 +183,26 @@ class Captioner(HubModel):
             for video_id, video, hypotheses in zip(ids, videos, found, strict=True):
                 predictions.append(self._prediction(video_id, video, hypotheses))
         return predictions
+
+    def caption_segments(
+        self, video_id: str, segments: Sequence[SegmentFrames], settings: DecodingSettings | None = None
+    ) -> list[Prediction]:
+        """Captions of parts of one video, whose frames went through the encoder's `preprocess`, in one batch."""
+        normalize = self.require_fingerprint().normalized
+        images = torch.cat([segment.images for segment in segments])  # [n, 3, S, S]
+        encoded = [encode_frames(self.encoder, part, normalize) for part in images.split(32)]
+        features = torch.cat(encoded).half().float().numpy()  # in the precision of stored features
+        ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
+        videos = [
+            thin_frames(VideoFeatures(part, segment.timestamps), self.model.config.mapping.max_frames)
+            for part, segment in zip(np.split(features, ends), segments, strict=True)
+        ]
+        keys = [f"{video_id}@{segment.start:.3f}" for segment in segments]
+        found = self.caption_features([video.features for video in videos], settings, keys)
+        return [
+            replace(self._prediction(video_id, video, hypotheses), start=segment.start, end=segment.end)
+            for video, hypotheses, segment in zip(videos, found, segments, strict=True)
+        ]
 
     @torch.inference_mode()
     def caption_features(

@@ -150,6 +150,12 @@ def fitting_encoder(
     return encoder
 
 
+def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
+    """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
+    features = encoder.encode_images(images).float()
+    return torch.nn.functional.normalize(features, dim=-1) if normalize else features
+
+
 def fingerprint_of(encoder: ImageEncoder, spec: SamplingSpec, normalize: bool) -> Fingerprint:
     """Of the features that `extract` makes."""
     return Fingerprint(
@@ -298,9 +304,8 @@ class _Run:
                 self._waiting.appendleft((assembly, images[room:]))
             room -= len(batch[-1][1])
         self._waiting_frames -= self._batch_size - room
-        features = self._encoder.encode_images(torch.cat([images for _, images in batch])).float()
-        if self._fingerprint.normalized:
-            features = torch.nn.functional.normalize(features, dim=-1)
+        images = torch.cat([images for _, images in batch])
+        features = encode_frames(self._encoder, images, self._fingerprint.normalized)
         parts = features.split([len(images) for _, images in batch])
         for (assembly, _), part in zip(batch, parts, strict=True):
             assembly.features.append(part.numpy())

@@ -19,6 +19,7 @@ from clipcap_video.devices import peak_device_memory
 from clipcap_video.errors import ClipcapError
 from clipcap_video.export.captions import report_predictions
 from clipcap_video.export.clipcap import write_program_files
+from clipcap_video.export.subtitles import clock
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # The MSR-VTT ClipCap program's own default, for checkpoints that decode as it does.
 CLIPCAP_ENTRY_LENGTH = 10
+# Videos of the captioning datasets last 10 to 30 seconds; one caption cannot say what longer ones show.
+LONG_SECONDS = 60
 
 
 def infer(config: InferConfig, settings: DecodingSettings) -> int:
@@ -64,13 +67,21 @@ def _prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner
     for note in captioner.notes:
         print(f"{captioner.source.name}: {note}", file=sys.stderr)
     _check_architecture(config, captioner)
-    if config.entry_length is None and not captioner.model.whole_captions:
-        settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
-    if config.length_penalty is None:
-        settings = replace(settings, length_penalty=captioner.length_penalty)
+    settings = suited(settings, captioner, config.entry_length, config.length_penalty)
     if config.videos is not None and (config.encoder or config.encoder_weights):
         captioner.load_encoder(config.encoder, config.encoder_weights)
     return captioner, settings
+
+
+def suited(
+    settings: DecodingSettings, captioner: Captioner, entry_length: int | None, length_penalty: float | None
+) -> DecodingSettings:
+    """The settings with what suits the captioner's checkpoint where the user chose nothing (None)."""
+    if entry_length is None and not captioner.model.whole_captions:
+        settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
+    if length_penalty is None:
+        settings = replace(settings, length_penalty=captioner.length_penalty)
+    return settings
 
 
 def _check_writable(out: Path) -> None:
@@ -163,6 +174,12 @@ def caption_videos(
     predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size, evidence=report is not None)
     for prediction in predictions:
         print(f"{prediction.video}: {prediction.captions[0].text}")
+        if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
+            print(
+                f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
+                f"clipcap-video caption {prediction.path} writes one for each shot",
+                file=sys.stderr,
+            )
     for failure in summary.failures:
         print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
     for video_id, warning in summary.warnings.items():

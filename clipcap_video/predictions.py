@@ -121,6 +121,20 @@ class PredictionFile:
         return {found.video: found.captions[0].mean_logprob for found in self.predictions if found.captions}
 
 
+def to_line(prediction: Prediction) -> str:
+    """A prediction as one line of JSON, with the fields that predictions.json has."""
+    return json.dumps(_plain(asdict(prediction)), ensure_ascii=False, allow_nan=False)
+
+
+def from_line(line: str, where: str) -> Prediction:
+    """Reads what `to_line` wrote. Raises ClipcapError, naming `where` it stands, for anything else."""
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise ClipcapError(f"{where} is not JSON ({error}); write the file anew") from None
+    return _prediction(entry, where)
+
+
 def load_captions(path: Path | str) -> dict[str, str]:
     """The best caption of each video in a predictions.json; a plain {"id": "caption"} or {"id": ["caption"]}
     will do.

@@ -154,3 +154,17 @@ def blank(path: Path, start: float, end: float) -> Path:
     data[first:last] = bytes(last - first)
     path.write_bytes(data)
     return path
+
+
+def write_shots(path: Path, lengths: Sequence[int], fps: float = 10, size: tuple[int, int] = (64, 48)) -> Path:
+    """A clip of shots with `lengths` frames each; a shot is one picture of colours, and no two shots look alike."""
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*CODECS[path.suffix]), fps, size)
+    assert writer.isOpened(), path
+    random = np.random.default_rng(0)
+    for number, length in enumerate(lengths):
+        blocks = random.integers(0, 90, (4, 5, 3)) + 130 * (number % 2)
+        picture = cv2.resize(blocks.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        for _ in range(length):
+            writer.write(picture)
+    writer.release()
+    return path

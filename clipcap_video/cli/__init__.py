@@ -44,6 +44,7 @@ HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 def main() -> None:
     """The `clipcap-video` command."""
+    from clipcap_video.cli.caption import caption
     from clipcap_video.cli.convert import convert
     from clipcap_video.cli.demo import demo
     from clipcap_video.cli.doctor import doctor
@@ -54,6 +55,7 @@ def main() -> None:
     from clipcap_video.cli.pack import pack
     from clipcap_video.cli.report import report
     from clipcap_video.cli.search import search_videos
+    from clipcap_video.cli.serve import serve
     from clipcap_video.cli.train import train_captioner
 
     app = typer.Typer(
@@ -66,6 +68,8 @@ def main() -> None:
     app.command("extract")(extract_features)
     app.command("train")(train_captioner)
     app.command("infer")(caption_videos)
+    app.command("caption")(caption)
+    app.command("serve")(serve)
     app.command("evaluate")(evaluate)
     app.command("report")(report)
     app.command("search")(search_videos)

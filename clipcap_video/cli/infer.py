@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clipcap_video.cli.options import command_of
 from clipcap_video.training.config import option
+
+if TYPE_CHECKING:
+    from clipcap_video.decoding import DecodingSettings
 
 ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
 
@@ -134,6 +137,16 @@ class InferConfig:
             raise ClipcapError("--epoch chooses a checkpoint of a run; give the run with --model_dir")
 
 
+def chosen_settings(config: object) -> DecodingSettings:
+    """The decoding settings among a command's options; what was not chosen is left as it is."""
+    from clipcap_video.decoding import DecodingSettings
+
+    names = {field.name for field in fields(DecodingSettings)}
+    return DecodingSettings(
+        **{name: value for name, value in vars(config).items() if name in names and value is not None}
+    )
+
+
 def _infer(config: InferConfig) -> None:
     """Caption videos, or stored features of videos.
 
@@ -141,12 +154,9 @@ def _infer(config: InferConfig) -> None:
     predictions.json; with references, the official scores go to scores.json beside it. predictions.run.yaml repeats
     the run.
     """
-    from clipcap_video.decoding import DecodingSettings
     from clipcap_video.inference import infer, plan_inference
 
-    names = {field.name for field in fields(DecodingSettings)}
-    given = {name: value for name, value in vars(config).items() if name in names and value is not None}
-    settings = DecodingSettings(**given)
+    settings = chosen_settings(config)
     if config.dry_run:
         print(plan_inference(config, settings).describe())
         return

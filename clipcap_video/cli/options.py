@@ -73,6 +73,9 @@ def _unset_parameter(flag: str) -> inspect.Parameter:
 
 
 def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
+    if field.metadata.get("argument"):
+        argument = typer.Argument(help=field.metadata["help"], show_default=False)
+        return _keyword(field, Annotated[hint | None, argument], None)
     # The `--no_...` twin of a flag is for option files alone, and does not show: a flag is off until it is given.
     option = typer.Option(
         f"--{field.name}",
@@ -82,9 +85,8 @@ def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
         show_default=hint is not bool,
     )
     default = field.default_factory() if field.default_factory is not MISSING else field.default
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is MISSING else default,
-        annotation=Annotated[hint, option],
-    )
+    return _keyword(field, Annotated[hint, option], inspect.Parameter.empty if default is MISSING else default)
+
+
+def _keyword(field: Field[Any], annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -40,6 +40,10 @@ MOST_BEYOND = 1.0
 # `grab` fails alike at a damaged frame and at the end, so it is tried again: often while the video is shorter
 # than its header says (damage lasts up to the next key frame), else a few times. A try takes 50 us.
 PATIENCE_WHILE_SHORT, PATIENCE = 500, 10
+# Seconds: decoding from the middle of a file begins this much before the time that is asked for.
+ENTRY_MARGIN = 1.0
+# Containers that know where each frame lies. In others (MPEG) times after a jump are estimates.
+INDEXED = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,15 @@ class Decoder:
                 pass
         except OSError as error:
             raise VideoError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+        self._path = path
+        self._open()
+        rate = self._property(cv2.CAP_PROP_FPS)
+        count = self._property(cv2.CAP_PROP_FRAME_COUNT)
+        self.rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
+        self.promised = int(count) if 0 < count <= MOST_PROMISED else 0
+
+    def _open(self) -> None:
+        path = self._path
         # An absolute path is never taken for a URL. Backends other than FFmpeg read "clip7.mp4" as a series
         # of images, so they are asked only where FFmpeg is absent.
         has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
@@ -83,10 +96,6 @@ class Decoder:
         if not self._capture.isOpened():
             self._capture.release()
             raise VideoError(f"{path} is not a video, or is cut off or damaged; re-encode, fetch or remove it")
-        rate = self._property(cv2.CAP_PROP_FPS)
-        count = self._property(cv2.CAP_PROP_FRAME_COUNT)
-        self.rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
-        self.promised = int(count) if 0 < count <= MOST_PROMISED else 0
 
     def _property(self, which: int) -> float:
         value = float(self._capture.get(which))
@@ -104,6 +113,10 @@ class Decoder:
         Times are relative to the first frame because AVI files with B-frames start one frame late (and stamp
         the last frame 0). A time that does not increase becomes the one before plus a frame's nominal length.
         """
+        return self.times()
+
+    def times(self, start: float = 0.0) -> Iterator[float]:
+        """As iterating; with `start` (seconds), most of what comes before it is skipped without being decoded."""
         first = last = 0.0
         decoded = failed = 0
         while failed <= (PATIENCE_WHILE_SHORT if decoded < self.promised else PATIENCE):
@@ -113,11 +126,28 @@ class Decoder:
             time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
             if decoded == 0:
                 first = time
+                indexed = self._path.suffix.lower() in INDEXED
+                entered = self._enter(first, start) if indexed and start > ENTRY_MARGIN else None
+                if entered is not None:
+                    last, decoded = entered, round(entered * self.rate)
             else:
                 last = time - first if time - first > last else last + 1 / self.rate
             decoded += 1
             failed = 0
             yield last
+
+    def _enter(self, first: float, start: float) -> float | None:
+        """Grabs a frame a little before `start`: its time. None, and the first frame grabbed anew, where that fails."""
+        self._capture.set(cv2.CAP_PROP_POS_MSEC, (first + start - ENTRY_MARGIN) * 1000)
+        if self._capture.grab():
+            time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000 - first
+            if 0 < time <= start:
+                return time
+        # A missing index or a variable frame rate may mislead the search: then all of it is decoded.
+        self._capture.release()
+        self._open()
+        self._capture.grab()
+        return None
 
     def retrieve(self) -> np.ndarray | None:
         """The frame grabbed last, uint8 RGB [H, W, 3]; None where it cannot be decoded."""

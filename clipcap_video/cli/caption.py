@@ -1,0 +1,144 @@
+"""`clipcap-video caption`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clipcap_video.cli.infer import InferConfig, chosen_settings
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
+
+if TYPE_CHECKING:
+    from clipcap_video.captioner import Captioner
+
+
+def as_in_infer(name: str) -> Any:
+    """The option of inference with this name: its default, help and panel."""
+    found = next(entry for entry in fields(InferConfig) if entry.name == name)
+    return field(default=found.default, metadata=found.metadata)
+
+
+@dataclass
+class CaptionConfig:
+    """Options of `clipcap-video caption`."""
+
+    videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
+
+    segments: str = option(
+        "shots",
+        "shots: cut where the picture does (found by PySceneDetect). fixed:10: every 10 seconds. whole: one caption.",
+        panel="Segments",
+    )
+    min_shot: float = option(
+        2.0, "Shots shorter than this many seconds are joined with their neighbour.", panel="Segments"
+    )
+    max_shot: float = option(20.0, "Shots longer than this many seconds are split.", panel="Segments")
+
+    srt: bool = option(
+        False, "Write STEM.srt. Without any of the three, STEM.srt and STEM.vtt are written.", panel="Output"
+    )
+    vtt: bool = option(False, "Write STEM.vtt, for browsers.", panel="Output")
+    jsonl: bool = option(
+        False, "Keep STEM.captions.jsonl: captions with times, scores and the frames' times.", panel="Output"
+    )
+    out_dir: Path | None = option(
+        None, "Folder for the files; beside each video, where players look for them, unless given.", panel="Output"
+    )
+    overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
+
+    model_dir: Path | None = as_in_infer("model_dir")
+    lm: str | None = as_in_infer("lm")
+    encoder: str | None = as_in_infer("encoder")
+    encoder_weights: Path | None = as_in_infer("encoder_weights")
+    bs: int = option(16, "Segments captioned at once.", panel="Run")
+    precision: Literal["auto", "fp32", "bf16"] = as_in_infer("precision")
+    device: str = as_in_infer("device")
+
+    entry_length: int | None = as_in_infer("entry_length")
+    use_beam_search: bool = as_in_infer("use_beam_search")
+    beam_size: int = as_in_infer("beam_size")
+    length_penalty: float | None = as_in_infer("length_penalty")
+    top_p: float | None = as_in_infer("top_p")
+    top_k: int | None = as_in_infer("top_k")
+    temperature: float = as_in_infer("temperature")
+    sample: bool = as_in_infer("sample")
+    num_return: int = as_in_infer("num_return")
+    repetition_penalty: float = as_in_infer("repetition_penalty")
+    no_repeat_ngram: int = as_in_infer("no_repeat_ngram")
+    seed: int = as_in_infer("seed")
+
+    def __post_init__(self) -> None:
+        from clipcap_video.errors import ClipcapError
+        from clipcap_video.video.segments import Segmentation
+
+        if not self.videos:
+            raise ClipcapError("no video given; name one, as in clipcap-video caption talk.mp4")
+        if self.bs < 1:
+            raise ClipcapError(f"--bs must be at least 1, not {self.bs}")
+        self.segmentation = Segmentation.parse(self.segments, self.min_shot, self.max_shot)
+
+
+def load_captioner(config: Any) -> Captioner:
+    """The captioner that a command's options name, with its encoder."""
+    from clipcap_video.captioner import Captioner
+    from clipcap_video.models.checkpoint import find_checkpoint
+
+    checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir)
+    captioner = Captioner.from_pretrained(checkpoint, lm=config.lm, device=config.device, precision=config.precision)
+    captioner.load_encoder(config.encoder, config.encoder_weights)
+    return captioner
+
+
+def _caption(config: CaptionConfig) -> None:
+    """Caption long videos: shot by shot, with times, as subtitles.
+
+    Writes STEM.srt and STEM.vtt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that
+    is done, and the same command goes on from there.
+    """
+    from clipcap_video.errors import VideoError
+    from clipcap_video.export.subtitles import clock
+    from clipcap_video.inference import suited
+    from clipcap_video.long_videos import FORMATS, caption_long_video
+    from clipcap_video.video.files import find_all_videos
+
+    settings = chosen_settings(config)
+    videos = find_all_videos(config.videos)
+    captioner = load_captioner(config)
+    kinds = [kind for kind in FORMATS if getattr(config, kind)]
+    failed = False
+    for path in videos.values():
+        if len(videos) > 1:
+            print(f"{path}:")
+        try:
+            done = caption_long_video(
+                captioner,
+                path,
+                config.segmentation,
+                suited(settings, captioner, config.entry_length, config.length_penalty),
+                folder=config.out_dir,
+                kinds=kinds if kinds or config.jsonl else list(FORMATS),
+                keep_log=config.jsonl,
+                overwrite=config.overwrite,
+                batch_size=config.bs,
+                tell=partial(print, flush=True),
+            )
+        except VideoError as error:
+            print(f"could not read {path.stem}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        if done.warning is not None:
+            print(f"warning: {path.stem}: {done.warning}", file=sys.stderr)
+        print(f"written: {', '.join(map(str, done.files))}")
+        if not done.finished:
+            end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
+            print(f"stopped at {end}; the same command goes on from there", file=sys.stderr)
+            sys.exit(130)
+    if failed:
+        sys.exit(1)
+
+
+caption = command_of(CaptionConfig, _caption, "caption")

@@ -1,0 +1,101 @@
+"""Subtitles in SRT and WebVTT: wrapped, in order, never overlapping."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+LINE_LENGTH = 42  # characters, as broadcasters and streaming services have it
+LINES = 2
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is shown from `start` to `end`, in milliseconds."""
+
+    start: int
+    end: int
+    lines: list[str]
+
+
+def cues(captions: Iterable[tuple[float, float, str]]) -> Iterator[Cue]:
+    """Cues of captions (start and end in seconds, text), which come in the order of their starts.
+
+    Lines have at most LINE_LENGTH characters. A text of more than LINES of them is shown in several cues one after the
+    other, each for a time that follows the length of its text. A cue ends a millisecond before the next one starts;
+    neighbours that say the same become one. Captions without text or duration give none.
+    """
+    pending: Cue | None = None
+    for start, end, text in captions:
+        for cue in _split(round(start * 1000), round(end * 1000), text):
+            if pending is not None:
+                if pending.lines == cue.lines and pending.end >= cue.start:
+                    pending = Cue(pending.start, max(pending.end, cue.end), cue.lines)
+                    continue
+                if pending.start < cue.start:
+                    # Browsers that jump to where two cues meet show both, so a millisecond is left between them.
+                    stop = min(pending.end, max(cue.start - 1, pending.start + 1))
+                    yield Cue(pending.start, stop, pending.lines)
+            pending = cue
+    if pending is not None:
+        yield pending
+
+
+def _split(start: int, end: int, text: str) -> Iterator[Cue]:
+    lines = wrapped(text)
+    if not lines or start >= end:
+        return
+    pages = [lines[first : first + LINES] for first in range(0, len(lines), LINES)]
+    total = sum(len(line) for line in lines)
+    shown = 0
+    for page in pages:
+        begin = start + (end - start) * shown // total
+        shown += sum(len(line) for line in page)
+        until = start + (end - start) * shown // total
+        if begin < until:
+            yield Cue(begin, until, page)
+
+
+def wrapped(text: str) -> list[str]:
+    """The lines of a text: as few as LINE_LENGTH allows, and of those the most even; words longer than it are cut."""
+    words = " ".join(text.split())
+    lines = textwrap.wrap(words, LINE_LENGTH, break_on_hyphens=False)
+    for width in range(LINE_LENGTH - 1, 0, -1):
+        narrower = textwrap.wrap(words, width, break_on_hyphens=False, break_long_words=False)
+        if len(narrower) > len(lines) or any(len(line) > LINE_LENGTH for line in narrower):
+            break
+        lines = narrower
+    return lines
+
+
+def to_srt(shown: Iterable[Cue]) -> str:
+    """A SubRip file."""
+    blocks = [
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines) + "\n"
+        for number, cue in enumerate(shown, 1)
+    ]
+    return "\n".join(blocks)
+
+
+def to_vtt(shown: Iterable[Cue]) -> str:
+    """A WebVTT file (https://www.w3.org/TR/webvtt1), in which markup characters are escaped."""
+    blocks = ["WEBVTT\n"]
+    for cue in shown:
+        text = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{text}\n")
+    return "\n".join(blocks)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _clock(milliseconds: int, mark: str) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{mark}{rest:03d}"

@@ -1,0 +1,312 @@
+"""A long video cut into segments, each with the frames that a captioner is to see, in one pass over the file."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.video.reader import Decoder, SampledVideo, Transform
+from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, choose
+
+# Frames that are looked at, a second: every frame of usual videos, every second one of those for games and sport.
+MOST_LOOKS = 30.0
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """How a video is cut. Lengths in seconds.
+
+    kind: `shots` cuts where PySceneDetect sees a shot begin, `fixed` every `length`, `whole` not at all.
+    shortest: shorter shots are joined with what follows them, a last one with what comes before it.
+    longest: longer shots are split.
+
+    Raises ClipcapError for values that make no sense.
+    """
+
+    kind: str = "shots"
+    length: float = math.inf
+    shortest: float = 2.0
+    longest: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not self.length > 0:
+            raise ClipcapError(f"segments cannot be {self.length:g} seconds long; give a number above 0")
+        if not 0 <= self.shortest < math.inf:
+            raise ClipcapError(f"the shortest shot cannot be {self.shortest:g} seconds; give 0 or more")
+        if not (self.longest > 0 and 2 * self.shortest <= self.longest):
+            raise ClipcapError(
+                f"the longest shot, {self.longest:g} seconds, must be at least twice the shortest, {self.shortest:g}"
+            )
+
+    @classmethod
+    def parse(cls, text: str, shortest: float = 2.0, longest: float = 20.0) -> Segmentation:
+        """From `shots`, `fixed:SECONDS` or `whole`, as the command line has it."""
+        kind, colon, length = text.partition(":")
+        if kind in ("shots", "whole") and not colon:
+            return cls(kind, shortest=shortest, longest=longest)
+        try:
+            seconds = float(length) if kind == "fixed" else math.nan
+        except ValueError:
+            seconds = math.nan
+        if not math.isfinite(seconds):
+            raise ClipcapError(f"unknown segments {text!r}; use shots, whole, or fixed:10 for every 10 seconds")
+        return cls(kind, seconds, shortest, longest)
+
+    def __str__(self) -> str:
+        if self.kind == "shots":
+            return f"shots of {self.shortest:g} to {self.longest:g} s"
+        return f"fixed:{self.length:g}" if self.kind == "fixed" else self.kind
+
+
+@dataclass(frozen=True)
+class SegmentFrames:
+    """start, end: seconds, to the millisecond; a segment ends where the next one starts.
+
+    timestamps: float64 [n], seconds since the first frame of the video. images: uint8 [n, 3, S, S].
+    """
+
+    start: float
+    end: float
+    timestamps: np.ndarray
+    images: Tensor
+
+
+class SegmentedVideo:
+    """The segments of a video file as SegmentFrames, in order; iterate once.
+
+    spec: how a segment's frames are chosen, as if it were a video of its own. Without `spec.fps` they are chosen among
+        some four times as many, so a segment's memory does not grow with its length; only `whole` chooses among all.
+    transform: uint8 RGB [n, 3, H, W] -> uint8 [n, 3, S, S].
+    start: seconds; what comes before is skipped. A segment should start there.
+    stop: looked at before every frame; once set, the iteration ends early, without the segment that is under way.
+    duration: seconds according to the file's header, 0 where it says nothing. position: seconds read so far.
+
+    Raises VideoError when the file is no video, and while iterating when not one frame of it decodes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        segmentation: Segmentation,
+        spec: SamplingSpec,
+        transform: Transform,
+        start: float = 0.0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.path = path
+        self.segmentation = segmentation
+        self.spec = spec
+        self.transform = transform
+        self.start = start
+        self.warning: str | None = None
+        self.position = start
+        self._stop = stop or threading.Event()
+        with Decoder(path) as decoder:
+            self.duration = decoder.promised / decoder.rate
+
+    def __iter__(self) -> Iterator[SegmentFrames]:
+        return self._whole() if self.segmentation.kind == "whole" else self._cut()
+
+    def _whole(self) -> Iterator[SegmentFrames]:
+        video = SampledVideo(self.path, self.spec, self.transform, stop=self._stop)
+        chunks = list(video)
+        if self._stop.is_set():
+            return
+        self.warning = video.warning
+        times = np.concatenate([chunk.timestamps for chunk in chunks])
+        end = max(self.duration, float(times[-1]) + TIME_TOLERANCE)
+        yield SegmentFrames(0.0, round(end, 3), times, torch.cat([chunk.images for chunk in chunks]))
+
+    def _cut(self) -> Iterator[SegmentFrames]:
+        builder = SegmentBuilder(self.segmentation, self.spec, self.transform, self.start)
+        last = None
+        with Decoder(self.path) as decoder:
+            for time, frame, is_cut in self._looks(decoder):
+                yield from builder.add(time, frame, is_cut)
+                last = time
+            if self._stop.is_set():
+                return
+            if last is not None:
+                self._compare(decoder)
+                yield from builder.finish(max(self.position, last) + 1 / decoder.rate)
+            elif self.start == 0:
+                raise VideoError(f"not one frame of {self.path} decodes; re-encode, fetch or remove it")
+
+    def _looks(self, decoder: Decoder) -> Iterator[tuple[float, np.ndarray, bool]]:
+        from clipcap_video.video.shots import ShotDetector
+
+        detector = ShotDetector() if self.segmentation.kind == "shots" else None
+        clock = FrameClock(MOST_LOOKS)
+        for time in decoder.times(self.start):
+            if self._stop.is_set():
+                return
+            if time < self.start - TIME_TOLERANCE:
+                continue
+            self.position = time
+            if not clock.is_base(time) or (frame := decoder.retrieve()) is None:
+                continue
+            if detector is None:
+                yield time, frame, False
+            else:
+                yield from detector.add(time, frame)
+        if detector is not None:
+            yield from detector.flush()
+
+    def _compare(self, decoder: Decoder) -> None:
+        if self.position < 0.9 * self.duration - 1:
+            self.warning = f"header promises {self.duration:.0f} seconds, {self.position:.0f} decode"
+
+
+class SegmentBuilder:
+    """Puts frames, as they come, into segments that follow a Segmentation. Knows nothing of files."""
+
+    def __init__(
+        self, segmentation: Segmentation, spec: SamplingSpec, transform: Transform, start: float = 0.0
+    ) -> None:
+        self._segmentation = segmentation
+        self._spec = spec
+        self._transform = transform
+        self._open = self._part(start)
+        self._held: tuple[_Part, float] | None = None  # a part and its end, until what follows is long enough
+        shortest = segmentation.shortest
+        self._shortest = min(shortest, segmentation.length / 2)
+        self._longest = segmentation.longest if segmentation.kind == "shots" else math.inf
+
+    def add(self, time: float, frame: np.ndarray, is_cut: bool) -> Iterator[SegmentFrames]:
+        """Takes the frame uint8 RGB [H, W, 3] at `time`, with which a shot begins if `is_cut`."""
+        length = time - self._open.start + TIME_TOLERANCE
+        if self._segmentation.kind == "fixed":
+            if length >= self._segmentation.length:
+                steps = math.floor(length / self._segmentation.length)
+                yield from self._close(self._open.start + steps * self._segmentation.length)
+        elif is_cut and length >= self._shortest:
+            yield from self._close(time)
+        elif length >= 2 * self._longest:
+            yield from self._release()
+            yield from self._split(self._open.start + self._longest)
+        if time - self._open.start >= self._shortest:
+            yield from self._release()
+        self._open.add(time, frame)
+
+    def finish(self, end: float) -> Iterator[SegmentFrames]:
+        """The last segments of a video that ends at `end`."""
+        if not self._open.times:
+            if self._held is not None:
+                self._held = self._held[0], end
+        elif self._held is not None and end - self._open.start < self._shortest:
+            self._held[0].absorb(self._open)
+            self._held = self._held[0], end
+        else:
+            yield from self._close(end)
+        yield from self._release()
+
+    def _part(self, start: float) -> _Part:
+        return _Part(start, self._spec, self._transform)
+
+    def _close(self, end: float) -> Iterator[SegmentFrames]:
+        """Ends the open part, if it has frames; a part without any (the picture stands still) is joined on."""
+        if not self._open.times:
+            if self._held is not None:
+                self._held = self._held[0], end
+            self._open = self._part(end)
+            return
+        yield from self._release()
+        self._open.close()
+        length = end - self._open.start
+        if length > self._longest:
+            yield from self._split(self._open.start + length / 2)
+        self._held = self._open, end
+        self._open = self._part(end)
+
+    def _split(self, middle: float) -> Iterator[SegmentFrames]:
+        """Gives the open part up to the frame nearest to `middle`; the rest stays open."""
+        rest = self._open.split(middle)
+        if rest is not None:
+            yield self._open.segment(rest.start)
+            self._open = rest
+
+    def _release(self) -> Iterator[SegmentFrames]:
+        if self._held is not None:
+            part, end = self._held
+            self._held = None
+            yield part.segment(end)
+
+
+class _Part:
+    """The frames of one segment among which its captioner's are chosen: all that `spec` could want, thinned."""
+
+    def __init__(self, start: float, spec: SamplingSpec, transform: Transform) -> None:
+        self.start = start
+        self.times: list[float] = []
+        self._images: list[Tensor] = []  # [3, S, S] each
+        self._spec = spec
+        self._transform = transform
+        self._clock = FrameClock(spec.fps)
+        self._most = 4 * spec.frames if spec.fps is None and spec.frames else math.inf
+        self._stride = 1
+        self._count = 0
+        self._last: tuple[float, np.ndarray] | None = None
+
+    def add(self, time: float, frame: np.ndarray) -> None:
+        if not self._clock.is_base(time - self.start):
+            return
+        self._last = time, frame
+        if self._count % self._stride == 0:
+            self._keep(time, frame)
+        self._count += 1
+
+    def _keep(self, time: float, frame: np.ndarray) -> None:
+        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]  # [1, 3, H, W]
+        self.times.append(time)
+        self._images.append(self._transform(pixels)[0].clone())  # a crop would hold on to all of the picture
+        self._thin()
+
+    def _thin(self) -> None:
+        while len(self.times) > self._most:
+            self.times, self._images = self.times[::2], self._images[::2]
+            self._stride *= 2
+
+    def close(self) -> None:
+        """Makes sure that the last frame is among those to choose from."""
+        if self._last is not None and self.times[-1] < self._last[0]:
+            self._most = math.inf
+            self._keep(*self._last)
+        self._last = None
+
+    def split(self, middle: float) -> _Part | None:
+        """Cuts off the frames from the one nearest to `middle` on; None where there are too few."""
+        cut = int(np.abs(np.asarray(self.times) - middle).argmin())
+        if cut == 0:
+            return None
+        rest = _Part(self.times[cut], self._spec, self._transform)
+        rest.times, self.times = self.times[cut:], self.times[:cut]
+        rest._images, self._images = self._images[cut:], self._images[:cut]
+        rest._stride, rest._last = self._stride, self._last
+        self._last = None
+        for time in rest.times:
+            rest._clock.is_base(time - rest.start)
+        return rest
+
+    def absorb(self, other: _Part) -> None:
+        """Adds the frames of the part that follows."""
+        other.close()
+        stride = max(self._stride, other._stride)
+        for part in (self, other):  # so that the frames to choose from stay evenly spread
+            step = stride // part._stride
+            part.times, part._images = part.times[::step], part._images[::step]
+        self.times += other.times
+        self._images += other._images
+
+    def segment(self, end: float) -> SegmentFrames:
+        times = np.asarray(self.times, dtype=np.float64)
+        chosen = choose(self._spec, times - self.start).tolist()
+        images = torch.stack([self._images[index] for index in chosen])
+        return SegmentFrames(round(self.start, 3), round(end, 3), times[chosen], images)

@@ -1,0 +1,115 @@
+"""The videos that were described since the page was opened: captions, segments, subtitles, and a search over them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcap_video.captioner import Captioner
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.errors import VideoError
+from clipcap_video.long_videos import FORMATS, caption_segments, joined, subtitles
+from clipcap_video.predictions import Prediction
+from clipcap_video.video.segments import Segmentation, SegmentedVideo
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class DescribedVideo:
+    """number: its place in the library. caption: of the whole video. segments: with start and end, neighbours that say
+    the same joined.
+
+    subtitle_files: kind (srt, vtt) -> file.
+    """
+
+    number: int
+    name: str
+    path: Path
+    caption: str
+    segments: list[Prediction]
+    subtitle_files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """start, end: seconds; None where the caption of the whole video was found."""
+
+    video: DescribedVideo
+    start: float | None
+    end: float | None
+    text: str
+
+
+class Library:
+    """Describes videos, one at a time, and finds them again by words of their captions.
+
+    videos: those described so far. folder: for the subtitle files. most_bytes: larger files are refused.
+    """
+
+    def __init__(self, captioner: Captioner, settings: DecodingSettings, folder: Path, most_bytes: int) -> None:
+        self._captioner = captioner
+        self._settings = settings
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self.videos: list[DescribedVideo] = []
+        self._at_work = threading.Lock()
+
+    def describe(
+        self, path: Path, segmentation: Segmentation, progress: Callable[[float], None] = lambda share: None
+    ) -> DescribedVideo:
+        """Captions a video file and remembers it. progress: is told the share that is done.
+
+        Raises VideoError, with one sentence to show, when the file is too large or no video.
+        """
+        size = path.stat().st_size
+        if size > self._most_bytes:
+            raise VideoError(
+                f"{path.name} has {size / MEGABYTE:,.0f} MB and the limit is {self._most_bytes / MEGABYTE:,.0f} MB; "
+                "cut it, or start the page with a higher --max_mb"
+            )
+        with self._at_work:
+            try:
+                return self._describe(path, segmentation, progress)
+            except VideoError as error:
+                # The path is the server's own; who dropped the file knows it by its name.
+                raise VideoError(str(error).replace(str(path), path.name)) from None
+
+    def _describe(self, path: Path, segmentation: Segmentation, progress: Callable[[float], None]) -> DescribedVideo:
+        captioner = self._captioner
+        sampling = captioner.require_fingerprint().sampling
+        video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
+        found: list[Prediction] = []
+        for batch in caption_segments(captioner, video, self._settings):
+            found += batch
+            progress(min(1.0, video.position / video.duration) if video.duration else 0.0)
+        segments = list(joined(found))
+        whole = segments[0] if len(segments) == 1 else captioner.caption(path, self._settings)
+        folder = self._folder / str(len(self.videos))
+        folder.mkdir()
+        files = {}
+        for kind in FORMATS:
+            files[kind] = folder / f"{path.stem}.{kind}"
+            files[kind].write_text(subtitles(segments, kind), encoding="utf-8")
+        described = DescribedVideo(len(self.videos), path.name, path, whole.text, segments, files)
+        self.videos.append(described)
+        return described
+
+    def search(self, query: str) -> list[Hit]:
+        """Captions that have every word of `query`, or words that begin so, the newest video first."""
+        words = query.casefold().split()
+        if not words:
+            return []
+        hits = []
+        for video in reversed(self.videos):
+            whole = Hit(video, None, None, video.caption)
+            parts = [Hit(video, part.start, part.end, part.text) for part in video.segments]
+            hits += [hit for hit in (whole, *parts) if _matches(words, hit.text)]
+        return hits
+
+
+def _matches(words: list[str], text: str) -> bool:
+    present = text.casefold().split()
+    return all(any(other.startswith(word) for other in present) for word in words)

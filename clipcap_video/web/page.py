@@ -1,0 +1,200 @@
+"""The page of `clipcap-video serve`, on Gradio. Nothing on it is fetched from elsewhere, and nothing is sent there."""
+
+from __future__ import annotations
+
+import html
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from clipcap_video.captioner import Captioner
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.errors import ClipcapError
+from clipcap_video.export.subtitles import clock
+from clipcap_video.video.segments import Segmentation
+from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
+
+# What browsers can show themselves; of others the captions are shown without a player.
+PLAYABLE = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
+SEGMENTS = {"shot by shot": "shots", "every 10 seconds": "fixed:10", "one caption": "whole"}
+HEADERS = ["from", "to", "caption"]
+HIT_HEADERS = ["video", *HEADERS]
+
+
+@dataclass(frozen=True)
+class Address:
+    """host: 127.0.0.1 is reached from this machine alone."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+
+
+def serve(
+    captioner: Captioner,
+    settings: DecodingSettings,
+    address: Address,
+    *,
+    max_mb: int = 500,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Shows the page until Ctrl-C, or a polite kill. All files it was given and made are gone afterwards.
+
+    Raises ClipcapError when Gradio is not installed or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="clipcap-video-page-") as folder:
+        # Read when Gradio is imported: its place for uploads, and its reports home.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        subtitle_folder = Path(folder, "subtitles")
+        subtitle_folder.mkdir()
+        library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE)
+        page, look = build(library, max_mb)
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        try:
+            page.queue(default_concurrency_limit=4).launch(
+                server_name=address.host,
+                server_port=address.port,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                allowed_paths=[folder],
+                max_file_size=max_mb * MEGABYTE,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                **look,
+            )
+        except OSError as error:
+            if "empty port" not in str(error):
+                raise
+            raise ClipcapError(
+                f"port {address.port} of {address.host} is taken; give another one with --port"
+            ) from None
+        try:
+            tell(f"open http://{address.host}:{address.port} in a browser; Ctrl-C ends the page")
+            ended.wait()
+        finally:
+            page.close(verbose=False)
+
+
+def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
+    """The page as Gradio Blocks, and what its `launch` must be given for its looks."""
+    gradio = _gradio()
+
+    def describe(file: str | None, segments: str, progress: Any = gradio.Progress()) -> tuple[Any, ...]:
+        if file is None:
+            return "", "", [], None, None
+        try:
+            found = library.describe(
+                Path(file), Segmentation.parse(SEGMENTS[segments]), lambda share: progress(share, desc="captioning")
+            )
+        except ClipcapError as error:
+            raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
+        return f"### {found.caption}", _player(found), _rows(found), _downloads(found), found.number
+
+    def play_segment(number: int | None, event: Any) -> str:
+        if number is None:
+            return ""
+        video = library.videos[number]
+        return _player(video, video.segments[event.index[0]].start)
+
+    def play_hit(query: str, event: Any) -> str:
+        hit = library.search(query)[event.index[0]]
+        return _player(hit.video, hit.start or 0.0)
+
+    for played in (play_segment, play_hit):  # Gradio looks at the type to know what to give
+        played.__annotations__["event"] = gradio.SelectData
+
+    def search(query: str) -> tuple[list[list[str]], str]:
+        hits = library.search(query)
+        many = f"{len(hits)} found" if hits else "nothing found"
+        videos = len(library.videos)
+        return _hit_rows(hits), f"{many} in {videos} video{'' if videos == 1 else 's'}" if query.strip() else ""
+
+    with gradio.Blocks(title="clipcap-video", analytics_enabled=False) as page:
+        gradio.Markdown("# clipcap-video\nDrop a video; it stays on this machine.")
+        with gradio.Row():
+            with gradio.Column(scale=1):
+                file = gradio.File(label=f"A video, up to {max_mb} MB", elem_id="video-file", type="filepath")
+                segments = gradio.Radio(list(SEGMENTS), value="shot by shot", label="Captions", elem_id="segments")
+                again = gradio.Button("Caption", variant="primary", elem_id="caption-button")
+                downloads = gradio.File(label="Subtitles", elem_id="subtitles", interactive=False)
+            with gradio.Column(scale=2):
+                caption = gradio.Markdown(elem_id="caption")
+                player = gradio.HTML(elem_id="player")
+                table = gradio.Dataframe(
+                    headers=HEADERS,
+                    label="Segments: click one to play it",
+                    elem_id="segment-table",
+                    interactive=False,
+                    wrap=True,
+                )
+        shown = gradio.State()
+        query = gradio.Textbox(
+            label="Search the videos so far", placeholder="words of a caption, then Enter", elem_id="search"
+        )
+        count = gradio.Markdown(elem_id="hit-count")
+        hits = gradio.Dataframe(headers=HIT_HEADERS, show_label=False, elem_id="hits", interactive=False, wrap=True)
+
+        outputs = [caption, player, table, downloads, shown]
+        for event in (file.upload, again.click):
+            event(describe, [file, segments], outputs, concurrency_limit=1, api_visibility="private")
+        for event in (query.submit, query.change):
+            event(search, query, [hits, count], show_progress="hidden", api_visibility="private")
+        table.select(play_segment, shown, player, show_progress="hidden", api_visibility="private")
+        hits.select(play_hit, query, player, show_progress="hidden", api_visibility="private")
+    fonts = ["system-ui", "sans-serif"]
+    theme = gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    return page, {"theme": theme}
+
+
+def _gradio() -> Any:
+    try:
+        import gradio
+    except ImportError:
+        raise ClipcapError("the page needs Gradio; install it with pip install 'clipcap-video[web]'") from None
+    return gradio
+
+
+def _player(video: DescribedVideo, start: float | None = None) -> str:
+    """The video with its subtitles, playing from `start` if that is given."""
+    if video.path.suffix.lower() not in PLAYABLE:
+        return f"<p>Browsers cannot play {video.path.suffix} files; the captions and subtitles are whole.</p>"
+    picture, track = (
+        html.escape(f"/gradio_api/file={quote(str(file))}") for file in (video.path, video.subtitle_files["vtt"])
+    )
+    # A jump to exactly where two subtitles meet would leave the earlier one on the picture.
+    play, at = ("", "") if start is None else ("autoplay", f"#t={start + 0.05:.3f}")
+    return (
+        f'<video controls {play} preload="auto" style="width: 100%; max-height: 60vh" src="{picture}{at}">'
+        f'<track kind="captions" label="captions" src="{track}" default></video>'
+    )
+
+
+def _rows(video: DescribedVideo) -> list[list[str]]:
+    return [[clock(part.start or 0), clock(part.end or 0), part.text] for part in video.segments]
+
+
+def _downloads(video: DescribedVideo) -> list[str]:
+    return [str(file) for file in video.subtitle_files.values()]
+
+
+def _hit_rows(hits: list[Hit]) -> list[list[str]]:
+    return [
+        [
+            hit.video.name,
+            "" if hit.start is None else clock(hit.start),
+            "" if hit.end is None else clock(hit.end),
+            hit.text,
+        ]
+        for hit in hits
+    ]
