@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipcap_video.captioner import Captioner
 from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select, splits
@@ -19,6 +19,7 @@ from clipcap_video.export.captions import report_predictions
 from clipcap_video.export.clipcap import write_program_files
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
+from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.predictions import Prediction, PredictionFile
@@ -70,18 +71,18 @@ def _check_writable(out: Path) -> None:
 
 def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
     """Options that repeat the checkpoint's architecture must agree with it."""
-    mapping = captioner.model.config.mapping
-    given = {
-        "mapping_type": (config.mapping_type, mapping.mapping_type),
-        "prefix_length": (config.prefix_length, mapping.prefix_length),
-        "num_layers": (None if mapping.mapping_type == "mlp" else config.num_layers, mapping.num_layers),
-        "normalize_prefix": (config.normalize_prefix or None, mapping.normalize_prefix),
-        "is_rn": (config.is_rn or None, mapping.feature_dim == 640),
-    }
-    if config.prefix_length_clip is not None and config.prefix_length_clip < mapping.max_frames:
+    model = captioner.model
+    given: dict[str, tuple[Any, Any]] = {"is_rn": (config.is_rn or None, model.feature_dim == 640)}
+    if config.prefix_length_clip is not None and config.prefix_length_clip < model.max_frames:
         # More than the videos had is what it was trained on: all of their frames.
-        given["prefix_length_clip"] = (config.prefix_length_clip, mapping.max_frames)
+        given["prefix_length_clip"] = (config.prefix_length_clip, model.max_frames)
+    mapping = model.config.mapping if isinstance(model, PrefixCaptioner) else None
     # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
+    for name in ("mapping_type", "prefix_length", "num_layers", "normalize_prefix"):
+        actual = f"no such option, for it is of --model {model.kind}" if mapping is None else getattr(mapping, name)
+        given[name] = (getattr(config, name) or None, actual)
+    if mapping is not None and mapping.mapping_type == "mlp":
+        del given["num_layers"]
     for name, (wanted, actual) in given.items():
         if wanted is not None and wanted != actual:
             raise ClipcapError(
@@ -144,6 +145,7 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     if config.data is None and "data" not in trained and not data.exists():
         raise ClipcapError("nothing to caption; give video files with --videos or features with --data")
     store = open_features(data)
+    from_files = config.data is None and captioner.model.encoder_weights_before is not None
     annotations = config.caption
     if annotations is None and (config.data is None or not trained):
         # Of a checkpoint of the ClipCap programs it is not known what it was trained on.
@@ -153,7 +155,11 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     records, split = _choose(annotations or [], paragraphs, config.split, store)
     ids = [record.video_id for record in records] if records else store.ids()
     started = time.perf_counter()
-    predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
+    if from_files:
+        # The features of its data are those of the encoder before it was trained along.
+        predictions = _caption_trained_on(config, settings, captioner, ids)
+    else:
+        predictions = captioner.caption_store(store, ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
     spans = {record.video_id: record.span for record in records if record.span is not None}
     predictions = [
@@ -172,6 +178,26 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         references = {record.video_id: record.captions for record in records}
         files = write_program_files(out.parent, captions, references, settings.use_beam_search)
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
+
+
+def _caption_trained_on(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, ids: Sequence[str]
+) -> list[Prediction]:
+    """Captions of the videos `ids` of the model's own data, from their files."""
+    named = captioner.info.training.get("videos")
+    if not named:
+        raise ClipcapError(f"{captioner.source} has its own encoder, so it reads videos; give them with --videos")
+    videos = find_all_videos(map(Path, named))
+    absent = [video_id for video_id in ids if video_id not in videos]
+    if absent:
+        print(f"{len(absent)} of {len(ids)} videos, e.g. {absent[0]}, are not in {named[0]}: left out", file=sys.stderr)
+    found = {video_id: videos[video_id] for video_id in ids if video_id in videos}
+    predictions, summary = captioner.caption_files(found, settings, batch_size=config.bs)
+    for failure in summary.failures:
+        print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
+    if not predictions:
+        raise ClipcapError(f"no video of {named[0]} could be read; give others with --videos")
+    return predictions
 
 
 def _choose(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import clipcap_video.training.loop as loop
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features, write_features
+from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
@@ -362,14 +363,14 @@ class TestBadInput:
     def test_a_loss_that_is_not_finite_stops_the_run(
         self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        forward = loop.PrefixCaptioner.forward
+        forward = PrefixCaptioner.forward
         calls = []
 
         def exploding(model: Any, batch: Any, label_smoothing: float = 0.0) -> torch.Tensor:
             calls.append(1)
             return forward(model, batch, label_smoothing) * (math.nan if len(calls) > 7 else 1)
 
-        monkeypatch.setattr(loop.PrefixCaptioner, "forward", exploding)
+        monkeypatch.setattr(PrefixCaptioner, "forward", exploding)
         with pytest.raises(ClipcapError, match="loss became nan in step 8"):
             train(config(tiny_project, tmp_path / "out", eval_every=0))
         weights = load_file(tmp_path / "out" / "last" / "model.safetensors")
