@@ -24,7 +24,11 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import Fingerprint
 from clipcap_video.models.base import CaptionModel
 
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+# name -> layers that read a whole sequence at once, and one layer that takes one step
+CELLS: dict[str, tuple[Callable[..., nn.RNNBase], Callable[..., nn.RNNCellBase]]] = {
+    "lstm": (nn.LSTM, nn.LSTMCell),
+    "gru": (nn.GRU, nn.GRUCell),
+}
 ATTENTIONS = ("none", "additive")
 
 # What an LSTM remembers, (h, c), each [layers, rows, H]; a GRU has h alone.
@@ -75,7 +79,12 @@ class FrameReader(nn.Module):
         self.norm = nn.LayerNorm(config.feature_dim)
         self.head = nn.Identity() if config.head_dim is None else nn.Linear(config.feature_dim, config.head_dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.rnn = recurrent_layers(config, config.head_dim or config.feature_dim)
+        # PyTorch warns about dropout between the layers where there is one layer alone.
+        between = config.dropout if config.layers > 1 else 0.0
+        whole, _ = CELLS[config.cell]
+        self.rnn = whole(
+            config.head_dim or config.feature_dim, config.width, config.layers, batch_first=True, dropout=between
+        )
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, State]:
         """features: [B, T, D]; mask: [B, T] bool, real frames first.
@@ -139,7 +148,9 @@ class WordWriter(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.attention = AdditiveAttention(config.width) if config.attention == "additive" else None
         context = 0 if self.attention is None else config.width
-        self.rnn = recurrent_layers(config, config.word_width + context)
+        _, one_step = CELLS[config.cell]
+        widths = [config.word_width + context, *[config.width] * (config.layers - 1)]
+        self.cells = nn.ModuleList(one_step(width, config.width) for width in widths)
         self.project = nn.Linear(config.width + context, config.word_width)
         self.output = None if config.tied else nn.Parameter(self.embedding.weight.detach()[:-1].clone())
         bias = torch.zeros(config.vocabulary_size)
@@ -154,12 +165,14 @@ class WordWriter(nn.Module):
 
     def step(self, tokens: Tensor, video: EncodedFrames, state: State) -> tuple[Tensor, State]:
         """Reads one token of each of N captions: tokens [N] int64 -> what predicts the next, [N, W], and the state."""
-        words = self.dropout(self.embedding(tokens))  # [N, W]
-        context = []
-        if self.attention is not None:
-            context = [self.attention(state[0][-1], video)[0]]
-        out, after = self.rnn(torch.cat([words, *context], dim=1)[:, None], rnn_state(state))  # [N, 1, H]
-        return self.predict(torch.cat([out.squeeze(1), *context], dim=1)), as_state(after)
+        context = [] if self.attention is None else [self.attention(state[0][-1], video)[0]]  # [N, H]
+        x = torch.cat([self.embedding(tokens), *context], dim=1)  # [N, W + H]
+        after = []
+        for cell, before in zip(self.cells, zip(*state, strict=True), strict=True):
+            after.append(as_state(cell(self.dropout(x), before if len(before) > 1 else before[0])))
+            x = after[-1][0]  # [N, H]
+        predicting = self.dropout(torch.tanh(self.project(torch.cat([x, *context], dim=1))))
+        return predicting, tuple(torch.stack(parts) for parts in zip(*after, strict=True))
 
     def forward(self, tokens: PackedSequence, video: EncodedFrames, state: State) -> Tensor:
         """Reads whole captions, every word given (teacher forcing).
@@ -167,20 +180,12 @@ class WordWriter(nn.Module):
         tokens: int64, of N captions, the longest first; video: their frames; state: before their first token.
         Returns what predicts the token after each one: [tokens, W], in their order.
         """
-        if self.attention is None:  # no step needs the result of another but through the state: all in one call
-            words = self.dropout(self.embedding(tokens.data))
-            out, _ = self.rnn(PackedSequence(words, tokens.batch_sizes), rnn_state(state))
-            return self.predict(out.data)
         predicting = []
         for step in tokens.data.split(tokens.batch_sizes.tolist()):
             going = slice(len(step))  # the captions that are so long
             out, state = self.step(step, video[going], tuple(part[:, going] for part in state))
             predicting.append(out)
         return torch.cat(predicting)
-
-    def predict(self, hidden: Tensor) -> Tensor:
-        """Hidden state, with the context behind it where there is attention -> [N, W], to be met by the words."""
-        return self.dropout(torch.tanh(self.project(hidden)))
 
     def logits(self, predicting: Tensor) -> Tensor:
         """[..., W] -> float32 [..., V], -inf for what is never written."""
@@ -342,21 +347,9 @@ class RecurrentDecoding:
         self.state = tuple(part[:, lanes] for part in self.state)
 
 
-def recurrent_layers(config: RecurrentConfig, input_width: int) -> nn.RNNBase:
-    """The LSTM or GRU that `config` asks for: input [N, T, input_width] -> [N, T, H]."""
-    # PyTorch warns about dropout between the layers where there is one layer alone.
-    dropout = config.dropout if config.layers > 1 else 0.0
-    return CELLS[config.cell](input_width, config.width, config.layers, batch_first=True, dropout=dropout)
-
-
 def as_state(state: Tensor | State) -> State:
+    """What PyTorch's layers return: of a GRU one tensor, of an LSTM a pair."""
     return (state,) if isinstance(state, Tensor) else state
-
-
-def rnn_state(state: State) -> Any:
-    """What PyTorch's layers take: of a GRU the one tensor, of an LSTM the pair."""
-    contiguous = tuple(part.contiguous() for part in state)
-    return contiguous if len(contiguous) > 1 else contiguous[0]
 
 
 def never_written(tokenizer: Any) -> list[int]:
