@@ -25,7 +25,7 @@ REFERENCE_RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 # Defaults of --model lstm, whose weights all start from nothing.
-LSTM_DEFAULTS: dict[str, Any] = {"lr": 1e-3, "dropout": 0.3}
+LSTM_DEFAULTS: dict[str, Any] = {"lr": 2e-3, "dropout": 0.3}
 
 # Options that say something about one model alone, or one way of training it.
 PREFIX_OPTIONS = (
@@ -79,7 +79,7 @@ class TrainConfig:
     model: Literal["prefix", "lstm"] = option(
         "prefix",
         "prefix: a mapping network in front of a language model. lstm: a recurrent network that reads the frames and "
-        "another that writes the words, trained from scratch; --lr is 1e-3 and --dropout 0.3 unless given.",
+        "another that writes the words, trained from scratch; --lr is 2e-3 and --dropout 0.3 unless given.",
         panel="Model",
     )
     prefix_length_clip: int = option(
