@@ -131,9 +131,7 @@ class CaptionModel(nn.Module, ABC):
         """The text of a caption's tokens, which `stop_token` followed if it is given."""
         return " ".join(self.tokenizer.decode(tokens, skip_special_tokens=True).split())
 
-    def _mean_loss(
-        self, hidden: Tensor, row_of_label: Tensor, batch: PackedCaptions, label_smoothing: float
-    ) -> Tensor:
+    def _mean_loss(self, hidden: Tensor, row_of_label: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         """Mean cross-entropy of the batch's N labels, predicted at rows `row_of_label` [N] of hidden [R, E]."""
         labels, weights = batch.labels, batch.label_weight
         size = max(1, LOGITS_AT_ONCE // self.vocabulary_size)

@@ -29,8 +29,8 @@ LSTM_DEFAULTS: dict[str, Any] = {"lr": 2e-3, "dropout": 0.3}
 
 # Options that say something about one model alone, or one way of training it.
 PREFIX_OPTIONS = (
-    "mapping_type", "cross", "only_prefix", "lora_rank", "prefix_length", "num_layers", "normalize_prefix", "lm", "lm_lr",
-    "recipe",
+    "mapping_type", "cross", "only_prefix", "lora_rank", "prefix_length", "num_layers", "normalize_prefix", "lm",
+    "lm_lr", "recipe",
 )  # fmt: skip
 LSTM_OPTIONS = (
     "cell", "attention", "rnn_layers", "rnn_width", "word_width", "embeddings", "min_count", "tokenizer",
