@@ -325,7 +325,7 @@ class RecurrentDecoding:
         self.video = video
         self.state = state
         self.first = first
-        self.videos, self.lanes = len(first), 1
+        self.lanes = 1
 
     def begin(self) -> Tensor:
         return self.writer.logits(self.first)
