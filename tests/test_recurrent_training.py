@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import clipcap_video.training.loop as loop
 from clipcap_video.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.encoders import load_encoder
@@ -30,6 +29,7 @@ from clipcap_video.training.loop import train
 from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import write_clip
 from tests.conftest import TinyProject
+from tests.interrupted import differing_weights
 from tests.test_cli import predictions, refused, run
 from tests.test_encoders_convolutional import random_resnet
 from tests.tiny import captions_of, write_annotations
@@ -43,28 +43,6 @@ def config(project: TinyProject, out: Path, **changes: Any) -> TrainConfig:
         "rnn_width": 32, "word_width": 16, "min_count": 1, "precision": "fp32", "device": "cpu",
     }  # fmt: skip
     return TrainConfig(**(options | changes))
-
-
-def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{file.name}:{name}": tensor
-        for file in sorted(checkpoint.glob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> Callable[[], None]:
-    """The next run is interrupted after so many steps; calling what is returned ends that."""
-    step = loop._Run._step
-
-    def interrupting(run: Any, batches: Any) -> float:
-        loss = step(run, batches)
-        if run.progress.step + 1 == steps:
-            loop.signal.raise_signal(loop.signal.SIGINT)
-        return loss
-
-    monkeypatch.setattr(loop._Run, "_step", interrupting)
-    return lambda: monkeypatch.setattr(loop._Run, "_step", step)
 
 
 # Long enough to learn what the tiny features show, with validation and one checkpoint at the end.
@@ -88,14 +66,22 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_weights(
     tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     options |= {"captions_per_video": 2, "dropout": 0.2}
-    train(config(tiny_project, tmp_path / "whole", **options))
-    carry_on = stop_after(monkeypatch, 7)
-    assert not train(config(tiny_project, tmp_path / "parts", **options)).finished
-    carry_on()
-    assert train(config(tiny_project, tmp_path / "parts", resume=True, **options)).finished
-    whole, parts = weights(tmp_path / "whole" / "last"), weights(tmp_path / "parts" / "last")
-    assert whole.keys() == parts.keys()
-    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+    def config_of(out: Path, **resume: Any) -> TrainConfig:
+        return config(tiny_project, out, **options, **resume)
+
+    assert differing_weights(config_of, tmp_path, monkeypatch, stop_after=7) == []
+
+
+def test_it_goes_on_by_self_critical_training(tiny_project: TinyProject, tmp_path: Path) -> None:
+    train(config(tiny_project, tmp_path / "xe", epochs=1, cell="gru"))
+    again = {"objective": "scst", "init_from": tmp_path / "xe", "samples": 2, "max_caption_tokens": 8, "lr": 1e-3}
+    plain = {"model": "lstm", "data": tiny_project.data, "caption": [tiny_project.caption], "bs": 12, "epochs": 1}
+    summary = train(TrainConfig(out_dir=tmp_path / "scst", device="cpu", precision="fp32", **plain, **again))
+    assert summary.finished
+    before, after = (load_checkpoint(tmp_path / name / "last")[0] for name in ("xe", "scst"))
+    assert before.config == after.config
+    assert not torch.equal(before.writer.bias, after.writer.bias)
 
 
 def test_the_checkpoint_alone_rebuilds_it(tiny_project: TinyProject, tmp_path: Path) -> None:
@@ -287,16 +273,14 @@ def test_the_encoder_is_trained_from_frames_kept_and_used(
 ) -> None:
     """Two runs, one of them stopped and resumed, end in the same bits; then the checkpoint captions videos."""
     options: dict[str, Any] = {"encoder_lr": 1e-5, "dropout": 0.2, "save_every": 0, "eval_every": 0}
-    train(options_of(videos, tmp_path / "whole", **options))
-    carry_on = stop_after(monkeypatch, 1)
-    assert not train(options_of(videos, tmp_path / "out", **options)).finished
-    carry_on()
-    assert train(options_of(videos, tmp_path / "out", resume=True, **options)).finished
-    whole, parts = weights(tmp_path / "whole" / "last"), weights(tmp_path / "out" / "last")
-    assert whole.keys() == parts.keys()
-    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
-    config_of = [(tmp_path / name / "last" / "config.json").read_text() for name in ("whole", "out")]
-    assert json.loads(config_of[0])["features"] == json.loads(config_of[1])["features"]
+
+    def config_of(out: Path, **resume: Any) -> TrainConfig:
+        return options_of(videos, out, **options, **resume)
+
+    assert differing_weights(config_of, tmp_path, monkeypatch, stop_after=1) == []
+    (tmp_path / "parts").rename(tmp_path / "out")
+    made = [json.loads((tmp_path / name / "last" / "config.json").read_text())["features"] for name in ("whole", "out")]
+    assert made[0] == made[1]
 
     last = tmp_path / "out" / "last"
     trained, before = load_file(last / "encoder.safetensors"), dict(videos.load().network.named_parameters())
