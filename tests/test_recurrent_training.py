@@ -201,11 +201,11 @@ def videos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Videos(folder / "videos", annotations, folder / "features", options, load)
 
 
-def options_of(videos: Videos, out: Path, **changes: Any) -> TrainConfig:
-    project = TinyProject(videos.features, videos.annotations, Path())
-    extra: dict[str, Any] = {"bs": 2, "videos": [videos.folder]}
-    if videos.encoder:
-        extra["encoder_weights"] = videos.encoder[1]
+def options_of(made: Videos, /, out: Path, **changes: Any) -> TrainConfig:
+    project = TinyProject(made.features, made.annotations, Path())
+    extra: dict[str, Any] = {"bs": 2, "videos": [made.folder]}
+    if made.encoder:
+        extra["encoder_weights"] = made.encoder[1]
     return config(project, out, train_encoder="all", **(extra | changes))
 
 

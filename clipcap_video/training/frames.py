@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.devices import pick_device
-from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import FeatureShape, FeatureStore, Fingerprint, VideoFeatures, check_fingerprints
+from clipcap_video.extraction import fitting_encoder
+from clipcap_video.features import FeatureShape, FeatureStore, Fingerprint, VideoFeatures
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.video.files import find_all_videos
 from clipcap_video.video.reader import SampledVideo
@@ -66,11 +66,7 @@ def open_frames(config: TrainConfig, features: FeatureStore) -> FrameStore:
         )
     assert config.videos is not None
     videos = find_all_videos(config.videos)
-    encoder = load_encoder(fingerprint.encoder, pick_device(config.device), weights=config.encoder_weights)
-    given = Fingerprint(
-        encoder.name, encoder.weights_digest, encoder.preprocessing, fingerprint.sampling, fingerprint.normalized
-    )
-    check_fingerprints(given, fingerprint, features.path)
+    encoder = fitting_encoder(fingerprint, pick_device(config.device), "fp32", weights=config.encoder_weights)
     store = FrameStore(features, videos, encoder)
     missing = [video_id for video_id in features.ids() if video_id not in videos]
     if not store.ids():
