@@ -43,6 +43,9 @@ class FrameStore(FeatureStore):
     def shape(self, video_id: str) -> FeatureShape:
         return self._features.shape(video_id)
 
+    def file(self, video_id: str) -> Path:
+        return self._videos[video_id]
+
     def load(self, video_id: str) -> VideoFeatures:
         chunks = list(SampledVideo(self._videos[video_id], self.fingerprint.sampling, self.encoder.preprocess))
         images = np.concatenate([chunk.images.numpy() for chunk in chunks])
