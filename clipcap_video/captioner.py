@@ -21,13 +21,14 @@ from clipcap_video.decoding import DecodingSettings, Hypothesis
 from clipcap_video.decoding.search import decode
 from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
+from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
 from clipcap_video.evidence import explain
 from clipcap_video.extraction import ExtractionSummary, encode_frames, extract, fitting_encoder
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints, open_features
 from clipcap_video.hub import HubModel, fetch, names_repository
-from clipcap_video.models.captioner import PrefixCaptioner
-from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint
+from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.checkpoint import ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.predictions import Caption, Prediction
 from clipcap_video.video.files import find_videos
@@ -43,7 +44,7 @@ class Captioner(HubModel):
     """
 
     def __init__(
-        self, model: PrefixCaptioner, info: CheckpointInfo, source: Path, device: torch.device, precision: str
+        self, model: CaptionModel, info: CheckpointInfo, source: Path, device: torch.device, precision: str
     ) -> None:
         self.model = model.to(device).eval()
         self.info = info
@@ -94,6 +95,7 @@ class Captioner(HubModel):
         checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
         place = pick_device(device)
         notes: list[str] = []
+        model: CaptionModel
         if checkpoint.suffix == ".pt" and checkpoint.is_file():
             model, report = load_legacy(checkpoint, lm, legacy)
             info, notes = CheckpointInfo(), report.inferred
@@ -178,7 +180,7 @@ class Captioner(HubModel):
         predictions = []
         for start in range(0, len(video_ids), batch_size):
             ids = video_ids[start : start + batch_size]
-            videos = [thin_frames(store.load(video_id), self.model.config.mapping.max_frames) for video_id in ids]
+            videos = [thin_frames(store.load(video_id), self.model.max_frames) for video_id in ids]
             found = self.caption_features([video.features for video in videos], settings, keys=ids)
             for video_id, video, hypotheses in zip(ids, videos, found, strict=True):
                 predictions.append(self._prediction(video_id, video, hypotheses))
@@ -217,7 +219,7 @@ class Captioner(HubModel):
         """
         settings = settings or DecodingSettings(length_penalty=self.length_penalty)
         settings = replace(settings, complete=settings.complete and self.model.whole_captions)
-        width = self.model.config.mapping.feature_dim
+        width = self.model.feature_dim
         for video in features:
             if video.ndim != 2 or video.shape[1] != width:
                 raise ClipcapError(
@@ -237,7 +239,7 @@ class Captioner(HubModel):
 
     @property
     def encoder(self) -> ImageEncoder:
-        """The frozen encoder whose features the model was trained on; loaded when first needed."""
+        """The encoder whose features the model was trained on; loaded when first needed."""
         if self._encoder is None:
             self.load_encoder()
         assert self._encoder is not None
@@ -248,7 +250,18 @@ class Captioner(HubModel):
 
         Raises ClipcapError when it is not the encoder that the model was trained with.
         """
-        self._encoder = fitting_encoder(self.require_fingerprint(), self.device, self.encoder_precision, name, weights)
+        wanted, before = self.require_fingerprint(), self.model.encoder_weights_before
+        if before is None:
+            self._encoder = fitting_encoder(wanted, self.device, self.encoder_precision, name, weights)
+            return
+        saved = self.info.training.get("encoder_weights")
+        if weights is None and saved is not None and Path(saved).is_file():
+            weights = Path(saved)
+        untrained = replace(wanted, weights=before)
+        encoder = fitting_encoder(untrained, self.device, self.encoder_precision, name, weights)
+        load_trained_layers(encoder, self.source / ENCODER_WEIGHTS)
+        encoder.weights_digest = wanted.weights
+        self._encoder = encoder
 
     @property
     def length_penalty(self) -> float:
@@ -257,11 +270,10 @@ class Captioner(HubModel):
 
     def describe(self) -> dict[str, str]:
         """What wrote the captions, in words for a person."""
-        mapping, fingerprint = self.model.config.mapping, self.info.fingerprint
-        network = f"{mapping.mapping_type}, {mapping.prefix_length} prefix tokens"
+        fingerprint = self.info.fingerprint
         return {
             "model": "starter" if self.source == STARTER else str(self.source),
-            "mapping network": network,
+            **self.model.describe(),
             "frame features": "unknown" if fingerprint is None else str(fingerprint),
         }
 

@@ -56,7 +56,7 @@ def explain(
         tokens = _tokens(captioner, prediction.text)
         if not tokens or prediction.video not in store:
             continue
-        video = thin_frames(store.load(prediction.video), captioner.model.config.mapping.max_frames)
+        video = thin_frames(store.load(prediction.video), captioner.model.max_frames)
         features = video.features
         parts = stretches(len(features))
         if len(parts) < 2:

@@ -11,7 +11,7 @@ import os
 import re
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -96,6 +96,10 @@ class FeatureStore(ABC):
     @abstractmethod
     def load(self, video_id: str) -> VideoFeatures:
         """One video's features. Raises ClipcapError when the video is absent or its file is damaged."""
+
+    def load_many(self, video_ids: Sequence[str]) -> list[VideoFeatures]:
+        """The features of several videos."""
+        return [self.load(video_id) for video_id in video_ids]
 
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._id_set

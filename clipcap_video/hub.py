@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.models.checkpoint import check_replaceable, save_checkpoint, shareable
+from clipcap_video.models.checkpoint import check_replaceable, keep_encoder, save_checkpoint, shareable
 
 if TYPE_CHECKING:
-    from clipcap_video.models.captioner import PrefixCaptioner
+    from clipcap_video.models.base import CaptionModel
     from clipcap_video.models.checkpoint import CheckpointInfo
 
 # Of the Hub's own rules: a name, or an owner and a name; no leading or trailing . or -.
@@ -50,8 +50,9 @@ anything depends on them.
 class HubModel(ModelHubMixin, library_name="clipcap-video", tags=["video-captioning", "clipcap"]):
     """What a captioner needs to be saved, pushed and found again. The checkpoint is the one that training writes."""
 
-    model: PrefixCaptioner
+    model: CaptionModel
     info: CheckpointInfo
+    source: Path
 
     def describe(self) -> dict[str, str]:
         raise NotImplementedError
@@ -91,7 +92,7 @@ class HubModel(ModelHubMixin, library_name="clipcap-video", tags=["video-caption
             kept, info = self.model.config, replace(self.info)
             self.model.config = shareable(kept, info)
             try:
-                save_checkpoint(saved, self.model, info)
+                save_checkpoint(saved, self.model, info, extra=keep_encoder(self.source))
             finally:
                 self.model.config = kept
             for part in saved.iterdir():
@@ -107,12 +108,7 @@ class HubModel(ModelHubMixin, library_name="clipcap-video", tags=["video-caption
             for name, value in self.info.progress.items()
             if name.startswith("val_") and isinstance(value, float)
         }
-        config = self.model.config
-        facts = {
-            **{name: text for name, text in self.describe().items() if name != "model"},
-            "language model": f"{Path(config.language_model).name}, {'frozen' if config.frozen_decoder else 'its own'}",
-            **progress,
-        }
+        facts = {name: text for name, text in self.describe().items() if name != "model"} | progress
         data: ModelCardData = self._hub_mixin_info.model_card_data
         repository = options.get("repo_id", "OWNER/NAME")
         return ModelCard(

@@ -22,6 +22,7 @@ from clipcap_video.export.clipcap import write_program_files
 from clipcap_video.export.subtitles import clock
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
+from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.plan import Plan, measure, peak_memory
@@ -93,18 +94,18 @@ def _check_writable(out: Path) -> None:
 
 def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
     """Options that repeat the checkpoint's architecture must agree with it."""
-    mapping = captioner.model.config.mapping
-    given = {
-        "mapping_type": (config.mapping_type, mapping.mapping_type),
-        "prefix_length": (config.prefix_length, mapping.prefix_length),
-        "num_layers": (None if mapping.mapping_type == "mlp" else config.num_layers, mapping.num_layers),
-        "normalize_prefix": (config.normalize_prefix or None, mapping.normalize_prefix),
-        "is_rn": (config.is_rn or None, mapping.feature_dim == 640),
-    }
-    if config.prefix_length_clip is not None and config.prefix_length_clip < mapping.max_frames:
+    model = captioner.model
+    given: dict[str, tuple[Any, Any]] = {"is_rn": (config.is_rn or None, model.feature_dim == 640)}
+    if config.prefix_length_clip is not None and config.prefix_length_clip < model.max_frames:
         # More than the videos had is what it was trained on: all of their frames.
-        given["prefix_length_clip"] = (config.prefix_length_clip, mapping.max_frames)
+        given["prefix_length_clip"] = (config.prefix_length_clip, model.max_frames)
+    mapping = model.config.mapping if isinstance(model, PrefixCaptioner) else None
     # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
+    for name in ("mapping_type", "prefix_length", "num_layers", "normalize_prefix"):
+        actual = f"no such option, for it is of --model {model.kind}" if mapping is None else getattr(mapping, name)
+        given[name] = (getattr(config, name) or None, actual)
+    if mapping is not None and mapping.mapping_type == "mlp":
+        del given["num_layers"]
     for name, (wanted, actual) in given.items():
         if wanted is not None and wanted != actual:
             raise ClipcapError(
@@ -202,13 +203,17 @@ def caption_videos(
 
 @dataclass(frozen=True)
 class _Stored:
-    """Stored features that are to be captioned. annotations: the files that tell which, and hold the references."""
+    """Stored features that are to be captioned. annotations: the files that tell which, and hold the references.
+
+    from_files: the model has an encoder of its own, so that the videos' files are read instead.
+    """
 
     store: FeatureStore
     ids: list[str]
     records: list[VideoRecord]
     split: str | None
     annotations: list[Path]
+    from_files: bool
 
 
 def _find_stored(config: InferConfig, captioner: Captioner) -> _Stored:
@@ -217,6 +222,7 @@ def _find_stored(config: InferConfig, captioner: Captioner) -> _Stored:
     if config.data is None and "data" not in trained and not data.exists():
         raise ClipcapError("nothing to caption; give video files with --videos or features with --data")
     store = open_features(data)
+    from_files = config.data is None and captioner.model.encoder_weights_before is not None
     annotations = config.caption
     if annotations is None and (config.data is None or not trained):
         # Of a checkpoint of the ClipCap programs it is not known what it was trained on.
@@ -225,14 +231,18 @@ def _find_stored(config: InferConfig, captioner: Captioner) -> _Stored:
     paragraphs = config.paragraphs or bool(trained.get("paragraphs"))
     records, split = _choose(annotations or [], paragraphs, config.split, store)
     ids = [record.video_id for record in records] if records else store.ids()
-    return _Stored(store, ids, records, split, annotations or [])
+    return _Stored(store, ids, records, split, annotations or [], from_files)
 
 
 def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> None:
     stored = _find_stored(config, captioner)
     records, split = stored.records, stored.split
     started = time.perf_counter()
-    predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs)
+    if stored.from_files:
+        # The features of its data are those of the encoder before it was trained along.
+        predictions = _caption_trained_on(config, settings, captioner, stored.ids)
+    else:
+        predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
     spans = {record.video_id: record.span for record in records if record.span is not None}
     predictions = [
@@ -254,6 +264,26 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
 
 
+def _caption_trained_on(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, ids: Sequence[str]
+) -> list[Prediction]:
+    """Captions of the videos `ids` of the model's own data, from their files."""
+    named = captioner.info.training.get("videos")
+    if not named:
+        raise ClipcapError(f"{captioner.source} has its own encoder, so it reads videos; give them with --videos")
+    videos = find_all_videos(map(Path, named))
+    absent = [video_id for video_id in ids if video_id not in videos]
+    if absent:
+        print(f"{len(absent)} of {len(ids)} videos, e.g. {absent[0]}, are not in {named[0]}: left out", file=sys.stderr)
+    found = {video_id: videos[video_id] for video_id in ids if video_id in videos}
+    predictions, summary = captioner.caption_files(found, settings, batch_size=config.bs)
+    for failure in summary.failures:
+        print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
+    if not predictions:
+        raise ClipcapError(f"no video of {named[0]} could be read; give others with --videos")
+    return predictions
+
+
 def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
     """What `infer` would take, measured on some of the videos. Writes nothing; scores and page are not counted."""
     captioner, settings = _prepare(config, settings)
@@ -264,11 +294,15 @@ def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
 
     def caption_some(part: Sequence[str]) -> None:
         nonlocal written, count
-        written += _size(captioner.caption_store(stored.store, part, settings, batch_size=config.bs))
+        if stored.from_files:
+            predictions = _caption_trained_on(config, settings, captioner, part)
+        else:
+            predictions = captioner.caption_store(stored.store, part, settings, batch_size=config.bs)
+        written += _size(predictions)
         count += len(part)
 
     rate = measure(stored.ids, caption_some, first=config.bs, probe=config.bs)
-    most = captioner.model.config.mapping.max_frames
+    most = captioner.model.max_frames
     return Plan(
         command="infer",
         videos=len(stored.ids),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import clipcap_video.models.captioner as captioner_module
+import clipcap_video.models.base as base_module
 from clipcap_video.datasets.packing import pack, stack_features, thin_frames
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
@@ -86,7 +86,7 @@ def test_logits_in_pieces_give_the_same_loss_and_gradients(tiny_lm: Path, monkey
     batch = pack(*batch_of(model, [0, 5, 3]))
     results = []
     for at_once in (2**26, 7 * model.language_model.config.vocab_size):
-        monkeypatch.setattr(captioner_module, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(base_module, "LOGITS_AT_ONCE", at_once)
         model.zero_grad()
         loss = model(batch, label_smoothing=0.1)
         loss.backward()

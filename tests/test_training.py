@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 import clipcap_video.training.loop as loop
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features, write_features
+from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.loop import TrainingSummary, train
 from clipcap_video.training.optimisation import learning_rate_factor, warmup_length
 from tests.conftest import TinyProject
+from tests.interrupted import differing_weights
 from tests.tiny import captions_of, features_of, fingerprint, write_annotations, write_feature_folder
 
 
@@ -81,24 +83,11 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_weights(
 ) -> None:
     """Stopped within an epoch, at its end and in the next; dropout and shuffling on; equal to the last bit."""
     options: dict[str, Any] = {**model, "dropout": 0.2, "captions_per_video": 2, "grad_accum": 1}
-    train(config(tiny_project, tmp_path / "whole", **options))
-    step = loop._Run._step
 
-    def interrupting(run: Any, batches: Any) -> float:
-        loss = step(run, batches)
-        if run.progress.step + 1 == stop_after:
-            loop.signal.raise_signal(loop.signal.SIGINT)
-        return loss
+    def config_of(out: Path, **resume: Any) -> TrainConfig:
+        return config(tiny_project, out, **options, **resume)
 
-    monkeypatch.setattr(loop._Run, "_step", interrupting)
-    summary = train(config(tiny_project, tmp_path / "parts", **options))
-    assert (summary.finished, summary.steps) == (False, stop_after)
-    monkeypatch.setattr(loop._Run, "_step", step)
-    assert train(config(tiny_project, tmp_path / "parts", resume=True, **options)).finished
-
-    whole, parts = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys()
-    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert differing_weights(config_of, tmp_path, monkeypatch, stop_after) == []
 
     def lines(name: str) -> list[dict[str, Any]]:
         return [{**line, "tokens_per_second": 0} for line in metrics(tmp_path / name)]
@@ -364,14 +353,14 @@ class TestBadInput:
     def test_a_loss_that_is_not_finite_stops_the_run(
         self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        forward = loop.PrefixCaptioner.forward
+        forward = PrefixCaptioner.forward
         calls = []
 
         def exploding(model: Any, batch: Any, label_smoothing: float = 0.0) -> torch.Tensor:
             calls.append(1)
             return forward(model, batch, label_smoothing) * (math.nan if len(calls) > 7 else 1)
 
-        monkeypatch.setattr(loop.PrefixCaptioner, "forward", exploding)
+        monkeypatch.setattr(PrefixCaptioner, "forward", exploding)
         with pytest.raises(ClipcapError, match="loss became nan in step 8"):
             train(config(tiny_project, tmp_path / "out", eval_every=0))
         weights = load_file(tmp_path / "out" / "last" / "model.safetensors")

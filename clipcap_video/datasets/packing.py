@@ -21,7 +21,8 @@ from clipcap_video.features import VideoFeatures
 class PackedCaptions:
     """B videos with their frames and captions. L is the longest sequence of captions in the batch.
 
-    features: [B, T, D] float32, zero where mask is False.
+    features: [B, T, D] float32, zero where mask is False; where the encoder is trained along, pixels of the frames:
+        uint8 [B, T, 3, S, S].
     mask: [B, T] bool, True where a frame is real.
     tokens: [B, L] int64, what the decoder reads: every caption without its last token (nothing follows that).
     caption: [B, L] int64, number of the caption that a token belongs to; -1 is padding.
@@ -48,12 +49,16 @@ class PackedCaptions:
 
 
 def stack_features(videos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Pads features [T_i, D] of several videos to the longest -> features [B, T, D] float32, mask [B, T] bool."""
+    """Pads features [T_i, D] of several videos to the longest -> features [B, T, D] float32, mask [B, T] bool.
+
+    Pixels of frames, uint8 [T_i, 3, S, S], are padded in the same way and stay uint8.
+    """
     longest = max(len(video) for video in videos)
-    features = torch.zeros(len(videos), longest, videos[0].shape[1])
+    dtype = np.uint8 if videos[0].dtype == np.uint8 else np.float32
+    features = torch.from_numpy(np.zeros((len(videos), longest, *videos[0].shape[1:]), dtype))
     mask = torch.zeros(len(videos), longest, dtype=torch.bool)
     for row, video in enumerate(videos):
-        features[row, : len(video)] = torch.from_numpy(np.asarray(video, dtype=np.float32))
+        features[row, : len(video)] = torch.from_numpy(np.asarray(video, dtype=dtype))
         mask[row, : len(video)] = True
     return features, mask
 

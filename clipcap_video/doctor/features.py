@@ -21,6 +21,7 @@ from clipcap_video.features import (
     read_header,
     sorted_ids,
 )
+from clipcap_video.models.captioner import CaptionerConfig
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint, read_config
 
 
@@ -122,14 +123,14 @@ def examine_model(model_dir: Path, facts: StoreFacts | None, data: Path | None) 
         config, info = read_config(checkpoint)
         check_weights_file(checkpoint / WEIGHTS)
         # A frozen language model that is a path has to be where it was; names are fetched when they are needed.
-        path = Path(config.language_model)
-        if config.only_prefix and path.is_absolute() and not path.exists():
+        path = Path(config.language_model) if isinstance(config, CaptionerConfig) and config.frozen_decoder else None
+        if path is not None and path.is_absolute() and not path.exists():
             raise ClipcapError(f"{checkpoint} needs the language model {path}, which is gone; give its place with --lm")
     except ClipcapError as error:
         return [Finding("bad_model", model_dir.name, str(error), (str(model_dir),))], []
     if facts is None:
         return [], []
-    findings, width = [], config.mapping.feature_dim
+    findings, width = [], config.mapping.feature_dim if isinstance(config, CaptionerConfig) else config.feature_dim
     if (
         info.fingerprint is not None
         and facts.fingerprint is not None

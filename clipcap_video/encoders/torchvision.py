@@ -42,7 +42,11 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
     digest = digest_weights(network)
     network = fold_batch_norms(network)
     setattr(network, stem, FullPrecision(getattr(network, stem)))
-    return TorchvisionEncoder(name, network, dim, recipe(name), digest, device, precision, convolutional=True)
+    parts = dict(network.named_children())
+    stages = {"stem": [parts[stem]]} | {stage: [parts[stage]] for stage in ("layer1", "layer2", "layer3", "layer4")}
+    return TorchvisionEncoder(
+        name, network, dim, recipe(name), digest, device, precision, convolutional=True, stages=stages
+    )
 
 
 def download(name: str) -> StateDict:

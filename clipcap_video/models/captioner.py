@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.errors import ClipcapError
-from clipcap_video.models.adapters import add_adapters
+from clipcap_video.models.adapters import add_adapters, is_adapter_weight
+from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.mapping import MappingConfig, build_mapping
-
-LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,13 @@ class CaptionerConfig:
         return self.only_prefix or self.lora_rank > 0
 
 
-class PrefixCaptioner(nn.Module):
+class PrefixCaptioner(CaptionModel):
     """Prefix of P embeddings from the frames, then the language model.
 
     language_model: a `transformers` causal language model; tokenizer: its tokenizer.
     """
+
+    kind = "prefix"
 
     def __init__(self, config: CaptionerConfig, language_model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -65,31 +66,29 @@ class PrefixCaptioner(nn.Module):
             add_adapters(language_model, config.lora_rank)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.mapping.parameters()).device
+    def feature_dim(self) -> int:
+        return self.config.mapping.feature_dim
+
+    @property
+    def max_frames(self) -> int:
+        return self.config.mapping.max_frames
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.language_model.config.vocab_size
 
     @property
     def stop_tokens(self) -> list[int]:
-        return [
-            self.tokenizer.eos_token_id if self.config.stop_text is None else self._encode(self.config.stop_text)[0]
-        ]
+        if self.config.stop_text is None:
+            return super().stop_tokens
+        return [self._encode(self.config.stop_text)[0]]
 
     @property
     def whole_captions(self) -> bool:
-        """Whether the model learned where captions end, so that decoding may insist on an end."""
         return self.config.stop_text is None
 
     @property
-    def length_penalty(self) -> float:
-        """The length penalty that beams are ranked by unless told otherwise.
-
-        0.6 was chosen on MSR-VTT validation captions (docs/quality.md); the ClipCap programs rank by the mean.
-        """
-        return 0.6 if self.whole_captions else 1.0
-
-    @property
     def ignored_label(self) -> int | None:
-        """A token id that is read but never predicted in training."""
         return None if self.config.stop_text is None else 0
 
     def train(self, mode: bool = True) -> PrefixCaptioner:
@@ -99,28 +98,29 @@ class PrefixCaptioner(nn.Module):
             self.language_model.eval()
         return self
 
-    def encode_caption(self, caption: str, max_tokens: int) -> list[int]:
-        """Tokens of a caption, with the end token behind them where captions have one.
+    def describe(self) -> dict[str, str]:
+        mapping = self.config.mapping
+        return {"mapping network": f"{mapping.mapping_type}, {mapping.prefix_length} prefix tokens"}
 
-        One of more than `max_tokens` is cut to that and has no end, for it does not end there.
-        """
-        tokens = self._encode(caption)
-        if len(tokens) > max_tokens or not self.whole_captions:
-            return tokens[:max_tokens]
-        return [*tokens, self.tokenizer.eos_token_id]
+    def backbone(self) -> nn.Module:
+        return self.language_model
 
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def stays_out(self) -> Iterator[str]:
+        """A frozen language model but for its adapters; output weights that are the input embeddings once more."""
+        embedding = self.language_model.get_input_embeddings().weight
+        named = ("wte.weight", "embed_tokens.weight")
+        for name, parameter in self.language_model.state_dict(keep_vars=True).items():
+            frozen = self.config.frozen_decoder and not is_adapter_weight(name)
+            if frozen or (parameter is embedding and not name.endswith(named)):
+                yield f"language_model.{name}"
 
     def decode_tokens(self, tokens: list[int], stop_token: int | None = None) -> str:
-        """The text of a caption's tokens, which `stop_token` followed if it is given."""
         if not self.whole_captions:
             # To the letter what the ClipCap programs give: the stop text is part of it, and so is every space.
             return self.tokenizer.decode(tokens if stop_token is None else [*tokens, stop_token])
-        return " ".join(self.tokenizer.decode(tokens, skip_special_tokens=True).split())
+        return super().decode_tokens(tokens)
 
     def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy in nats over all labels of the batch, each times its weight where it has one."""
         prefix = self.mapping(batch.features, batch.mask)
         hidden = self._read_packed(prefix, batch)
         length = hidden.shape[1]
@@ -128,29 +128,7 @@ class PrefixCaptioner(nn.Module):
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
-        size = max(1, LOGITS_AT_ONCE // self.language_model.config.vocab_size)
-        if len(rows) <= size:
-            summed = self._summed_loss(predicting, row_of_label, batch.labels, batch.label_weight, label_smoothing)
-            return summed / len(batch.labels)
-        # A batch of hundreds of captions has gigabytes of logits. Piece by piece, and made again for the gradient.
-        total = predicting.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(rows), size):
-            inside = (row_of_label >= start) & (row_of_label < start + size)
-            weights = None if batch.label_weight is None else batch.label_weight[inside]
-            piece = (predicting[start : start + size], row_of_label[inside] - start, batch.labels[inside], weights)
-            total = total + checkpoint(self._summed_loss, *piece, label_smoothing, use_reentrant=False)
-        return total / len(batch.labels)
-
-    def _summed_loss(
-        self, hidden: Tensor, row_of_label: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
-    ) -> Tensor:
-        """Summed cross-entropy, times weights [N], of labels [N] predicted at rows [N] of hidden [R, E]."""
-        log_probs = F.log_softmax(self._logits(hidden), dim=-1)  # [R, V]
-        loss = -log_probs[row_of_label, labels]  # [N]
-        if label_smoothing > 0:
-            uniform = -log_probs.mean(dim=-1)[row_of_label]
-            loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-        return (loss if weights is None else loss * weights).sum()
+        return self._mean_loss(predicting, row_of_label, batch, label_smoothing)
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
@@ -166,7 +144,6 @@ class PrefixCaptioner(nn.Module):
         return out.last_hidden_state
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [..., E] -> float32 [..., V]."""
         return self.language_model.get_output_embeddings()(hidden).float()
 
     def start(self, features: Tensor, mask: Tensor, max_tokens: int) -> PrefixDecoding:

@@ -1,8 +1,9 @@
 """Checkpoint directories: `config.json`, `model.safetensors` and `tokenizer/`, all that rebuilds a captioner.
 
 A fine-tuned language model's weights lie in `model.safetensors` and its architecture in `language_model/`; a frozen
-one is named in the config and found again by that name, and low-rank adapters to it lie in `model.safetensors`.
-Directories appear under their names only when whole.
+one is named in the config and found again by that name, and low-rank adapters to it lie in `model.safetensors`. An
+encoder is found by its name too; layers of it that were trained along lie in `encoder.safetensors`. Directories appear
+under their names only when whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipcap_video.encoders.weights import read_state_dict
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import Fingerprint
-from clipcap_video.models.adapters import is_adapter_weight
+from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.language_model import (
     digest_language_model,
@@ -31,10 +33,18 @@ from clipcap_video.models.language_model import (
 )
 from clipcap_video.models.legacy import find_legacy
 from clipcap_video.models.mapping import MappingConfig
+from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
 
 CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
 # Options of a run that name places on the machine that trained it.
-PATHS = ("data", "caption", "out_dir", "init_from")
+PATHS = ("data", "caption", "out_dir", "init_from", "videos", "encoder_weights")
+ENCODER_WEIGHTS = "encoder.safetensors"
+
+# kind of model -> what reads its configuration
+CONFIGS: dict[str, Callable[[dict[str, Any]], CaptionerConfig | RecurrentConfig]] = {
+    PrefixCaptioner.kind: lambda raw: CaptionerConfig(**{**raw, "mapping": MappingConfig(**raw["mapping"])}),
+    RecurrentCaptioner.kind: lambda raw: RecurrentConfig(**raw),
+}
 
 
 @dataclass
@@ -52,7 +62,7 @@ class CheckpointInfo:
 
 def save_checkpoint(
     directory: Path,
-    model: PrefixCaptioner,
+    model: CaptionModel,
     info: CheckpointInfo,
     dtype: torch.dtype = torch.float32,
     extra: Callable[[Path], None] | None = None,
@@ -61,66 +71,70 @@ def save_checkpoint(
 
     dtype: of the stored weights. extra: writes further files into the directory before it appears.
     """
-    from safetensors.torch import save
-
     config = {
         "format": "clipcap-video",
         "version": 1,
-        "model": "prefix",
+        "model": model.kind,
         "captioner": asdict(model.config),
         "features": None if info.fingerprint is None else asdict(info.fingerprint),
         "training": info.training,
         "progress": info.progress,
     }
     with _replaced(directory) as partial:
-        weights = {name: tensor.to(dtype) for name, tensor in trained_weights(model).items()}
-        # `save_file` would make the file readable by its owner alone, whatever the umask.
-        (partial / WEIGHTS).write_bytes(save(weights))
+        _write_weights(partial / WEIGHTS, trained_weights(model), dtype)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         model.tokenizer.save_pretrained(partial / TOKENIZER)
-        if not model.config.frozen_decoder:
+        if isinstance(model, PrefixCaptioner) and not model.config.frozen_decoder:
             model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
+        if isinstance(model, RecurrentCaptioner) and model.trained_encoder is not None:
+            _write_weights(partial / ENCODER_WEIGHTS, model.trained_encoder.trained_weights(), dtype)
         if extra is not None:
             extra(partial)
+
+
+def _write_weights(file: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    from safetensors.torch import save
+
+    # `save_file` would make the file readable by its owner alone, whatever the umask.
+    file.write_bytes(save({name: tensor.to(dtype) for name, tensor in weights.items()}))
 
 
 def pack_checkpoint(checkpoint: Path, out: Path) -> int:
     """Writes `checkpoint` to `out` in float16 and without the paths of its training run; returns its size in bytes."""
     model, info = load_checkpoint(checkpoint)
     model.config = shareable(model.config, info)
-    save_checkpoint(out, model, info, dtype=torch.float16)
+    save_checkpoint(out, model, info, dtype=torch.float16, extra=keep_encoder(checkpoint, torch.float16))
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
-def shareable(config: CaptionerConfig, info: CheckpointInfo) -> CaptionerConfig:
-    """The configuration without paths of the machine that trained it; `info` loses those of its training options."""
+def keep_encoder(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
+    """Writes the encoder layers that were trained along, where `checkpoint` has them, into another one."""
+    trained = checkpoint / ENCODER_WEIGHTS
+    layers = read_state_dict(trained) if trained.exists() else None
+
+    def write(partial: Path) -> None:
+        if layers is not None:
+            _write_weights(partial / ENCODER_WEIGHTS, layers, dtype)
+
+    return write
+
+
+def shareable(config: Any, info: CheckpointInfo) -> Any:
+    """A model's configuration without paths of the machine that trained it; `info` loses those of its options."""
     info.training = {name: value for name, value in info.training.items() if name not in PATHS}
-    if config.frozen_decoder:
+    if not isinstance(config, CaptionerConfig) or config.frozen_decoder:
         return config
     # Only a name from here on: the weights are in the checkpoint.
     info.training["lm"] = Path(config.language_model).name
     return replace(config, language_model=info.training["lm"])
 
 
-def trained_weights(model: PrefixCaptioner) -> dict[str, Tensor]:
-    """The weights that belong in a checkpoint, on the CPU, each once."""
-    skipped = set(_tied_heads(model))
-    if model.config.frozen_decoder:
-        skipped |= {
-            name for name in model.state_dict() if name.startswith("language_model.") and not is_adapter_weight(name)
-        }
+def trained_weights(model: CaptionModel) -> dict[str, Tensor]:
+    """The weights that belong in `model.safetensors`, on the CPU, each once."""
+    skipped = set(model.stays_out())
     return {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if name not in skipped
     }
-
-
-def _tied_heads(model: PrefixCaptioner) -> Iterator[str]:
-    """Names of output weights that are the input embeddings under another name."""
-    language_model = model.language_model
-    embedding = language_model.get_input_embeddings().weight
-    for name, parameter in language_model.named_parameters(remove_duplicate=False):
-        if parameter is embedding and not name.endswith(("wte.weight", "embed_tokens.weight")):
-            yield f"language_model.{name}"
 
 
 def check_replaceable(directory: Path) -> None:
@@ -197,13 +211,19 @@ def _checkpoint_of_epoch(model_dir: Path, prefix: str | None, epoch: int) -> Pat
     return found[0] if found else legacy or model_dir
 
 
-def read_config(checkpoint: Path) -> tuple[CaptionerConfig, CheckpointInfo]:
+def read_config(checkpoint: Path) -> tuple[CaptionerConfig | RecurrentConfig, CheckpointInfo]:
     """The configuration of a checkpoint directory, without its weights."""
     file = checkpoint / CONFIG
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         captioner = raw["captioner"]
-        config = CaptionerConfig(**{**captioner, "mapping": MappingConfig(**captioner["mapping"])})
+        kind = raw.get("model", PrefixCaptioner.kind)
+        if kind not in CONFIGS:
+            raise ClipcapError(
+                f"{file} is of a {kind!r} model, which this version does not know; use a newer version, or one of "
+                f"{', '.join(CONFIGS)}"
+            )
+        config = CONFIGS[kind](captioner)
         features = raw["features"]
         fingerprint = None if features is None else Fingerprint.from_json(json.dumps(features))
         info = CheckpointInfo(fingerprint, raw.get("training", {}), raw.get("progress", {}))
@@ -216,13 +236,25 @@ def read_config(checkpoint: Path) -> tuple[CaptionerConfig, CheckpointInfo]:
     return config, info
 
 
-def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tuple[PrefixCaptioner, CheckpointInfo]:
+def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tuple[CaptionModel, CheckpointInfo]:
     """The captioner of a checkpoint directory, on the CPU in eval mode, and what is known about it.
 
     language_model: where to find the frozen language model, if not under the name that the checkpoint has.
     Raises ClipcapError when a part is missing, damaged or does not fit.
     """
     config, info = read_config(checkpoint)
+    model: CaptionModel
+    if isinstance(config, RecurrentConfig):
+        if language_model is not None:
+            raise ClipcapError(f"{checkpoint} has no language model, for it is a recurrent captioner; leave out --lm")
+        model = RecurrentCaptioner(config, load_tokenizer(checkpoint / TOKENIZER))
+    else:
+        model = _prefix_captioner(config, checkpoint, language_model)
+    load_weights(model, checkpoint / WEIGHTS)
+    return model.eval(), info
+
+
+def _prefix_captioner(config: CaptionerConfig, checkpoint: Path, language_model: str | None) -> PrefixCaptioner:
     if config.frozen_decoder:
         decoder, tokenizer = load_language_model(language_model or config.language_model)
         if digest_language_model(decoder) != config.language_model_digest:
@@ -237,12 +269,10 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
         if not (folder / CONFIG).is_file():
             raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
         decoder, tokenizer = language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER)
-    model = PrefixCaptioner(config, decoder, tokenizer)
-    load_weights(model, checkpoint / WEIGHTS)
-    return model.eval(), info
+    return PrefixCaptioner(config, decoder, tokenizer)
 
 
-def load_weights(model: PrefixCaptioner, file: Path) -> None:
+def load_weights(model: CaptionModel, file: Path) -> None:
     """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

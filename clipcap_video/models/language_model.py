@@ -35,7 +35,7 @@ def load_language_model(name: str) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **extra)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ClipcapError(
-            f"cannot load language model {name!r} ({_first_line(error)}); give --lm a Hugging Face name, "
+            f"cannot load language model {name!r} ({first_line(error)}); give --lm a Hugging Face name, "
             "a local folder or a GGUF file"
         ) from None
     if tokenizer.eos_token_id is None:
@@ -56,7 +56,7 @@ def language_model_from_config(folder: Path) -> Any:
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ClipcapError(f"{folder} is damaged ({_first_line(error)}); the checkpoint is incomplete") from None
+        raise ClipcapError(f"{folder} is damaged ({first_line(error)}); the checkpoint is incomplete") from None
     model.tie_weights()
     return model.eval()
 
@@ -72,7 +72,7 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ClipcapError(
-            f"no usable tokenizer in {folder} ({_first_line(error)}); the checkpoint is incomplete"
+            f"no usable tokenizer in {folder} ({first_line(error)}); the checkpoint is incomplete"
         ) from None
 
 
@@ -171,6 +171,6 @@ def quiet_transformers() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].rstrip(".")

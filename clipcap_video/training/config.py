@@ -27,11 +27,25 @@ REFERENCE_RECIPE: dict[str, Any] = {
     "captions_per_video": 1,
 }  # fmt: skip
 
+# Defaults of --model lstm, whose weights all start from nothing.
+LSTM_DEFAULTS: dict[str, Any] = {"lr": 2e-3, "dropout": 0.3}
+
+# Options that say something about one model alone, or one way of training it.
+PREFIX_OPTIONS = (
+    "mapping_type", "cross", "only_prefix", "lora_rank", "prefix_length", "num_layers", "normalize_prefix", "lm",
+    "lm_lr", "recipe",
+)  # fmt: skip
+LSTM_OPTIONS = (
+    "cell", "attention", "rnn_layers", "rnn_width", "word_width", "embeddings", "min_count", "tokenizer",
+    "train_encoder", "head_width",
+)  # fmt: skip
+ENCODER_OPTIONS = ("videos", "encoder_weights", "freeze_until", "encoder_lr")
 # What a checkpoint fixes for the runs that start from it.
 MODEL_OPTIONS = (
-    "mapping_type", "only_prefix", "lora_rank", "prefix_length", "prefix_length_clip", "num_layers", "dropout", "is_rn",
-    "normalize_prefix", "lm", "recipe",
+    "model", "mapping_type", "only_prefix", "lora_rank", "prefix_length", "prefix_length_clip", "num_layers", "dropout",
+    "is_rn", "normalize_prefix", "lm", "recipe", *LSTM_OPTIONS,
 )  # fmt: skip
+PREFIX, LSTM, ENCODER = "With --model prefix", "With --model lstm", "With --model lstm --train_encoder all"
 
 
 @dataclass
@@ -65,37 +79,87 @@ class TrainConfig:
     )
     max_caption_tokens: int = option(40, "Longer captions are cut to this many tokens.", panel="Data")
 
-    mapping_type: Literal["mlp", "transformer", "cross"] = option("transformer", "Mapping network.", panel="Model")
-    cross: bool = option(
-        False, "Prefix constants attend to the frames: the same as --mapping_type cross.", panel="Model"
-    )
-    only_prefix: bool = option(
-        False,
-        "Train the mapping network alone; the language model stays frozen and out of the checkpoint.",
+    model: Literal["prefix", "lstm"] = option(
+        "prefix",
+        "prefix: a mapping network in front of a language model. lstm: a recurrent network that reads the frames and "
+        "another that writes the words, trained from scratch; --lr is 2e-3 and --dropout 0.3 unless given.",
         panel="Model",
     )
-    lora_rank: int = option(
-        0,
-        "Fine-tune low-rank adapters of this rank in place of the language model itself, at --lm_lr; 0 is off. Needs "
-        "the extra lora.",
-        panel="Model",
-    )
-    prefix_length: int = option(10, "Language-model embeddings that stand before the caption.", panel="Model")
     prefix_length_clip: int = option(
         0, "Most frames of a video that are used, evenly spread; 0 is as many as the data has.", panel="Model"
     )
-    num_layers: int = option(8, "Layers of the mapping transformer.", panel="Model")
-    dropout: float = option(0.1, "Dropout in the mapping network.", panel="Model")
+    dropout: float = option(0.1, "Dropout in what is trained from scratch.", panel="Model")
     is_rn: bool = option(
         False,
         "Require RN50x4's 640-wide features. The width is read from the data in any case.",
         panel="Model",
     )
-    normalize_prefix: bool = option(False, "Divide each frame feature by its L2 norm.", panel="Model")
+
+    mapping_type: Literal["mlp", "transformer", "cross"] = option("transformer", "Mapping network.", panel=PREFIX)
+    cross: bool = option(
+        False, "Prefix constants attend to the frames: the same as --mapping_type cross.", panel=PREFIX
+    )
+    only_prefix: bool = option(
+        False,
+        "Train the mapping network alone; the language model stays frozen and out of the checkpoint.",
+        panel=PREFIX,
+    )
+    lora_rank: int = option(
+        0,
+        "Fine-tune low-rank adapters of this rank in place of the language model itself, at --lm_lr; 0 is off. Needs "
+        "the extra lora.",
+        panel=PREFIX,
+    )
+    prefix_length: int = option(10, "Language-model embeddings that stand before the caption.", panel=PREFIX)
+    num_layers: int = option(8, "Layers of the mapping transformer.", panel=PREFIX)
+    normalize_prefix: bool = option(False, "Divide each frame feature by its L2 norm.", panel=PREFIX)
     lm: str = option(
         "gpt2",
         "Language model: a Hugging Face name, a local folder, a GGUF file, or smollm2-135m from its package.",
-        panel="Model",
+        panel=PREFIX,
+    )
+
+    cell: Literal["lstm", "gru"] = option("lstm", "Kind of the recurrent layers.", panel=LSTM)
+    attention: Literal["none", "additive"] = option(
+        "additive",
+        "additive: before each word the decoder looks at the frames (Bahdanau). none: it knows what the "
+        "encoder's last state holds.",
+        panel=LSTM,
+    )
+    rnn_layers: int = option(1, "Recurrent layers of the encoder, and of the decoder.", panel=LSTM)
+    rnn_width: int = option(512, "Width of the recurrent layers.", panel=LSTM)
+    word_width: int = option(256, "Width of a word's embedding.", panel=LSTM)
+    embeddings: Literal["tied", "separate"] = option(
+        "tied", "Whether the words that are read and those that are written share their embeddings.", panel=LSTM
+    )
+    min_count: int = option(
+        3, "Words rarer than this in the training captions are read as <unk>, and never written.", panel=LSTM
+    )
+    tokenizer: str | None = option(
+        None,
+        "Subwords instead of a vocabulary of words: the tokenizer of a Hugging Face name or of a local folder.",
+        panel=LSTM,
+    )
+    train_encoder: Literal["none", "head", "all"] = option(
+        "head",
+        "none: the features are read as they are. head: a linear layer over them, in the place of the classifier. all: "
+        "that, and the image encoder itself, from the frames of --videos.",
+        panel=LSTM,
+    )
+    head_width: int = option(512, "Width of that linear layer.", panel=LSTM)
+
+    videos: list[Path] | None = option(
+        None,
+        "The videos whose features are in --data, which say the encoder and the frames: a folder, a video, or a text "
+        "file of paths. May be given several times.",
+        panel=ENCODER,
+    )
+    freeze_until: Literal["stem", "layer1", "layer2", "layer3", "layer4"] = option(
+        "layer4", "The first stage of the encoder that is trained; those before it are frozen.", panel=ENCODER
+    )
+    encoder_lr: float = option(2e-5, "Peak learning rate of the encoder.", panel=ENCODER)
+    encoder_weights: Path | None = option(
+        None, "A file of weights for the encoder, where its own cannot be downloaded.", panel=ENCODER
     )
 
     recipe: Literal["ours", "reference"] = option(
@@ -129,7 +193,7 @@ class TrainConfig:
     epochs: int = option(10, "Passes over the videos.", panel="Optimisation")
     bs: int = option(40, "Videos in a batch, each with all its captions of the epoch.", panel="Optimisation")
     grad_accum: int = option(1, "Batches a step.", panel="Optimisation")
-    lr: float = option(1e-4, "Peak learning rate of the mapping network.", panel="Optimisation")
+    lr: float = option(1e-4, "Peak learning rate of what is trained from scratch.", panel="Optimisation")
     lm_lr: float = option(
         2e-5, "Peak learning rate of the language model, where it is fine-tuned.", panel="Optimisation"
     )
@@ -173,26 +237,29 @@ class TrainConfig:
         self.data, self.out_dir = Path(self.data or default_features()), Path(self.out_dir)
         if Path(self.lm).exists():
             self.lm = str(Path(self.lm).resolve())
+        if self.tokenizer is not None and Path(self.tokenizer).exists():
+            self.tokenizer = str(Path(self.tokenizer).resolve())
         if self.init_from is not None:
             self.init_from = Path(self.init_from)
             self._take_model_from(self.init_from)
+        self._check_options_apply()
         if self.cross:
             self.mapping_type = "cross"
-        if self.recipe == "reference":
-            defaults = {item.name: item.default for item in fields(self)}
-            for name, value in REFERENCE_RECIPE.items():
-                if getattr(self, name) == defaults[name]:
-                    setattr(self, name, value)
+        own = REFERENCE_RECIPE if self.recipe == "reference" else LSTM_DEFAULTS if self.model == "lstm" else {}
+        for name, value in own.items():
+            if not self._given(name):
+                setattr(self, name, value)
         at_least = {
             "epochs": 1, "bs": 1, "grad_accum": 1, "prefix_length": 1, "num_layers": 1, "max_caption_tokens": 1,
             "captions_per_video": 0, "prefix_length_clip": 0, "save_every": 0, "eval_every": 0, "warmup_steps": -1,
             "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0, "eval_beam_size": 1, "lora_rank": 0,
             "samples": 2 if self.baseline == "mean" else 1,
+            "min_count": 1, "rnn_layers": 1, "rnn_width": 1, "word_width": 1, "head_width": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
                 raise ClipcapError(f"--{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("lr", "lm_lr"):
+        for name in ("lr", "lm_lr", "encoder_lr"):
             if not getattr(self, name) > 0:
                 raise ClipcapError(f"--{name} must be above 0, not {getattr(self, name)}")
         for name in ("label_smoothing", "dropout", "average"):
@@ -217,6 +284,33 @@ class TrainConfig:
         if not self.prefix or "/" in self.prefix or self.prefix.startswith("."):
             raise ClipcapError(f"--prefix {self.prefix!r} cannot name a folder; use letters, digits and _")
 
+    def _given(self, name: str) -> bool:
+        """Whether an option differs from its default."""
+        return getattr(self, name) != next(item.default for item in fields(self) if item.name == name)
+
+    def _check_options_apply(self) -> None:
+        """Refuses options that would be without effect."""
+        self.videos = [Path(path) for path in self.videos or []] or None
+        kinds: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+            ("--model prefix", self.model == "prefix", PREFIX_OPTIONS),
+            ("--model lstm", self.model == "lstm", LSTM_OPTIONS),
+            ("--train_encoder all", self.train_encoder == "all", ENCODER_OPTIONS),
+        )
+        for kind, chosen, names in kinds:
+            for name in () if chosen else names:
+                if self._given(name):
+                    raise ClipcapError(f"--{name} belongs to {kind}; leave it out, or give that too")
+        if self.train_encoder == "all" and self.init_from is not None:
+            raise ClipcapError("--init_from goes on from a captioner of stored features, not of --train_encoder all")
+        if self.train_encoder == "all" and self.videos is None:
+            raise ClipcapError("--train_encoder all trains on frames; give the videos with --videos")
+        if self.tokenizer is not None and self._given("min_count"):
+            raise ClipcapError(
+                "--min_count is of a vocabulary of words, but --tokenizer brings its own; give one of them"
+            )
+        if self.train_encoder == "none" and self._given("head_width"):
+            raise ClipcapError("--head_width is of the layer that --train_encoder none leaves out; give one of them")
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""
         from clipcap_video.runs import options_of
@@ -236,6 +330,11 @@ class TrainConfig:
                     f"--{name} {mine} differs from the {saved} of {run}, which --init_from starts from; leave it out"
                 )
             setattr(self, name, saved)
+
+    @property
+    def backbone_lr(self) -> float:
+        """Peak learning rate of the part that is pre-trained."""
+        return self.encoder_lr if self.model == "lstm" else self.lm_lr
 
     @property
     def reference(self) -> bool:
@@ -258,6 +357,8 @@ class TrainConfig:
             "eval_beam_size",
             "track",
             "dry_run",
+            "videos",
+            "encoder_weights",
         }
         mine = self.to_json()
         names = [item.name for item in fields(self) if item.name not in free]

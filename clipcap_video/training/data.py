@@ -53,14 +53,15 @@ class CaptionData:
         content = json.dumps([self.video_ids, self.captions], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def features(self, index: int) -> np.ndarray:
-        """Frame features [T, D] of one video, T at most max_frames."""
-        return thin_frames(self.store.load(self.video_ids[index]), self.max_frames).features
+    def features(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """Frame features [T, D] of each of the videos `indices`, T at most max_frames."""
+        videos = self.store.load_many([self.video_ids[index] for index in indices])
+        return [thin_frames(video, self.max_frames).features for video in videos]
 
     def batch(self, indices: Sequence[int], choose: Callable[[int], list[list[int]]]) -> PackedCaptions:
         """The videos `indices`, each with the captions that `choose` gives for it."""
         captions = [choose(index) for index in indices]
-        return pack([self.features(index) for index in indices], captions, self.ignored_label)
+        return pack(self.features(indices), captions, self.ignored_label)
 
 
 class EpochOrder:

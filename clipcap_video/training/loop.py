@@ -19,10 +19,12 @@ from tqdm import tqdm
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
+from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, open_features
-from clipcap_video.models.captioner import PrefixCaptioner
+from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import (
+    ENCODER_WEIGHTS,
     WEIGHTS,
     CheckpointInfo,
     find_checkpoint,
@@ -32,6 +34,7 @@ from clipcap_video.models.checkpoint import (
 from clipcap_video.runs import RUN_FILE, digests, file_digest, options_of, store_facts, write_run
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
+from clipcap_video.training.frames import FrameStore, open_frames
 from clipcap_video.training.log import RunLog, check_tracker
 from clipcap_video.training.optimisation import (
     WeightAverage,
@@ -81,6 +84,8 @@ def prepare(config: TrainConfig) -> tuple[_Run, bool]:
     check_tracker(config.track)
     assert config.data is not None
     store = open_features(config.data)
+    if config.train_encoder == "all":
+        store = open_frames(config, store)
     training, validation = read_records(config, store)
     max_frames = count_frames(config, store, training)
     device = pick_device(config.device)
@@ -113,7 +118,7 @@ class _Run:
         self,
         config: TrainConfig,
         accelerator: Any,
-        model: PrefixCaptioner,
+        model: CaptionModel,
         store: FeatureStore,
         train_data: CaptionData,
         eval_data: CaptionData,
@@ -125,7 +130,7 @@ class _Run:
         self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
         self.bare_model = model
         self.scst = None if config.objective == "xe" else self._self_critical(training)
-        groups = parameter_groups(model, config.lr, config.lm_lr, config.weight_decay)
+        groups = parameter_groups(model, config.lr, config.backbone_lr, config.weight_decay)
         # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
         optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -156,7 +161,9 @@ class _Run:
         self.data_digest = f"{self.order.data.digest()}-{self.accelerator.num_processes}"
         if resuming:
             check_continues(config, self.store, self.bare_model, self.data_digest)
-            load_weights(self.bare_model, config.out_dir / "last" / "model.safetensors")
+            load_weights(self.bare_model, config.out_dir / "last" / WEIGHTS)
+            if isinstance(self.store, FrameStore):
+                load_trained_layers(self.store.encoder, config.out_dir / "last" / ENCODER_WEIGHTS)
             self.progress = load_state(config.out_dir / "last", self.optimizer, self.average)
         if self.accelerator.is_main_process:
             config.out_dir.mkdir(parents=True, exist_ok=True)
@@ -357,9 +364,10 @@ class _Run:
         progress = asdict(self.progress) | {"data_digest": self.data_digest}
         if scores is not None:
             progress |= {"val_loss": scores.loss, "val_CIDEr": scores.cider}
-        info = CheckpointInfo(self.store.fingerprint, self.config.to_json(), progress)
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer, self.average)) if state else None
         with self._averaged():
+            fingerprint = self.bare_model.fingerprint(self.store.fingerprint)
+            info = CheckpointInfo(fingerprint, self.config.to_json(), progress)
             save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
 
     def _averaged(self) -> AbstractContextManager[None]:

@@ -8,11 +8,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from clipcap_video.models.captioner import PrefixCaptioner
+from clipcap_video.models.base import CaptionModel
 
 
-def parameter_groups(model: PrefixCaptioner, lr: float, lm_lr: float, weight_decay: float) -> list[dict[str, object]]:
-    """Groups for AdamW: the language model at its own rate; vectors (biases, norms) without decay."""
+def parameter_groups(
+    model: CaptionModel, lr: float, backbone_lr: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Groups for AdamW: the pre-trained part at its own rate; vectors (biases, norms) without decay."""
+    backbone = model.backbone()
+    pretrained = [] if backbone is None else list(backbone.parameters())
+    known = set(map(id, pretrained))
+    fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
 
     def split(parameters: Iterable[nn.Parameter], peak: float) -> list[dict[str, object]]:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -23,7 +29,7 @@ def parameter_groups(model: PrefixCaptioner, lr: float, lm_lr: float, weight_dec
             {"params": vectors, "peak_lr": peak, "weight_decay": 0.0},
         ]
 
-    groups = split(model.mapping.parameters(), lr) + split(model.language_model.parameters(), lm_lr)
+    groups = split(fresh, lr) + split(pretrained, backbone_lr)
     return [group for group in groups if group["params"]]
 
 

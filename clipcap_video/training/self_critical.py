@@ -18,7 +18,7 @@ from clipcap_video.decoding import DecodingSettings, Hypothesis
 from clipcap_video.decoding.search import decode
 from clipcap_video.metrics import ptb
 from clipcap_video.metrics.cider import CiderReward
-from clipcap_video.models.captioner import PrefixCaptioner
+from clipcap_video.models.base import CaptionModel
 from clipcap_video.training.data import CaptionData
 
 # Counts as a word of the reward. Without it nothing punishes a caption that ends in the middle ("a man in a").
@@ -34,7 +34,7 @@ class SelfCritical:
 
     def __init__(
         self,
-        model: PrefixCaptioner,
+        model: CaptionModel,
         data: CaptionData,
         records: Sequence[VideoRecord],
         *,
@@ -59,7 +59,7 @@ class SelfCritical:
             yield self._batch(step, indices)
 
     def _batch(self, step: int, indices: Sequence[int]) -> PackedCaptions:
-        features = [self.data.features(index) for index in indices]
+        features = self.data.features(indices)
         videos = [self.data.video_ids[index] for index in indices]
         stacked, mask = (part.to(self.model.device) for part in stack_features(features))
         was_training = self.model.training

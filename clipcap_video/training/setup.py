@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
+from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, check_fingerprints
+from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.checkpoint import find_checkpoint, load_checkpoint, read_config, recover_checkpoint
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
+from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
+from clipcap_video.models.vocabulary import subword_tokenizer, word_tokenizer
 from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.frames import FrameStore
 
 EVAL_ENTRY_LENGTH = 30
 
@@ -39,16 +45,21 @@ def has_run(config: TrainConfig) -> bool:
     return True
 
 
-def check_continues(config: TrainConfig, store: FeatureStore, model: PrefixCaptioner, data_digest: str) -> None:
+def check_continues(config: TrainConfig, store: FeatureStore, model: CaptionModel, data_digest: str) -> None:
     """Raises ClipcapError unless features, captions and language model are those that the run was started with."""
     trained, info = read_config(config.out_dir / "last")
-    check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
+    started = info.fingerprint
+    if started is not None and model.encoder_weights_before is not None:
+        started = replace(started, weights=model.encoder_weights_before)
+    check_fingerprints(started, store.fingerprint, str(config.data))
     if info.progress.get("data_digest", data_digest) != data_digest:
         raise ClipcapError(
             f"the run in {config.out_dir} was started on other videos or captions than {config.data} and "
             f"{', '.join(map(str, config.caption or []))} hold, or on another number of processes; resume it with those"
         )
-    if trained.frozen_decoder and trained.language_model_digest != model.config.language_model_digest:
+    if not isinstance(trained, CaptionerConfig) or not trained.frozen_decoder:
+        return
+    if trained.language_model_digest != model.config.language_model_digest:
         raise ClipcapError(
             f"language model {config.lm!r} is not the one that the run in {config.out_dir} was started with; "
             "give that one with --lm"
@@ -93,7 +104,7 @@ def count_frames(config: TrainConfig, store: FeatureStore, training: Sequence[Vi
     return min(longest, config.prefix_length_clip) if config.prefix_length_clip else longest
 
 
-def _load_captioner(config: TrainConfig, run: Path, store: FeatureStore) -> PrefixCaptioner:
+def _load_captioner(config: TrainConfig, run: Path, store: FeatureStore) -> CaptionModel:
     """The captioner of a finished run, for another to go on from. Raises ClipcapError if the features do not fit it."""
     checkpoint = find_checkpoint(run)
     model, info = load_checkpoint(checkpoint)
@@ -103,15 +114,56 @@ def _load_captioner(config: TrainConfig, run: Path, store: FeatureStore) -> Pref
 
 def build_model(
     config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
-) -> PrefixCaptioner:
+) -> CaptionModel:
     """The captioner that `config` asks for, as wide as the features; with init_from the trained one."""
     if config.init_from is not None:
         return _load_captioner(config, config.init_from, store)
+    feature_dim = store.shape(training[0].video_id).dim
+    build = build_recurrent if config.model == "lstm" else build_prefix
+    model = build(config, store, training, feature_dim, max_frames)
+    model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
+    return model
+
+
+def build_recurrent(
+    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], feature_dim: int, max_frames: int
+) -> RecurrentCaptioner:
+    """A recurrent captioner, with the encoder in front of it where that is trained along."""
+    if config.tokenizer is None:
+        captions = (caption for record in training for caption in record.captions)
+        tokenizer = word_tokenizer(captions, config.min_count)
+    else:
+        tokenizer = subword_tokenizer(config.tokenizer)
+    encoder = None
+    if isinstance(store, FrameStore):
+        encoder = TrainableEncoder(store.encoder, config.freeze_until, store.fingerprint.normalized)
+    recurrent = RecurrentConfig(
+        feature_dim=feature_dim,
+        max_frames=max_frames,
+        vocabulary_size=len(tokenizer),
+        head_dim=None if config.train_encoder == "none" else config.head_width,
+        cell=config.cell,
+        attention=config.attention,
+        width=config.rnn_width,
+        layers=config.rnn_layers,
+        word_width=config.word_width,
+        tied=config.embeddings == "tied",
+        dropout=config.dropout,
+        encoder_weights=store.fingerprint.weights if isinstance(store, FrameStore) else None,
+    )
+    torch.manual_seed(config.seed)
+    return RecurrentCaptioner(recurrent, tokenizer, encoder)
+
+
+def build_prefix(
+    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], feature_dim: int, max_frames: int
+) -> PrefixCaptioner:
+    """A prefix captioner with a fresh mapping network."""
     language_model, tokenizer = load_language_model(config.lm)
     embedding_dim = language_model.get_input_embeddings().weight.shape[1]
     mapping = MappingConfig(
         mapping_type=config.mapping_type,
-        feature_dim=store.shape(training[0].video_id).dim,
+        feature_dim=feature_dim,
         embedding_dim=embedding_dim,
         prefix_length=config.prefix_length,
         max_frames=max_frames,
@@ -126,6 +178,4 @@ def build_model(
     torch.manual_seed(config.seed)
     stop_text = STOP_TEXT if config.reference else None
     captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
-    model = PrefixCaptioner(captioner, language_model, tokenizer)
-    model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
-    return model
+    return PrefixCaptioner(captioner, language_model, tokenizer)

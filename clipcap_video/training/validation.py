@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from clipcap_video.datasets.packing import stack_features
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.metrics.captioning import cider
-from clipcap_video.models.captioner import PrefixCaptioner
+from clipcap_video.models.base import CaptionModel
 from clipcap_video.training.data import CaptionData
 
 
@@ -26,7 +25,7 @@ class ValidationScores:
 
 @torch.no_grad()
 def validate(
-    model: PrefixCaptioner,
+    model: CaptionModel,
     data: CaptionData,
     records: list[VideoRecord],
     batch_size: int,
@@ -53,11 +52,12 @@ def validate(
     for start in range(0, len(data), batch_size):
         indices = list(range(start, min(start + batch_size, len(data))))
         batch = data.batch(indices, lambda index: data.captions[index]).to(model.device)
+        # Once for both: where the encoder is trained along, this is nearly all of the work.
+        batch = replace(batch, features=model.frame_features(batch.features, batch.mask))
         total += model(batch).item() * len(batch.labels)
         count += len(batch.labels)
-        features, mask = (part.to(model.device) for part in stack_features([data.features(index) for index in indices]))
         found = decode(
-            model.start(features, mask, max_tokens),
+            model.start(batch.features, batch.mask, max_tokens),
             len(indices),
             model.stop_tokens,
             settings,
