@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import Fingerprint
@@ -61,25 +61,44 @@ def save_checkpoint(
 
     dtype: of the stored weights. extra: writes further files into the directory before it appears.
     """
+
+    def more(partial: Path) -> None:
+        model.tokenizer.save_pretrained(partial / TOKENIZER)
+        if not model.config.frozen_decoder:
+            model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
+        if extra is not None:
+            extra(partial)
+
+    write_checkpoint(
+        directory, "prefix", {"captioner": asdict(model.config)}, trained_weights(model), info, dtype, more
+    )
+
+
+def write_checkpoint(
+    directory: Path,
+    kind: str,
+    model_config: dict[str, Any],
+    weights: dict[str, Tensor],
+    info: CheckpointInfo,
+    dtype: torch.dtype = torch.float32,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """The part of a save that all kinds of model share. kind: goes into the config as `model`."""
     from safetensors.torch import save
 
     config = {
         "format": "clipcap-video",
         "version": 1,
-        "model": "prefix",
-        "captioner": asdict(model.config),
+        "model": kind,
+        **model_config,
         "features": None if info.fingerprint is None else asdict(info.fingerprint),
         "training": info.training,
         "progress": info.progress,
     }
     with _replaced(directory) as partial:
-        weights = {name: tensor.to(dtype) for name, tensor in trained_weights(model).items()}
         # `save_file` would make the file readable by its owner alone, whatever the umask.
-        (partial / WEIGHTS).write_bytes(save(weights))
+        (partial / WEIGHTS).write_bytes(save({name: tensor.to(dtype) for name, tensor in weights.items()}))
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        model.tokenizer.save_pretrained(partial / TOKENIZER)
-        if not model.config.frozen_decoder:
-            model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
         if extra is not None:
             extra(partial)
 
@@ -197,13 +216,40 @@ def _checkpoint_of_epoch(model_dir: Path, prefix: str | None, epoch: int) -> Pat
     return found[0] if found else legacy or model_dir
 
 
+Config = TypeVar("Config")
+
+
 def read_config(checkpoint: Path) -> tuple[CaptionerConfig, CheckpointInfo]:
-    """The configuration of a checkpoint directory, without its weights."""
+    """The configuration of a captioner's checkpoint directory, without its weights."""
+
+    def captioner(raw: dict[str, Any]) -> CaptionerConfig:
+        config = raw["captioner"]
+        return CaptionerConfig(**{**config, "mapping": MappingConfig(**config["mapping"])})
+
+    return parse_config(checkpoint, "prefix", captioner)
+
+
+# What a checkpoint of each kind is, and the commands that take it.
+KINDS = {
+    "prefix": "a captioner, for inference_vtt.py",
+    "retrieval": "a retrieval model, for clipcap-video search and evaluate-retrieval",
+}
+
+
+def parse_config(
+    checkpoint: Path, kind: str, parse: Callable[[dict[str, Any]], Config]
+) -> tuple[Config, CheckpointInfo]:
+    """What `parse` makes of a checkpoint's config.json, and the part that all kinds of model share.
+
+    Raises ClipcapError when the file is missing or damaged, or of a model of another kind.
+    """
     file = checkpoint / CONFIG
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        captioner = raw["captioner"]
-        config = CaptionerConfig(**{**captioner, "mapping": MappingConfig(**captioner["mapping"])})
+        found = raw.get("model", kind)
+        if found != kind and found in KINDS:
+            raise ClipcapError(f"{checkpoint} is {KINDS[found]}; expected {KINDS[kind]}")
+        config = parse(raw)
         features = raw["features"]
         fingerprint = None if features is None else Fingerprint.from_json(json.dumps(features))
         info = CheckpointInfo(fingerprint, raw.get("training", {}), raw.get("progress", {}))
@@ -211,7 +257,7 @@ def read_config(checkpoint: Path) -> tuple[CaptionerConfig, CheckpointInfo]:
         raise ClipcapError(f"cannot read {file} ({error.strerror}); the checkpoint is incomplete") from None
     except KeyError as error:
         raise ClipcapError(f"{file} lacks the field {error}; the checkpoint is damaged or of another program") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ClipcapError(f"{file} is damaged ({error}); use another checkpoint") from None
     return config, info
 
@@ -244,14 +290,22 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
 
 def load_weights(model: PrefixCaptioner, file: Path) -> None:
     """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
+    fill(model, trained_weights(model), read_weights(file), file)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise ClipcapError(f"cannot read the weights {file} ({error}); the checkpoint is incomplete") from None
-    wanted = trained_weights(model)
+
+
+def fill(model: nn.Module, wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path) -> None:
+    """Puts `weights`, read from `file`, into `model`; they must have the names and shapes of `wanted`."""
     missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [name for name in sorted(wanted.keys() & weights.keys()) if wanted[name].shape != weights[name].shape]
     for problem, names in (

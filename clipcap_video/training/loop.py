@@ -6,7 +6,8 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
+from clipcap_video.encoders import load_text_encoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.models.captioner import PrefixCaptioner
@@ -28,7 +31,7 @@ from clipcap_video.models.checkpoint import (
     save_checkpoint,
 )
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.data import CaptionData, EpochOrder
+from clipcap_video.training.data import CaptionData, EpochOrder, TokenTexts
 from clipcap_video.training.optimisation import (
     WeightAverage,
     learning_rate_factor,
@@ -47,17 +50,31 @@ from clipcap_video.training.setup import (
     read_records,
 )
 from clipcap_video.training.state import MetricsLog, Progress, load_state, save_state
-from clipcap_video.training.validation import ValidationScores, validate
+from clipcap_video.training.texts import embed_once
+from clipcap_video.training.validation import validate
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """steps done in all, whether the run came to its end, and the best validation CIDEr."""
+    """steps done in all, whether the run came to its end, and the best validation score (CIDEr of a captioner)."""
 
     steps: int
     finished: bool
     best_score: float | None
     best_checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Validation:
+    """score: by which the best checkpoint is chosen. kept: what checkpoints say of it; logged: what metrics.jsonl does.
+
+    line: one sentence for the terminal.
+    """
+
+    score: float
+    kept: dict[str, float]
+    logged: dict[str, Any]
+    line: str
 
 
 def train(config: TrainConfig) -> TrainingSummary:
@@ -72,9 +89,11 @@ def train(config: TrainConfig) -> TrainingSummary:
     training, validation = read_records(config, store)
     max_frames = count_frames(config, store, training)
     device = pick_device(config.device)
-    accelerator = make_accelerator(device, pick_precision(device, config.precision))
+    precision = pick_precision(device, config.precision)
+    accelerator = make_accelerator(device, precision)
     torch.manual_seed(config.seed)
-    model = build_model(config, store, training, max_frames)
+    encoder = load_text_encoder(config.text_encoder, device, precision) if config.retrieval_loss else None
+    model = build_model(config, store, training, max_frames, encoder.dim if encoder else 0)
 
     def tokenise(records: list[VideoRecord]) -> CaptionData:
         def encode(caption: str) -> list[int]:
@@ -85,6 +104,10 @@ def train(config: TrainConfig) -> TrainingSummary:
     if config.reference:
         training = [replace(record, captions=record.captions[:1]) for record in training]
     train_data, eval_data = tokenise(training), tokenise(validation)
+    if encoder is not None:
+        texts = [caption for record in training for caption in record.captions]
+        tokens = [model.encode_caption(text, config.max_caption_tokens) for text in texts]
+        train_data.texts = TokenTexts(tokens, embed_once(encoder, texts, config.text_cache))
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
@@ -94,56 +117,74 @@ def train(config: TrainConfig) -> TrainingSummary:
     return run.go(resuming)
 
 
-class _Run:
-    """One run: the parts, and the loop over them."""
+class Run(ABC):
+    """One run of any kind: the loop over the batches, its interruptions and its checkpoints.
+
+    has_validation: whether there is anything to validate on; otherwise the best checkpoint is the last.
+    """
+
+    has_validation: bool
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: Any,
         accelerator: Any,
-        model: PrefixCaptioner,
-        store: FeatureStore,
-        train_data: CaptionData,
-        eval_data: CaptionData,
-        training: list[VideoRecord],
-        validation: list[VideoRecord],
+        model: nn.Module,
+        order: EpochOrder,
+        optimizer: torch.optim.Optimizer,
+        average: float = 0.0,
     ) -> None:
-        self.config, self.accelerator, self.store = config, accelerator, store
-        self.eval_data, self.validation = eval_data, validation
-        self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
+        """config: a TrainConfig or one with the same options of optimisation and checkpoints."""
+        self.config, self.accelerator, self.order = config, accelerator, order
         self.bare_model = model
-        self.scst = None if config.objective == "xe" else self._self_critical(training)
-        groups = parameter_groups(model, config.lr, config.lm_lr, config.weight_decay)
-        # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         batches_a_step = config.grad_accum * accelerator.num_processes
         self.steps_per_epoch = math.ceil(len(self.order.batches(0)) / batches_a_step)
         self.total_steps = self.steps_per_epoch * config.epochs
-        # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
-        longest = config.warmup_steps if config.reference else self.total_steps
-        self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
         self.progress = Progress()
-        self.average = WeightAverage(model, config.average) if config.average else None
+        self.average = WeightAverage(model, average) if average else None
 
-    def _self_critical(self, training: list[VideoRecord]) -> SelfCritical:
-        config = self.config
-        return SelfCritical(
-            self.bare_model,
-            self.order.data,
-            training,
-            samples=config.samples,
-            baseline=config.baseline,
-            max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
-            seed=config.seed,
-        )
+    @abstractmethod
+    def rate_factor(self, step: int) -> float:
+        """Share of the peak learning rate in step 0, 1, ..."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of a batch, on its way through the prepared model."""
+
+    @abstractmethod
+    def validate(self) -> Validation | None:
+        """Scores of the model on the validation split; None where there is none."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Checks that OUT_DIR/last is of this run, and fills the model with its weights."""
+
+    @abstractmethod
+    def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
+        """Saves a checkpoint of the model."""
+
+    @abstractmethod
+    def logged(self, batches: list[Any], seconds: float) -> dict[str, float]:
+        """What metrics.jsonl says of a step over `batches` that took so long, beside loss and rate."""
+
+    def size(self) -> str:
+        """What the run learns from, in words."""
+        captions = sum(len(captions) for captions in self.order.data.captions)
+        return f"{len(self.order.data):,} videos, {captions:,} captions"
+
+    def announcement(self) -> str:
+        """How long the run is, in words."""
+        return f"{self.total_steps:,} steps"
+
+    def after_step(self) -> None:  # noqa: B027
+        """What has to be mended after the optimiser has moved the weights."""
 
     def go(self, resuming: bool) -> TrainingSummary:
         config = self.config
         self.data_digest = f"{self.order.data.digest()}-{self.accelerator.num_processes}"
         if resuming:
-            check_continues(config, self.store, self.bare_model, self.data_digest)
-            load_weights(self.bare_model, config.out_dir / "last" / "model.safetensors")
+            self.restore()
             self.progress = load_state(config.out_dir / "last", self.optimizer, self.average)
         if self.accelerator.is_main_process:
             config.out_dir.mkdir(parents=True, exist_ok=True)
@@ -159,10 +200,8 @@ class _Run:
 
     def _announce(self) -> None:
         trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
-        captions = sum(len(captions) for captions in self.order.data.captions)
         print(
-            f"{len(self.order.data):,} videos, {captions:,} captions; {trained:,} weights to train; "
-            f"{self.total_steps:,} steps ({self.warmup:,} of warm-up) on {self.accelerator.device}",
+            f"{self.size()}; {trained:,} weights to train; {self.announcement()} on {self.accelerator.device}",
             file=sys.stderr,
         )
 
@@ -186,7 +225,7 @@ class _Run:
                     break
                 started = time.perf_counter()
                 with self.accelerator.autocast():
-                    batches = list(self._load(group))
+                    batches = list(self.load(group))
                 loss = self._step(batches)
                 progress.step += 1
                 progress.step_in_epoch += 1
@@ -226,16 +265,14 @@ class _Run:
             for step in range(self.steps_per_epoch)
         ]
 
-    def _load(self, group: list[list[int]]) -> Iterator[PackedCaptions]:
-        """The batches of one step: the captions of these videos, or samples of the model's own."""
-        if self.scst is not None:
-            return self.scst.load(self.progress.step, group)
+    def load(self, group: list[list[int]]) -> Iterator[Any]:
+        """The batches of one step."""
         return self.order.load(self.progress.epoch, group)
 
-    def _step(self, batches: list[PackedCaptions]) -> float:
-        """One optimiser step over `batches`; returns the loss in nats per token, seen by this process."""
+    def _step(self, batches: list[Any]) -> float:
+        """One optimiser step over `batches`; returns the loss seen by this process."""
         config, step, started = self.config, self.progress.step, time.perf_counter()
-        factor = learning_rate_factor(step, self.warmup, self.total_steps, from_zero=config.reference)
+        factor = self.rate_factor(step)
         set_learning_rate(self.optimizer, factor)
         seed_step(config.seed, step, self.accelerator.process_index)
         total = 0.0
@@ -243,7 +280,7 @@ class _Run:
             # Gradients travel between processes once a step, with the last batch.
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.model(batch.to(self.accelerator.device), config.label_smoothing)
+                loss = self.loss(batch.to(self.accelerator.device))
                 self.accelerator.backward(loss / len(batches))
             total += loss.item() / len(batches)
         if self._agreed(not math.isfinite(total)):
@@ -255,69 +292,48 @@ class _Run:
             self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
         if self.average is not None:
             self.average.update()
         if self.accelerator.is_main_process:
-            tokens = sum(len(batch.labels) for batch in batches)
-            rate = round(tokens / (time.perf_counter() - started))
-            self.log.write(
-                step=step + 1,
-                epoch=self.progress.epoch,
-                loss=total,
-                lr=config.lr * factor,
-                tokens_per_second=rate,
-                **({} if self.scst is None else {"reward": self.scst.mean_reward}),
-            )
+            logged = self.logged(batches, time.perf_counter() - started)
+            self.log.write(step=step + 1, epoch=self.progress.epoch, loss=total, lr=config.lr * factor, **logged)
         return total
 
     def _close_epoch(self) -> None:
         """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""
         config, progress = self.config, self.progress
-        scores: ValidationScores | None = None
+        found: Validation | None = None
         finished = progress.epoch == config.epochs or self._out_of_time()
         number = progress.epoch + (1 if progress.step_in_epoch else 0)
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
         if self.accelerator.is_main_process:
-            if due and self.validation:
+            if due:
                 with self.accelerator.autocast(), self._averaged():
-                    scores = validate(
-                        self.bare_model,
-                        self.eval_data,
-                        self.validation,
-                        config.bs,
-                        EVAL_ENTRY_LENGTH,
-                        config.eval_beam_size,
-                    )
-                self.log.write(
-                    step=progress.step, epoch=progress.epoch, val_loss=scores.loss, val_CIDEr=scores.cider,
-                    example=scores.example,
-                )  # fmt: skip
-                print(
-                    f"epoch {progress.epoch}: validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, "
-                    f"e.g. {scores.example!r}",
-                    file=sys.stderr,
-                )
-            improved = scores is not None and (progress.best_score is None or scores.cider > progress.best_score)
-            if scores is not None and improved:
-                progress.best_score = scores.cider
-            if improved or not self.validation or not config.eval_every:
-                self._save("best", scores, state=False)
+                    found = self.validate()
+            if found is not None:
+                self.log.write(step=progress.step, epoch=progress.epoch, **found.logged)
+                print(f"epoch {progress.epoch}: {found.line}", file=sys.stderr)
+            improved = found is not None and (progress.best_score is None or found.score > progress.best_score)
+            if found is not None and improved:
+                progress.best_score = found.score
+            if improved or not self.has_validation or not config.eval_every:
+                self._save("best", found, state=False)
             if config.save_every and (finished or progress.epoch % config.save_every == 0):
                 # The ClipCap programs number epochs from 0: ten epochs end in PREFIX-009.
-                self._save(f"{config.prefix}-{number - 1:03d}", scores, state=False)
-            self._save("last", scores)
+                self._save(f"{config.prefix}-{number - 1:03d}", found, state=False)
+            self._save("last", found)
         self.accelerator.wait_for_everyone()
 
-    def _save(self, name: str, scores: ValidationScores | None = None, state: bool = True) -> None:
+    def _save(self, name: str, found: Validation | None = None, state: bool = True) -> None:
         if not self.accelerator.is_main_process:
             return
         progress = asdict(self.progress) | {"data_digest": self.data_digest}
-        if scores is not None:
-            progress |= {"val_loss": scores.loss, "val_CIDEr": scores.cider}
-        info = CheckpointInfo(self.store.fingerprint, self.config.to_json(), progress)
+        if found is not None:
+            progress |= found.kept
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer, self.average)) if state else None
         with self._averaged():
-            save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
+            self.write(self.config.out_dir / name, progress, extra)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """A block in which the model has its averaged weights, where they are kept."""
@@ -326,6 +342,94 @@ class _Run:
     def _summary(self, finished: bool) -> TrainingSummary:
         best = self.config.out_dir / "best"
         return TrainingSummary(self.progress.step, finished, self.progress.best_score, best)
+
+
+class _Run(Run):
+    """The run of a captioner."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Any,
+        model: PrefixCaptioner,
+        store: FeatureStore,
+        train_data: CaptionData,
+        eval_data: CaptionData,
+        training: list[VideoRecord],
+        validation: list[VideoRecord],
+    ) -> None:
+        self.store, self.eval_data, self.validation = store, eval_data, validation
+        self.has_validation = bool(validation)
+        self.captioner = model
+        groups = parameter_groups(
+            [
+                (model.mapping.parameters(), config.lr),
+                (model.retrieval_parameters(), config.lr),
+                (model.language_model.parameters(), config.lm_lr),
+            ],
+            config.weight_decay,
+        )
+        # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
+        order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
+        super().__init__(config, accelerator, model, order, optimizer, config.average)
+        self.scst = None if config.objective == "xe" else self._self_critical(train_data, training)
+        # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
+        longest = config.warmup_steps if config.reference else self.total_steps
+        self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
+
+    def _self_critical(self, data: CaptionData, training: list[VideoRecord]) -> SelfCritical:
+        config = self.config
+        return SelfCritical(
+            self.captioner,
+            data,
+            training,
+            samples=config.samples,
+            baseline=config.baseline,
+            max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
+            seed=config.seed,
+        )
+
+    def announcement(self) -> str:
+        return f"{self.total_steps:,} steps ({self.warmup:,} of warm-up)"
+
+    def rate_factor(self, step: int) -> float:
+        return learning_rate_factor(step, self.warmup, self.total_steps, from_zero=self.config.reference)
+
+    def loss(self, batch: PackedCaptions) -> Tensor:
+        """In nats per token, and W times the contrastive loss in nats."""
+        return self.model(batch, self.config.label_smoothing, self.config.retrieval_loss)
+
+    def logged(self, batches: list[PackedCaptions], seconds: float) -> dict[str, float]:
+        tokens = round(sum(len(batch.labels) for batch in batches) / seconds)
+        reward = {} if self.scst is None else {"reward": self.scst.mean_reward}
+        return {"tokens_per_second": tokens, **reward}
+
+    def load(self, group: list[list[int]]) -> Iterator[PackedCaptions]:
+        """The captions of these videos, or samples of the model's own."""
+        return super().load(group) if self.scst is None else self.scst.load(self.progress.step, group)
+
+    def after_step(self) -> None:
+        self.captioner.clamp_scale()
+
+    def validate(self) -> Validation | None:
+        if not self.validation:
+            return None
+        config = self.config
+        scores = validate(
+            self.captioner, self.eval_data, self.validation, config.bs, EVAL_ENTRY_LENGTH, config.eval_beam_size
+        )
+        kept = {"val_loss": scores.loss, "val_CIDEr": scores.cider}
+        line = f"validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, e.g. {scores.example!r}"
+        return Validation(scores.cider, kept, kept | {"example": scores.example}, line)
+
+    def restore(self) -> None:
+        check_continues(self.config, self.store, self.captioner, self.data_digest)
+        load_weights(self.captioner, self.config.out_dir / "last" / "model.safetensors")
+
+    def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
+        info = CheckpointInfo(self.store.fingerprint, self.config.to_json(), progress)
+        save_checkpoint(directory, self.captioner, info, extra=extra)
 
 
 @contextmanager

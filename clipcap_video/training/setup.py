@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,13 @@ from clipcap_video.datasets.records import VideoRecord, match_features, normal_s
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, check_fingerprints
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
-from clipcap_video.models.checkpoint import find_checkpoint, load_checkpoint, read_config, recover_checkpoint
+from clipcap_video.models.checkpoint import (
+    CheckpointInfo,
+    find_checkpoint,
+    load_checkpoint,
+    read_config,
+    recover_checkpoint,
+)
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
@@ -21,8 +28,11 @@ from clipcap_video.training.config import TrainConfig
 EVAL_ENTRY_LENGTH = 30
 
 
-def has_run(config: TrainConfig) -> bool:
-    """Whether config.out_dir holds a run to resume. Raises ClipcapError for one that the options do not continue."""
+def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = read_config) -> bool:
+    """Whether config.out_dir holds a run to resume. Raises ClipcapError for one that the options do not continue.
+
+    config: a RunConfig with out_dir and resume. read: reads the configuration of such a run's checkpoints.
+    """
     last = config.out_dir / "last"
     recover_checkpoint(last)
     if not last.exists():
@@ -31,7 +41,7 @@ def has_run(config: TrainConfig) -> bool:
         return False
     if not config.resume:
         raise ClipcapError(f"{config.out_dir} already holds a run; go on with --resume, or choose another --out_dir")
-    _, info = read_config(last)
+    _, info = read(last)
     changed = config.differences(info.training)
     if changed:
         was = ", ".join(f"--{name} {info.training[name]}" for name in changed)
@@ -102,11 +112,19 @@ def _load_captioner(config: TrainConfig, run: Path, store: FeatureStore) -> Pref
 
 
 def build_model(
-    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
+    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int, text_dim: int = 0
 ) -> PrefixCaptioner:
-    """The captioner that `config` asks for, as wide as the features; with init_from the trained one."""
+    """The captioner that `config` asks for, as wide as the features; with init_from the trained one.
+
+    text_dim: width of the text embeddings of a contrastive loss; 0 without one.
+    """
     if config.init_from is not None:
-        return _load_captioner(config, config.init_from, store)
+        model = _load_captioner(config, config.init_from, store)
+        if text_dim:
+            model.learn_to_retrieve(text_dim)
+        for parameter in model.retrieval_parameters():
+            parameter.requires_grad_(text_dim > 0)
+        return model
     language_model, tokenizer = load_language_model(config.lm)
     embedding_dim = language_model.get_input_embeddings().weight.shape[1]
     mapping = MappingConfig(
@@ -125,7 +143,7 @@ def build_model(
     digest = digest_language_model(language_model)
     torch.manual_seed(config.seed)
     stop_text = STOP_TEXT if config.reference else None
-    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
+    captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank, text_dim)
     model = PrefixCaptioner(captioner, language_model, tokenizer)
     model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
     return model
