@@ -11,12 +11,12 @@ import numpy as np
 
 from clipcap_video.features import open_features
 
-ARCHIVE = Path(__file__).parent / "data" / "golden" / "clipcap-programs.tar.xz"
+ARCHIVES = Path(__file__).parent / "data" / "golden"
 
 
-def unpack(folder: Path) -> Path:
-    """The recorded files, unpacked into `folder`."""
-    with tarfile.open(ARCHIVE) as archive:
+def unpack(folder: Path, archive_name: str = "clipcap-programs") -> Path:
+    """The recorded files of an archive, unpacked into `folder`."""
+    with tarfile.open(ARCHIVES / f"{archive_name}.tar.xz") as archive:
         # The keyword came with security releases of every Python version in use.
         archive.extractall(folder, filter="data")
     return folder

@@ -57,6 +57,7 @@ def main() -> None:
     from clipcap_video.cli.search import search_videos
     from clipcap_video.cli.serve import serve
     from clipcap_video.cli.train import train_captioner
+    from clipcap_video.cli.train_retrieval import evaluate_retrieval, train_retrieval
 
     app = typer.Typer(
         add_completion=False,
@@ -73,6 +74,8 @@ def main() -> None:
     app.command("evaluate")(evaluate)
     app.command("report")(report)
     app.command("search")(search_videos)
+    app.command("train-retrieval")(train_retrieval)
+    app.command("evaluate-retrieval")(evaluate_retrieval)
     app.command("convert")(convert)
     app.command("new-lm")(new_lm)
     app.command("pack")(pack)

@@ -31,6 +31,8 @@ class PackedCaptions:
         the end of the prefix, which predicts the first token of every caption.
     labels: [N] int64, the tokens to predict, the end token among them where captions have one. Never padding.
     label_weight: [N] float32, what each label's loss is multiplied by; None is 1 everywhere.
+    text: [C, W] float32, embeddings of the C captions of all videos in order, and text_row: [C] int64, the row of the
+        video of each; None unless the captioner learns to retrieve, too.
     """
 
     features: Tensor
@@ -42,6 +44,8 @@ class PackedCaptions:
     label_column: Tensor
     labels: Tensor
     label_weight: Tensor | None = None
+    text: Tensor | None = None
+    text_row: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedCaptions:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

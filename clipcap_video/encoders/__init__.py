@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from clipcap_video.errors import ClipcapError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from clipcap_video.encoders.base import ImageEncoder
 
@@ -36,7 +37,12 @@ RESNET_CLIPS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")
 VIT_CLIPS = ("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 
 FAMILIES = (
-    Family("clip", RESNET_CLIPS + VIT_CLIPS, form="a CLIP file PATH.pt", pattern=r".+\.(pt|pth)"),
+    Family(
+        "clip",
+        RESNET_CLIPS + VIT_CLIPS,
+        form="a CLIP file PATH.pt or PATH.safetensors",
+        pattern=r".+\.(pt|pth|safetensors)",
+    ),
     Family("huggingface", form="hf:NAME_OR_PATH", pattern=r"hf:.+"),
     Family("torchvision", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     Family("efficientnet_lite", tuple(f"efficientnet-lite{size}" for size in range(5))),
@@ -65,3 +71,37 @@ def load_encoder(name: str, device: torch.device, precision: str = "fp32", weigh
             encoder: ImageEncoder = module.load(name, device, precision, weights)
             return encoder
     raise ClipcapError(f"unknown encoder {name!r}; use one of {', '.join(known_encoders())}")
+
+
+class TextEncoder(Protocol):
+    """What a frozen text encoder offers; image encoders with a text side do, too.
+
+    dim: width D of a text's vector. weights_digest: as in ImageEncoder.
+    """
+
+    name: str
+    dim: int
+    weights_digest: str
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """n texts -> float32 [n, D] on the CPU."""
+        ...
+
+
+SENTENCE_ENCODERS = Family("sentence", ("all-minilm-l6-v2",), form="st:NAME_OR_PATH", pattern=r"st:.+")
+
+
+def load_text_encoder(name: str, device: torch.device, precision: str = "fp32") -> TextEncoder:
+    """The text encoder called `name`: a sentence encoder, or the text side of a CLIP or SigLIP encoder.
+
+    Raises ClipcapError when the name is unknown, has no text side, or the weights cannot be had.
+    """
+    if SENTENCE_ENCODERS.knows(name):
+        encoder: TextEncoder = import_module(f"{__name__}.sentence").load(name, device, precision)
+        return encoder
+    if not any(family.knows(name) for family in FAMILIES):
+        known = ", ".join((*SENTENCE_ENCODERS.names, "st:NAME_OR_PATH", *known_encoders()))
+        raise ClipcapError(f"unknown text encoder {name!r}; use one of {known}")
+    image = load_encoder(name, device, precision)
+    image.encode_text(["a"])  # an encoder without a text side says so
+    return image

@@ -48,19 +48,19 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
         source = str(Path(source).expanduser())
     elif source.startswith(("/", "./", "../", "~")):
         raise ClipcapError(f"no model folder at {source}; check the path after hf:")
-    config = _from_pretrained(AutoConfig, source)
+    config = from_pretrained(AutoConfig, source)
     if config.model_type not in KINDS:
         raise ClipcapError(f"{source} is a model of type {config.model_type}; encoders are of type {', '.join(KINDS)}")
     model_class, padding = KINDS[config.model_type]
-    model, report = _from_pretrained(model_class, source, output_loading_info=True)
+    model, report = from_pretrained(model_class, source, output_loading_info=True)
     if report["missing_keys"]:  # transformers would leave these random and only warn
         raise ClipcapError(f"{source} lacks weights of its model: {min(report['missing_keys'])}, for one")
-    recipe = read_recipe(_from_pretrained(AutoImageProcessor, source), source)
+    recipe = read_recipe(from_pretrained(AutoImageProcessor, source), source)
     return HuggingFaceEncoder(name, source, model.float(), padding, recipe, device, precision)
 
 
-def _from_pretrained(auto_class: Any, source: str, **options: Any) -> Any:
-    """Reads from the disk if all is there, else from the hub."""
+def from_pretrained(auto_class: Any, source: str, form: str = "hf:", **options: Any) -> Any:
+    """Reads from the disk if all is there, else from the hub. form: what users type before the source."""
     problem: Exception | None = None
     for local_only in (True, False):
         if not local_only and Path(source).is_dir():
@@ -74,7 +74,7 @@ def _from_pretrained(auto_class: Any, source: str, **options: Any) -> Any:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             problem = error
     reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
-    raise ClipcapError(f"cannot load hf:{source} ({reason}); check the name, the folder or the network")
+    raise ClipcapError(f"cannot load {form}{source} ({reason}); check the name, the folder or the network")
 
 
 @contextmanager
@@ -162,7 +162,7 @@ class HuggingFaceEncoder(NetworkEncoder):
         if self.padding is None:
             return super().text_features(texts)
         if self._tokenizer is None:
-            self._tokenizer = _from_pretrained(AutoTokenizer, self.source)
+            self._tokenizer = from_pretrained(AutoTokenizer, self.source)
         length = self.network.config.text_config.max_position_embeddings
         tokens = self._tokenizer(
             texts, padding=self.padding, truncation=True, max_length=length, return_tensors="pt"

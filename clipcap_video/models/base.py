@@ -67,6 +67,9 @@ class CaptionModel(nn.Module, ABC):
         """The pre-trained part, which learns at a rate of its own."""
         return None
 
+    def clamp_scale(self) -> None:
+        """Mends what an optimiser step may have moved too far."""
+
     def stays_out(self) -> Iterable[str]:
         """Names of weights that a checkpoint does not hold in `model.safetensors`."""
         return ()

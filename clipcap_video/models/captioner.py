@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.mapping import MappingConfig, build_mapping
+from clipcap_video.models.retrieval import FIRST_SCALE, LARGEST_SCALE, contrastive_loss
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class CaptionerConfig:
         caption that does not come to it breaks off.
     lora_rank: the language model is frozen but for low-rank adapters of this rank (Hu et al., arXiv 2106.09685), which
         alone are in the checkpoint; 0 is none.
+    text_dim: width of the text embeddings that the pooled prefix was trained to find, too; 0 where it was not.
     """
 
     mapping: MappingConfig
@@ -39,6 +41,7 @@ class CaptionerConfig:
     only_prefix: bool
     stop_text: str | None = None
     lora_rank: int = 0
+    text_dim: int = 0
 
     @property
     def frozen_decoder(self) -> bool:
@@ -53,6 +56,8 @@ class PrefixCaptioner(CaptionModel):
     """
 
     kind = "prefix"
+    to_text: nn.Linear
+    logit_scale: nn.Parameter
 
     def __init__(self, config: CaptionerConfig, language_model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -64,6 +69,8 @@ class PrefixCaptioner(CaptionModel):
             self.language_model.requires_grad_(False)
         elif config.lora_rank:
             add_adapters(language_model, config.lora_rank)
+        if config.text_dim:
+            self.learn_to_retrieve(config.text_dim)
 
     @property
     def feature_dim(self) -> int:
@@ -120,8 +127,49 @@ class PrefixCaptioner(CaptionModel):
             return self.tokenizer.decode(tokens if stop_token is None else [*tokens, stop_token])
         return super().decode_tokens(tokens)
 
-    def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
+    def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0, retrieval_loss: float = 0.0) -> Tensor:
+        """Mean cross-entropy in nats over all labels of the batch, each times its weight where it has one.
+
+        retrieval_loss: what the contrastive loss is multiplied by before it is added.
+        """
         prefix = self.mapping(batch.features, batch.mask)
+        loss = self._caption_loss(prefix, batch, label_smoothing)
+        if retrieval_loss:
+            loss = loss + retrieval_loss * self.retrieval_loss(prefix, batch)
+        return loss
+
+    def retrieval_loss(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
+        """Symmetric cross-entropy in nats: each caption finds its video, and each video its caption, in the batch.
+
+        prefix: [B, P, E]; a video is the mean of its prefix, projected to the width of the text embeddings. These are
+        a frozen encoder's: the language model's own states would know the video, for captions attend to the prefix.
+        """
+        assert batch.text is not None
+        assert batch.text_row is not None
+        video = F.normalize(self.to_text(prefix.mean(1)).float(), dim=-1)  # [B, W]
+        cosines = F.normalize(batch.text, dim=-1) @ video[batch.text_row].T  # [C, C]
+        return contrastive_loss(self.logit_scale.exp() * cosines, batch.text_row)
+
+    def learn_to_retrieve(self, text_dim: int) -> None:
+        """Adds what the contrastive loss needs for text embeddings of this width, unless it is there."""
+        if hasattr(self, "to_text") and self.to_text.out_features == text_dim:
+            return
+        self.config = replace(self.config, text_dim=text_dim)
+        self.to_text = nn.Linear(self.config.mapping.embedding_dim, text_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(FIRST_SCALE))
+
+    def retrieval_parameters(self) -> Iterator[nn.Parameter]:
+        """What only the contrastive loss trains."""
+        if self.config.text_dim:
+            yield from self.to_text.parameters()
+            yield self.logit_scale
+
+    def clamp_scale(self) -> None:
+        """Keeps the scale of the contrastive loss at 100 or below."""
+        if self.config.text_dim:
+            self.logit_scale.data.clamp_(max=LARGEST_SCALE)
+
+    def _caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         hidden = self._read_packed(prefix, batch)
         length = hidden.shape[1]
         # Every caption's first token is predicted at the end of the prefix: one row of logits serves them all.

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipcap_video.encoders.weights import read_state_dict
 from clipcap_video.errors import ClipcapError
@@ -71,23 +71,42 @@ def save_checkpoint(
 
     dtype: of the stored weights. extra: writes further files into the directory before it appears.
     """
-    config = {
-        "format": "clipcap-video",
-        "version": 1,
-        "model": model.kind,
-        "captioner": asdict(model.config),
-        "features": None if info.fingerprint is None else asdict(info.fingerprint),
-        "training": info.training,
-        "progress": info.progress,
-    }
-    with _replaced(directory) as partial:
-        _write_weights(partial / WEIGHTS, trained_weights(model), dtype)
-        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def more(partial: Path) -> None:
         model.tokenizer.save_pretrained(partial / TOKENIZER)
         if isinstance(model, PrefixCaptioner) and not model.config.frozen_decoder:
             model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
         if isinstance(model, RecurrentCaptioner) and model.trained_encoder is not None:
             _write_weights(partial / ENCODER_WEIGHTS, model.trained_encoder.trained_weights(), dtype)
+        if extra is not None:
+            extra(partial)
+
+    described = {"captioner": asdict(model.config)}
+    write_checkpoint(directory, model.kind, described, trained_weights(model), info, dtype, more)
+
+
+def write_checkpoint(
+    directory: Path,
+    kind: str,
+    model_config: dict[str, Any],
+    weights: dict[str, Tensor],
+    info: CheckpointInfo,
+    dtype: torch.dtype = torch.float32,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """The part of a save that all kinds of model share. kind: goes into the config as `model`."""
+    config = {
+        "format": "clipcap-video",
+        "version": 1,
+        "model": kind,
+        **model_config,
+        "features": None if info.fingerprint is None else asdict(info.fingerprint),
+        "training": info.training,
+        "progress": info.progress,
+    }
+    with _replaced(directory) as partial:
+        _write_weights(partial / WEIGHTS, weights, dtype)
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if extra is not None:
             extra(partial)
 
@@ -211,19 +230,43 @@ def _checkpoint_of_epoch(model_dir: Path, prefix: str | None, epoch: int) -> Pat
     return found[0] if found else legacy or model_dir
 
 
+Config = TypeVar("Config")
+
+# What a checkpoint of each kind is, and the commands that take it.
+KINDS = {
+    **dict.fromkeys(CONFIGS, "a captioner, for inference_vtt.py"),
+    "retrieval": "a retrieval model, for clipcap-video search and evaluate-retrieval",
+}
+
+
 def read_config(checkpoint: Path) -> tuple[CaptionerConfig | RecurrentConfig, CheckpointInfo]:
-    """The configuration of a checkpoint directory, without its weights."""
+    """The configuration of a captioner's checkpoint directory, without its weights."""
+
+    def captioner(raw: dict[str, Any]) -> CaptionerConfig | RecurrentConfig:
+        return CONFIGS[raw.get("model", PrefixCaptioner.kind)](raw["captioner"])
+
+    return parse_config(checkpoint, tuple(CONFIGS), captioner)
+
+
+def parse_config(
+    checkpoint: Path, kinds: Sequence[str], parse: Callable[[dict[str, Any]], Config]
+) -> tuple[Config, CheckpointInfo]:
+    """What `parse` makes of a checkpoint's config.json, and the part that all kinds of model share.
+
+    Raises ClipcapError when the file is missing or damaged, or of a model of none of these kinds.
+    """
     file = checkpoint / CONFIG
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        captioner = raw["captioner"]
-        kind = raw.get("model", PrefixCaptioner.kind)
-        if kind not in CONFIGS:
+        found = raw.get("model", kinds[0])
+        if found not in kinds and found in KINDS:
+            raise ClipcapError(f"{checkpoint} is {KINDS[found]}; expected {KINDS[kinds[0]]}")
+        if found not in kinds:
             raise ClipcapError(
-                f"{file} is of a {kind!r} model, which this version does not know; use a newer version, or one of "
-                f"{', '.join(CONFIGS)}"
+                f"{file} is of a {found!r} model, which this version does not know; use a newer version, or one of "
+                f"{', '.join(kinds)}"
             )
-        config = CONFIGS[kind](captioner)
+        config = parse(raw)
         features = raw["features"]
         fingerprint = None if features is None else Fingerprint.from_json(json.dumps(features))
         info = CheckpointInfo(fingerprint, raw.get("training", {}), raw.get("progress", {}))
@@ -231,7 +274,7 @@ def read_config(checkpoint: Path) -> tuple[CaptionerConfig | RecurrentConfig, Ch
         raise ClipcapError(f"cannot read {file} ({error.strerror}); the checkpoint is incomplete") from None
     except KeyError as error:
         raise ClipcapError(f"{file} lacks the field {error}; the checkpoint is damaged or of another program") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ClipcapError(f"{file} is damaged ({error}); use another checkpoint") from None
     return config, info
 
@@ -274,14 +317,22 @@ def _prefix_captioner(config: CaptionerConfig, checkpoint: Path, language_model:
 
 def load_weights(model: CaptionModel, file: Path) -> None:
     """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
+    fill(model, trained_weights(model), read_weights(file), file)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise ClipcapError(f"cannot read the weights {file} ({error}); the checkpoint is incomplete") from None
-    wanted = trained_weights(model)
+
+
+def fill(model: nn.Module, wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path) -> None:
+    """Puts `weights`, read from `file`, into `model`; they must have the names and shapes of `wanted`."""
     missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [name for name in sorted(wanted.keys() & weights.keys()) if wanted[name].shape != weights[name].shape]
     for problem, names in (

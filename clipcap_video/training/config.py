@@ -33,7 +33,7 @@ LSTM_DEFAULTS: dict[str, Any] = {"lr": 2e-3, "dropout": 0.3}
 # Options that say something about one model alone, or one way of training it.
 PREFIX_OPTIONS = (
     "mapping_type", "cross", "only_prefix", "lora_rank", "prefix_length", "num_layers", "normalize_prefix", "lm",
-    "lm_lr", "recipe",
+    "lm_lr", "recipe", "retrieval_loss",
 )  # fmt: skip
 LSTM_OPTIONS = (
     "cell", "attention", "rnn_layers", "rnn_width", "word_width", "embeddings", "min_count", "tokenizer",
@@ -48,8 +48,45 @@ MODEL_OPTIONS = (
 PREFIX, LSTM, ENCODER = "With --model prefix", "With --model lstm", "With --model lstm --train_encoder all"
 
 
+# Options that a resumed run may change.
+FREE = {
+    "data", "caption", "out_dir", "device", "prefix", "save_every", "eval_every", "resume", "cross", "max_minutes",
+    "eval_beam_size", "videos", "encoder_weights", "text_cache", "workers", "track", "dry_run",
+}  # fmt: skip
+
+
 @dataclass
-class TrainConfig:
+class RunConfig:
+    """What the options of every kind of training run have in common."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the checkpoint."""
+        from clipcap_video.runs import options_of
+
+        return options_of(self)
+
+    def differences(self, saved: dict[str, Any]) -> list[str]:
+        """Names of options that change the result and differ from those of a saved run."""
+        mine = self.to_json()
+        names = [item.name for item in fields(self) if item.name not in FREE]
+        return [name for name in names if name in saved and saved[name] != mine[name]]
+
+
+def check_least(config: RunConfig, **least: float) -> None:
+    """Raises ClipcapError for an option below the least value that makes sense."""
+    for name, value in least.items():
+        if not getattr(config, name) >= value:
+            raise ClipcapError(f"--{name} must be at least {value}, not {getattr(config, name)}")
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises ClipcapError for a --prefix that cannot begin the names of checkpoints."""
+    if not prefix or "/" in prefix or prefix.startswith("."):
+        raise ClipcapError(f"--prefix {prefix!r} cannot name a folder; use letters, digits and _")
+
+
+@dataclass
+class TrainConfig(RunConfig):
     """Options of `train_vtt.py`; names and meanings follow the ClipCap programs where they have them."""
 
     data: Path | None = option(
@@ -204,6 +241,22 @@ class TrainConfig:
     )
     weight_decay: float = option(0.01, "Weight decay of matrices; biases and norms have none.", panel="Optimisation")
     label_smoothing: float = option(0.0, "Share of the target spread over the vocabulary.", panel="Optimisation")
+    retrieval_loss: float = option(
+        0.0,
+        "Weight of a contrastive loss beside that of the captions: the mean of a video's prefix and the embeddings of "
+        "its captions find each other in the batch. 0 is off.",
+        panel="Optimisation",
+    )
+    text_encoder: str = option(
+        "all-minilm-l6-v2",
+        "The frozen text encoder of --retrieval_loss: all-minilm-l6-v2, st:NAME_OR_PATH, or a CLIP or SigLIP encoder.",
+        panel="Optimisation",
+    )
+    text_cache: Path | None = option(
+        None,
+        "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given.",
+        panel="Optimisation",
+    )
     clip_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 is off.", panel="Optimisation")
     max_minutes: float = option(
         0.0,
@@ -249,16 +302,14 @@ class TrainConfig:
         for name, value in own.items():
             if not self._given(name):
                 setattr(self, name, value)
-        at_least = {
-            "epochs": 1, "bs": 1, "grad_accum": 1, "prefix_length": 1, "num_layers": 1, "max_caption_tokens": 1,
-            "captions_per_video": 0, "prefix_length_clip": 0, "save_every": 0, "eval_every": 0, "warmup_steps": -1,
-            "weight_decay": 0, "seed": 0, "clip_norm": 0, "max_minutes": 0, "eval_beam_size": 1, "lora_rank": 0,
-            "samples": 2 if self.baseline == "mean" else 1,
-            "min_count": 1, "rnn_layers": 1, "rnn_width": 1, "word_width": 1, "head_width": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise ClipcapError(f"--{name} must be at least {least}, not {getattr(self, name)}")
+        check_least(
+            self,
+            epochs=1, bs=1, grad_accum=1, prefix_length=1, num_layers=1, max_caption_tokens=1, captions_per_video=0,
+            prefix_length_clip=0, save_every=0, eval_every=0, warmup_steps=-1, weight_decay=0, seed=0, clip_norm=0,
+            max_minutes=0, retrieval_loss=0, eval_beam_size=1, lora_rank=0,
+            samples=2 if self.baseline == "mean" else 1,
+            min_count=1, rnn_layers=1, rnn_width=1, word_width=1, head_width=1,
+        )  # fmt: skip
         for name in ("lr", "lm_lr", "encoder_lr"):
             if not getattr(self, name) > 0:
                 raise ClipcapError(f"--{name} must be above 0, not {getattr(self, name)}")
@@ -278,11 +329,10 @@ class TrainConfig:
                     f"{self.init_from} was trained without an end token, which --objective scst rewards; start from "
                     "a run of --recipe ours"
                 )
-            for name in ("label_smoothing", "captions_per_video"):
+            for name in ("label_smoothing", "captions_per_video", "retrieval_loss"):
                 if getattr(self, name):
                     raise ClipcapError(f"--{name} has no meaning with --objective scst; leave it out")
-        if not self.prefix or "/" in self.prefix or self.prefix.startswith("."):
-            raise ClipcapError(f"--prefix {self.prefix!r} cannot name a folder; use letters, digits and _")
+        check_prefix(self.prefix)
 
     def _given(self, name: str) -> bool:
         """Whether an option differs from its default."""
@@ -311,12 +361,6 @@ class TrainConfig:
         if self.train_encoder == "none" and self._given("head_width"):
             raise ClipcapError("--head_width is of the layer that --train_encoder none leaves out; give one of them")
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for the checkpoint."""
-        from clipcap_video.runs import options_of
-
-        return options_of(self)
-
     def _take_model_from(self, run: Path) -> None:
         """Sets the options that describe the model to those of the checkpoint that training starts from."""
         from clipcap_video.models.checkpoint import find_checkpoint, read_config
@@ -340,26 +384,3 @@ class TrainConfig:
     def reference(self) -> bool:
         """Whether the run follows the MSR-VTT ClipCap program."""
         return self.recipe == "reference"
-
-    def differences(self, saved: dict[str, Any]) -> list[str]:
-        """Names of options that change the result and differ from those of a saved run."""
-        free = {
-            "data",
-            "caption",
-            "out_dir",
-            "device",
-            "prefix",
-            "save_every",
-            "eval_every",
-            "resume",
-            "cross",
-            "max_minutes",
-            "eval_beam_size",
-            "track",
-            "dry_run",
-            "videos",
-            "encoder_weights",
-        }
-        mine = self.to_json()
-        names = [item.name for item in fields(self) if item.name not in free]
-        return [name for name in names if name in saved and saved[name] != mine[name]]

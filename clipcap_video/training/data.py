@@ -6,19 +6,36 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from clipcap_video.datasets.packing import PackedCaptions, pack, thin_frames
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.features import FeatureStore
 
 
+class TokenTexts:
+    """Text embeddings of captions, found by the captions' tokens."""
+
+    def __init__(self, tokens: Sequence[Sequence[int]], embeddings: Tensor) -> None:
+        """embeddings: [n, W], of the captions whose tokens are tokens[i]. Of captions with like tokens one counts."""
+        self._row = {tuple(ids): row for row, ids in enumerate(tokens)}
+        self._embeddings = embeddings
+
+    def embeddings(self, captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+        """float32 [N, W], of all captions of all videos in order."""
+        rows = [self._row[tuple(ids)] for lists in captions for ids in lists]
+        return self._embeddings[rows].float()
+
+
 @dataclass
 class CaptionData:
     """Videos of one split. captions[i] are the token lists of video_ids[i], end token included where there is one.
 
-    ignored_label: a token id that is read but not predicted.
+    ignored_label: a token id that is read but not predicted. texts: embeddings of the captions, by their tokens.
     """
 
     store: FeatureStore
@@ -26,6 +43,7 @@ class CaptionData:
     captions: list[list[list[int]]]
     max_frames: int
     ignored_label: int | None = None
+    texts: TokenTexts | None = None
 
     @classmethod
     def tokenise(
@@ -61,7 +79,23 @@ class CaptionData:
     def batch(self, indices: Sequence[int], choose: Callable[[int], list[list[int]]]) -> PackedCaptions:
         """The videos `indices`, each with the captions that `choose` gives for it."""
         captions = [choose(index) for index in indices]
-        return pack(self.features(indices), captions, self.ignored_label)
+        packed = pack(self.features(indices), captions, self.ignored_label)
+        if self.texts is not None:
+            packed.text = self.texts.embeddings(captions)
+            packed.text_row = torch.tensor([row for row, lists in enumerate(captions) for _ in lists])
+        return packed
+
+
+class EpochData(Protocol):
+    """Videos, each with its captions in any form, that make batches."""
+
+    captions: list[list[Any]]
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str: ...
+
+    def batch(self, indices: Sequence[int], choose: Callable[[int], list[Any]]) -> Any: ...
 
 
 class EpochOrder:
@@ -71,7 +105,7 @@ class EpochOrder:
     """
 
     def __init__(
-        self, data: CaptionData, batch_size: int, captions_per_video: int, seed: int, whole_batches: bool = False
+        self, data: EpochData, batch_size: int, captions_per_video: int, seed: int, whole_batches: bool = False
     ) -> None:
         self.data = data
         self.batch_size = batch_size
@@ -86,7 +120,7 @@ class EpochOrder:
             order = order[: len(order) // self.batch_size * self.batch_size]
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
-    def captions(self, epoch: int, index: int) -> list[list[int]]:
+    def captions(self, epoch: int, index: int) -> list[Any]:
         """The captions of one video in one epoch: all, or the next few of a fixed random order.
 
         With K of n captions an epoch, ceil(n / K) epochs use every caption.
@@ -97,6 +131,6 @@ class EpochOrder:
         order = np.random.default_rng([self.seed, 2, index]).permutation(len(captions))
         return [captions[order[(epoch * count + turn) % len(captions)]] for turn in range(count)]
 
-    def load(self, epoch: int, batches: Sequence[list[int]]) -> Iterator[PackedCaptions]:
+    def load(self, epoch: int, batches: Sequence[list[int]]) -> Iterator[Any]:
         for indices in batches:
             yield self.data.batch(indices, lambda index: self.captions(epoch, index))

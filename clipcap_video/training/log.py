@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.curves import CURVES, draw_curves
 from clipcap_video.training.state import MetricsLog
 
@@ -32,9 +31,9 @@ def check_tracker(name: str | None) -> None:
 
 
 class RunLog:
-    """One for each run, in its main process. resume_at: as for MetricsLog."""
+    """One for each run, in its main process. config: its options; resume_at: as for MetricsLog."""
 
-    def __init__(self, config: TrainConfig, accelerator: Any, resume_at: int | None) -> None:
+    def __init__(self, config: Any, accelerator: Any, resume_at: int | None) -> None:
         self._metrics = MetricsLog(config.out_dir / "metrics.jsonl", resume_at)
         self._picture = config.out_dir / CURVES
         self._draw_after = 0.0

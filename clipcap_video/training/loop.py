@@ -6,19 +6,22 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
+from clipcap_video.encoders import load_text_encoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, open_features
@@ -33,7 +36,7 @@ from clipcap_video.models.checkpoint import (
 )
 from clipcap_video.runs import RUN_FILE, digests, file_digest, options_of, store_facts, write_run
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.data import CaptionData, EpochOrder
+from clipcap_video.training.data import CaptionData, EpochOrder, TokenTexts
 from clipcap_video.training.frames import FrameStore, open_frames
 from clipcap_video.training.log import RunLog, check_tracker
 from clipcap_video.training.optimisation import (
@@ -54,17 +57,31 @@ from clipcap_video.training.setup import (
     read_records,
 )
 from clipcap_video.training.state import Progress, load_state, save_state
-from clipcap_video.training.validation import ValidationScores, validate
+from clipcap_video.training.texts import embed_once
+from clipcap_video.training.validation import validate
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """steps done in all, whether the run came to its end, and the best validation CIDEr."""
+    """steps done in all, whether the run came to its end, and the best validation score (CIDEr of a captioner)."""
 
     steps: int
     finished: bool
     best_score: float | None
     best_checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Validation:
+    """score: by which the best checkpoint is chosen. kept: what checkpoints say of it; logged: what metrics.jsonl does.
+
+    line: one sentence for the terminal.
+    """
+
+    score: float
+    kept: dict[str, float]
+    logged: dict[str, Any]
+    line: str
 
 
 def train(config: TrainConfig) -> TrainingSummary:
@@ -92,7 +109,8 @@ def prepare(config: TrainConfig) -> tuple[_Run, bool]:
     precision = pick_precision(device, config.precision)
     accelerator = make_accelerator(device, precision, config.track, config.out_dir / "tracking")
     torch.manual_seed(config.seed)
-    model = build_model(config, store, training, max_frames)
+    encoder = load_text_encoder(config.text_encoder, device, precision) if config.retrieval_loss else None
+    model = build_model(config, store, training, max_frames, encoder.dim if encoder else 0)
 
     def tokenise(records: list[VideoRecord]) -> CaptionData:
         def encode(caption: str) -> list[int]:
@@ -103,6 +121,10 @@ def prepare(config: TrainConfig) -> tuple[_Run, bool]:
     if config.reference:
         training = [replace(record, captions=record.captions[:1]) for record in training]
     train_data, eval_data = tokenise(training), tokenise(validation)
+    if encoder is not None:
+        texts = [caption for record in training for caption in record.captions]
+        tokens = [model.encode_caption(text, config.max_caption_tokens) for text in texts]
+        train_data.texts = TokenTexts(tokens, embed_once(encoder, texts, config.text_cache))
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
@@ -111,63 +133,85 @@ def prepare(config: TrainConfig) -> tuple[_Run, bool]:
     return _Run(config, accelerator, model, store, train_data, eval_data, training, validation), resuming
 
 
-class _Run:
-    """One run: the parts, and the loop over them."""
+class Run(ABC):
+    """One run of any kind: the loop over the batches, its interruptions and its checkpoints.
+
+    command: by which it was started, for its record.
+    has_validation: whether there is anything to validate on; otherwise the best checkpoint is the last.
+    """
+
+    command: ClassVar[str]
+    has_validation: bool
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: Any,
         accelerator: Any,
-        model: CaptionModel,
-        store: FeatureStore,
-        train_data: CaptionData,
-        eval_data: CaptionData,
-        training: list[VideoRecord],
-        validation: list[VideoRecord],
+        model: nn.Module,
+        order: EpochOrder,
+        optimizer: torch.optim.Optimizer,
+        average: float = 0.0,
     ) -> None:
-        self.config, self.accelerator, self.store = config, accelerator, store
-        self.eval_data, self.validation = eval_data, validation
-        self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
+        """config: a TrainConfig or one with the same options of optimisation and checkpoints."""
+        self.config, self.accelerator, self.order = config, accelerator, order
         self.bare_model = model
-        self.scst = None if config.objective == "xe" else self._self_critical(training)
-        groups = parameter_groups(model, config.lr, config.backbone_lr, config.weight_decay)
-        # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         batches_a_step = config.grad_accum * accelerator.num_processes
         self.steps_per_epoch = math.ceil(len(self.order.batches(0)) / batches_a_step)
         self.total_steps = self.steps_per_epoch * config.epochs
-        # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
-        longest = config.warmup_steps if config.reference else self.total_steps
-        self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
         self.progress = Progress()
-        self.average = WeightAverage(model, config.average) if config.average else None
+        self.average = WeightAverage(model, average) if average else None
         self.log: RunLog | None = None  # of the main process, once the run has begun
 
-    def _self_critical(self, training: list[VideoRecord]) -> SelfCritical:
-        config = self.config
-        return SelfCritical(
-            self.bare_model,
-            self.order.data,
-            training,
-            samples=config.samples,
-            baseline=config.baseline,
-            max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
-            seed=config.seed,
-        )
+    @abstractmethod
+    def rate_factor(self, step: int) -> float:
+        """Share of the peak learning rate in step 0, 1, ..."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of a batch, on its way through the prepared model."""
+
+    @abstractmethod
+    def validate(self) -> Validation | None:
+        """Scores of the model on the validation split; None where there is none."""
+
+    @abstractmethod
+    def sources(self) -> dict[str, Any]:
+        """What the run learns from, for its record."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Checks that OUT_DIR/last is of this run, and fills the model with its weights."""
+
+    @abstractmethod
+    def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
+        """Saves a checkpoint of the model."""
+
+    @abstractmethod
+    def logged(self, batches: list[Any], seconds: float) -> dict[str, float]:
+        """What metrics.jsonl says of a step over `batches` that took so long, beside loss and rate."""
+
+    def size(self) -> str:
+        """What the run learns from, in words."""
+        captions = sum(len(captions) for captions in self.order.data.captions)
+        return f"{len(self.order.data):,} videos, {captions:,} captions"
+
+    def announcement(self) -> str:
+        """How long the run is, in words."""
+        return f"{self.total_steps:,} steps"
+
+    def after_step(self) -> None:  # noqa: B027
+        """What has to be mended after the optimiser has moved the weights."""
 
     def go(self, resuming: bool) -> TrainingSummary:
         config = self.config
         self.data_digest = f"{self.order.data.digest()}-{self.accelerator.num_processes}"
         if resuming:
-            check_continues(config, self.store, self.bare_model, self.data_digest)
-            load_weights(self.bare_model, config.out_dir / "last" / WEIGHTS)
-            if isinstance(self.store, FrameStore):
-                load_trained_layers(self.store.encoder, config.out_dir / "last" / ENCODER_WEIGHTS)
+            self.restore()
             self.progress = load_state(config.out_dir / "last", self.optimizer, self.average)
         if self.accelerator.is_main_process:
             config.out_dir.mkdir(parents=True, exist_ok=True)
-            write_run(config.out_dir / RUN_FILE, "train", options_of(config), self._sources(), **self._machine())
+            write_run(config.out_dir / RUN_FILE, self.command, options_of(config), self.sources(), **self._machine())
             self.log = RunLog(config, self.accelerator, self.progress.step if resuming else None)
             self._announce()
         with _interruptible() as interrupted:
@@ -178,18 +222,6 @@ class _Run:
                     return self._summary(finished=False)
         return self._summary(finished=True)
 
-    def _sources(self) -> dict[str, Any]:
-        """What the run learns from, for its record."""
-        config, training = self.config, self.order.data
-        start = None if config.init_from is None else find_checkpoint(config.init_from) / WEIGHTS
-        return {
-            "init_from": None if start is None else {str(start.resolve()): file_digest(start)},
-            "features": store_facts(self.store.fingerprint, self.store.path, training.video_ids),
-            "annotations": digests(config.caption or []),
-            "training_data": self.data_digest,
-            "language_model": self.bare_model.config.language_model_digest,
-        }
-
     def _machine(self) -> dict[str, Any]:
         """What `auto` became, and what else the bits depend on, for the run's record."""
         return {
@@ -198,15 +230,12 @@ class _Run:
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "steps": self.total_steps,
-            "warmup_steps": self.warmup,
         }
 
     def _announce(self) -> None:
         trained = sum(p.numel() for p in self.bare_model.parameters() if p.requires_grad)
-        captions = sum(len(captions) for captions in self.order.data.captions)
         print(
-            f"{len(self.order.data):,} videos, {captions:,} captions; {trained:,} weights to train; "
-            f"{self.total_steps:,} steps ({self.warmup:,} of warm-up) on {self.accelerator.device}",
+            f"{self.size()}; {trained:,} weights to train; {self.announcement()} on {self.accelerator.device}",
             file=sys.stderr,
         )
 
@@ -230,7 +259,7 @@ class _Run:
                     break
                 started = time.perf_counter()
                 with self.accelerator.autocast():
-                    batches = list(self._load(group))
+                    batches = list(self.load(group))
                 loss = self._step(batches)
                 progress.step += 1
                 progress.step_in_epoch += 1
@@ -270,16 +299,14 @@ class _Run:
             for step in range(self.steps_per_epoch)
         ]
 
-    def _load(self, group: list[list[int]]) -> Iterator[PackedCaptions]:
-        """The batches of one step: the captions of these videos, or samples of the model's own."""
-        if self.scst is not None:
-            return self.scst.load(self.progress.step, group)
+    def load(self, group: list[list[int]]) -> Iterator[Any]:
+        """The batches of one step."""
         return self.order.load(self.progress.epoch, group)
 
-    def _step(self, batches: list[PackedCaptions]) -> float:
-        """One optimiser step over `batches`; returns the loss in nats per token, seen by this process."""
+    def _step(self, batches: list[Any]) -> float:
+        """One optimiser step over `batches`; returns the loss seen by this process."""
         config, step, started = self.config, self.progress.step, time.perf_counter()
-        factor = learning_rate_factor(step, self.warmup, self.total_steps, from_zero=config.reference)
+        factor = self.rate_factor(step)
         set_learning_rate(self.optimizer, factor)
         seed_step(config.seed, step, self.accelerator.process_index)
         total = 0.0
@@ -287,7 +314,7 @@ class _Run:
             # Gradients travel between processes once a step, with the last batch.
             last = number == len(batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.model(batch.to(self.accelerator.device), config.label_smoothing)
+                loss = self.loss(batch.to(self.accelerator.device))
                 self.accelerator.backward(loss / len(batches))
             total += loss.item() / len(batches)
         if self._agreed(not math.isfinite(total)):
@@ -299,76 +326,54 @@ class _Run:
             self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.after_step()
         if self.average is not None:
             self.average.update()
         if self.log is not None:
-            tokens = sum(len(batch.labels) for batch in batches)
-            rate = round(tokens / (time.perf_counter() - started))
-            self.log.write(
-                step=step + 1,
-                epoch=self.progress.epoch,
-                loss=total,
-                lr=config.lr * factor,
-                tokens_per_second=rate,
-                **({} if self.scst is None else {"reward": self.scst.mean_reward}),
-            )
+            logged = self.logged(batches, time.perf_counter() - started)
+            self.log.write(step=step + 1, epoch=self.progress.epoch, loss=total, lr=config.lr * factor, **logged)
         return total
 
     def rehearse(self, group: list[list[int]]) -> None:
         """One step with batches of the first epoch, before the run begins: weights change, nothing is written."""
-        self._step(list(self._load(group)))
+        self._step(list(self.load(group)))
 
     def _close_epoch(self) -> None:
         """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""
         config, progress = self.config, self.progress
-        scores: ValidationScores | None = None
+        found: Validation | None = None
         finished = progress.epoch == config.epochs or self._out_of_time()
         number = progress.epoch + (1 if progress.step_in_epoch else 0)
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
         if self.log is not None:
-            if due and self.validation:
+            if due:
                 with self.accelerator.autocast(), self._averaged():
-                    scores = validate(
-                        self.bare_model,
-                        self.eval_data,
-                        self.validation,
-                        config.bs,
-                        EVAL_ENTRY_LENGTH,
-                        config.eval_beam_size,
-                    )
-                self.log.write(
-                    step=progress.step, epoch=progress.epoch, val_loss=scores.loss, val_CIDEr=scores.cider,
-                    example=scores.example,
-                )  # fmt: skip
-                print(
-                    f"epoch {progress.epoch}: validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, "
-                    f"e.g. {scores.example!r}",
-                    file=sys.stderr,
-                )
-            improved = scores is not None and (progress.best_score is None or scores.cider > progress.best_score)
-            if scores is not None and improved:
-                progress.best_score = scores.cider
-            if improved or not self.validation or not config.eval_every:
-                self._save("best", scores, state=False)
+                    found = self.validate()
+            if found is not None:
+                self.log.write(step=progress.step, epoch=progress.epoch, **found.logged)
+                print(f"epoch {progress.epoch}: {found.line}", file=sys.stderr)
+            improved = found is not None and (progress.best_score is None or found.score > progress.best_score)
+            if found is not None and improved:
+                progress.best_score = found.score
+            if improved or not self.has_validation or not config.eval_every:
+                self._save("best", found, state=False)
             if config.save_every and (finished or progress.epoch % config.save_every == 0):
                 # The ClipCap programs number epochs from 0: ten epochs end in PREFIX-009.
-                self._save(f"{config.prefix}-{number - 1:03d}", scores, state=False)
-            self._save("last", scores)
-            if scores is not None:
+                self._save(f"{config.prefix}-{number - 1:03d}", found, state=False)
+            self._save("last", found)
+            if found is not None:
                 self.log.draw()
         self.accelerator.wait_for_everyone()
 
-    def _save(self, name: str, scores: ValidationScores | None = None, state: bool = True) -> None:
+    def _save(self, name: str, found: Validation | None = None, state: bool = True) -> None:
         if not self.accelerator.is_main_process:
             return
         progress = asdict(self.progress) | {"data_digest": self.data_digest}
-        if scores is not None:
-            progress |= {"val_loss": scores.loss, "val_CIDEr": scores.cider}
+        if found is not None:
+            progress |= found.kept
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer, self.average)) if state else None
         with self._averaged():
-            fingerprint = self.bare_model.fingerprint(self.store.fingerprint)
-            info = CheckpointInfo(fingerprint, self.config.to_json(), progress)
-            save_checkpoint(self.config.out_dir / name, self.bare_model, info, extra=extra)
+            self.write(self.config.out_dir / name, progress, extra)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """A block in which the model has its averaged weights, where they are kept."""
@@ -379,6 +384,111 @@ class _Run:
             self.log.close()
         best = self.config.out_dir / "best"
         return TrainingSummary(self.progress.step, finished, self.progress.best_score, best)
+
+
+class _Run(Run):
+    """The run of a captioner."""
+
+    command = "train"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Any,
+        model: CaptionModel,
+        store: FeatureStore,
+        train_data: CaptionData,
+        eval_data: CaptionData,
+        training: list[VideoRecord],
+        validation: list[VideoRecord],
+    ) -> None:
+        self.store, self.train_data, self.eval_data, self.validation = store, train_data, eval_data, validation
+        self.has_validation = bool(validation)
+        self.captioner = model
+        backbone = model.backbone()
+        pretrained = [] if backbone is None else list(backbone.parameters())
+        known = set(map(id, pretrained))
+        fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        groups = parameter_groups([(fresh, config.lr), (pretrained, config.backbone_lr)], config.weight_decay)
+        # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
+        order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
+        super().__init__(config, accelerator, model, order, optimizer, config.average)
+        self.scst = None if config.objective == "xe" else self._self_critical(train_data, training)
+        # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
+        longest = config.warmup_steps if config.reference else self.total_steps
+        self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
+
+    def _self_critical(self, data: CaptionData, training: list[VideoRecord]) -> SelfCritical:
+        config = self.config
+        return SelfCritical(
+            self.captioner,
+            data,
+            training,
+            samples=config.samples,
+            baseline=config.baseline,
+            max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
+            seed=config.seed,
+        )
+
+    def announcement(self) -> str:
+        return f"{self.total_steps:,} steps ({self.warmup:,} of warm-up)"
+
+    def rate_factor(self, step: int) -> float:
+        return learning_rate_factor(step, self.warmup, self.total_steps, from_zero=self.config.reference)
+
+    def loss(self, batch: PackedCaptions) -> Tensor:
+        """In nats per token, and W times the contrastive loss in nats."""
+        weight = self.config.retrieval_loss
+        # Only prefix captioners learn to retrieve.
+        return self.model(batch, self.config.label_smoothing, *([weight] if weight else []))
+
+    def logged(self, batches: list[PackedCaptions], seconds: float) -> dict[str, float]:
+        tokens = round(sum(len(batch.labels) for batch in batches) / seconds)
+        reward = {} if self.scst is None else {"reward": self.scst.mean_reward}
+        return {"tokens_per_second": tokens, **reward}
+
+    def load(self, group: list[list[int]]) -> Iterator[PackedCaptions]:
+        """The captions of these videos, or samples of the model's own."""
+        return super().load(group) if self.scst is None else self.scst.load(self.progress.step, group)
+
+    def after_step(self) -> None:
+        self.captioner.clamp_scale()
+
+    def validate(self) -> Validation | None:
+        if not self.validation:
+            return None
+        config = self.config
+        scores = validate(
+            self.captioner, self.eval_data, self.validation, config.bs, EVAL_ENTRY_LENGTH, config.eval_beam_size
+        )
+        kept = {"val_loss": scores.loss, "val_CIDEr": scores.cider}
+        line = f"validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, e.g. {scores.example!r}"
+        return Validation(scores.cider, kept, kept | {"example": scores.example}, line)
+
+    def sources(self) -> dict[str, Any]:
+        config, training = self.config, self.train_data
+        start = None if config.init_from is None else find_checkpoint(config.init_from) / WEIGHTS
+        return {
+            "init_from": None if start is None else {str(start.resolve()): file_digest(start)},
+            "features": store_facts(self.store.fingerprint, self.store.path, training.video_ids),
+            "annotations": digests(config.caption or []),
+            "training_data": self.data_digest,
+            "language_model": getattr(self.captioner.config, "language_model_digest", None),
+            "warmup_steps": self.warmup,
+        }
+
+    def restore(self) -> None:
+        last = self.config.out_dir / "last"
+        check_continues(self.config, self.store, self.captioner, self.data_digest)
+        load_weights(self.captioner, last / WEIGHTS)
+        if isinstance(self.store, FrameStore):
+            load_trained_layers(self.store.encoder, last / ENCODER_WEIGHTS)
+
+    def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
+        fingerprint = self.captioner.fingerprint(self.store.fingerprint)
+        info = CheckpointInfo(fingerprint, self.config.to_json(), progress)
+        save_checkpoint(directory, self.captioner, info, extra=extra)
 
 
 @contextmanager

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from clipcap_video.models.base import CaptionModel
-
 
 def parameter_groups(
-    model: CaptionModel, lr: float, backbone_lr: float, weight_decay: float
+    parts: Iterable[tuple[Iterable[nn.Parameter], float]], weight_decay: float
 ) -> list[dict[str, object]]:
-    """Groups for AdamW: the pre-trained part at its own rate; vectors (biases, norms) without decay."""
-    backbone = model.backbone()
-    pretrained = [] if backbone is None else list(backbone.parameters())
-    known = set(map(id, pretrained))
-    fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
-
-    def split(parameters: Iterable[nn.Parameter], peak: float) -> list[dict[str, object]]:
+    """Groups for AdamW: each part of a model at its own peak rate; vectors (biases, norms) without decay."""
+    groups = []
+    for parameters, peak in parts:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.dim() >= 2]
         vectors = [parameter for parameter in trained if parameter.dim() < 2]
-        return [
+        groups += [
             {"params": matrices, "peak_lr": peak, "weight_decay": weight_decay},
             {"params": vectors, "peak_lr": peak, "weight_decay": 0.0},
         ]
-
-    groups = split(fresh, lr) + split(pretrained, backbone_lr)
     return [group for group in groups if group["params"]]
 
 
@@ -48,6 +41,15 @@ def learning_rate_factor(step: int, warmup: int, total_steps: int, from_zero: bo
             return step / warmup
         return (step + 1) / (warmup + 1)
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+
+
+def cosine_factor(step: int, warmup: float, total_steps: int) -> float:
+    """CLIP4Clip's share of the peak rate: linear from 0 over the first `warmup` of the run, then half a cosine.
+
+    The cosine counts from the beginning of the run, so that the rate steps down a little where the warm-up ends.
+    """
+    done = step / total_steps
+    return done / warmup if done < warmup else (1 + math.cos(math.pi * done)) / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

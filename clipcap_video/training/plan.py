@@ -26,7 +26,7 @@ VALIDATION_VIDEOS = 40
 def plan_training(config: TrainConfig) -> Plan:
     """Raises ClipcapError for whatever would stop the run at its beginning; writes nothing."""
     run, resuming = prepare(config)
-    data = run.order.data
+    data = run.train_data
     done = 0
     if resuming:
         done = int(read_config(config.out_dir / "last")[1].progress.get("step", 0))
@@ -97,15 +97,15 @@ def _time_validation(run: _Run) -> float:
     part = replace(data, video_ids=data.video_ids[:count], captions=data.captions[:count])
     started = time.perf_counter()
     with run.accelerator.autocast(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        validate(run.bare_model, part, run.validation, run.config.bs, EVAL_ENTRY_LENGTH, run.config.eval_beam_size)
+        validate(run.captioner, part, run.validation, run.config.bs, EVAL_ENTRY_LENGTH, run.config.eval_beam_size)
     return (time.perf_counter() - started) / count * len(data)
 
 
 def _bytes_on_disk(run: _Run, epochs: float) -> int:
     """Checkpoints that stay at the end: best, last and the kept ones; the last with the optimiser's two moments, and
     with the weights of the last step where the checkpoint has their average."""
-    weights = sum(tensor.numel() for tensor in trained_weights(run.bare_model).values())
-    trained = sum(parameter.numel() for parameter in run.bare_model.parameters() if parameter.requires_grad)
+    weights = sum(tensor.numel() for tensor in trained_weights(run.captioner).values())
+    trained = sum(parameter.numel() for parameter in run.captioner.parameters() if parameter.requires_grad)
     every = run.config.save_every
     kept = 2 + (math.ceil(epochs / every) if every else 0)
     return 4 * (kept * weights + (2 if run.average is None else 3) * trained)

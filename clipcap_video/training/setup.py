@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,13 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, check_fingerprints
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
-from clipcap_video.models.checkpoint import find_checkpoint, load_checkpoint, read_config, recover_checkpoint
+from clipcap_video.models.checkpoint import (
+    CheckpointInfo,
+    find_checkpoint,
+    load_checkpoint,
+    read_config,
+    recover_checkpoint,
+)
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
@@ -27,8 +34,11 @@ from clipcap_video.training.frames import FrameStore
 EVAL_ENTRY_LENGTH = 30
 
 
-def has_run(config: TrainConfig) -> bool:
-    """Whether config.out_dir holds a run to resume. Raises ClipcapError for one that the options do not continue."""
+def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = read_config) -> bool:
+    """Whether config.out_dir holds a run to resume. Raises ClipcapError for one that the options do not continue.
+
+    config: a RunConfig with out_dir and resume. read: reads the configuration of such a run's checkpoints.
+    """
     last = config.out_dir / "last"
     recover_checkpoint(last)
     if not last.exists():
@@ -37,7 +47,7 @@ def has_run(config: TrainConfig) -> bool:
         return False
     if not config.resume:
         raise ClipcapError(f"{config.out_dir} already holds a run; go on with --resume, or choose another --out_dir")
-    _, info = read_config(last)
+    _, info = read(last)
     changed = config.differences(info.training)
     if changed:
         was = ", ".join(f"--{name} {info.training[name]}" for name in changed)
@@ -113,14 +123,25 @@ def _load_captioner(config: TrainConfig, run: Path, store: FeatureStore) -> Capt
 
 
 def build_model(
-    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
+    config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int, text_dim: int = 0
 ) -> CaptionModel:
-    """The captioner that `config` asks for, as wide as the features; with init_from the trained one."""
+    """The captioner that `config` asks for, as wide as the features; with init_from the trained one.
+
+    text_dim: width of the text embeddings of a contrastive loss; 0 without one.
+    """
     if config.init_from is not None:
-        return _load_captioner(config, config.init_from, store)
+        trained = _load_captioner(config, config.init_from, store)
+        if isinstance(trained, PrefixCaptioner):
+            if text_dim:
+                trained.learn_to_retrieve(text_dim)
+            for parameter in trained.retrieval_parameters():
+                parameter.requires_grad_(text_dim > 0)
+        return trained
     feature_dim = store.shape(training[0].video_id).dim
     build = build_recurrent if config.model == "lstm" else build_prefix
     model = build(config, store, training, feature_dim, max_frames)
+    if isinstance(model, PrefixCaptioner) and text_dim:
+        model.learn_to_retrieve(text_dim)
     model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
     return model
 
