@@ -9,3 +9,7 @@ class ClipcapError(Exception):
 
 class VideoError(ClipcapError):
     """One video cannot be read. A run over many videos records it and goes on."""
+
+
+class NoTextSide(ClipcapError):
+    """An image encoder was asked for texts, which it cannot read."""

@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from clipcap_video.devices import pick_device
+from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.export.hdf5 import write_hdf5
 from clipcap_video.features import open_features
+from clipcap_video.models.checkpoint import CheckpointInfo
+from clipcap_video.models.retrieval import RetrievalConfig, RetrievalModel
+from clipcap_video.models.retrieval_checkpoint import save_retrieval
 from clipcap_video.search.searching import VideoSearch
 from tests.clips import write_clip
 from tests.test_cli import refused, run
-from tests.tiny_clip import save_tiny_clip, tiny_clip
+from tests.tiny import write_feature_folder
+from tests.tiny_clip import EMBED_DIM, save_tiny_clip, tiny_clip
 
 TEXT = "a man riding a horse"
 
@@ -144,6 +150,46 @@ def test_hdf5_features_need_the_encoder_by_name_where_they_do_not_say(library: L
     assert f"frame {found[0]['frame'] + 1}" in done.stdout
 
 
+def retrieval_model(library: Library, folder: Path, sim_header: str) -> Path:
+    """A random model over the features with tiny CLIP's text tower, as training leaves it."""
+    encoder = load_encoder(str(library.clip), pick_device("cpu"))
+    config = RetrievalConfig(
+        sim_header, dim=16, feature_dim=EMBED_DIM, text_dim=EMBED_DIM, project=True, num_layers=1, num_heads=2,
+        max_frames=3, text_encoder=str(library.clip), text_digest=encoder.weights_digest,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    info = CheckpointInfo(fingerprint=open_features(library.features).fingerprint)
+    save_retrieval(folder, RetrievalModel(config).eval(), info)
+    return folder
+
+
+@pytest.mark.parametrize("sim_header", ["meanP", "seqLSTM", "seqTransf"])
+def test_a_retrieval_model_ranks_as_its_head_does(library: Library, tmp_path: Path, sim_header: str) -> None:
+    folder = retrieval_model(library, tmp_path / "model", sim_header)
+    model = RetrievalModel.from_pretrained(folder, "cpu")
+    store = open_features(library.features)
+    frames = torch.from_numpy(np.stack([store.load(video_id).features[[0, 2, 4]] for video_id in store.ids()]))
+    mask = torch.ones(frames.shape[:2], dtype=torch.bool)
+    similarity = model.similarity(model.embed_text([TEXT]), model.embed_frames(frames, mask), mask)[0]
+    best = similarity.argsort(descending=True)
+    found = find(library, TEXT, "--model_dir", folder, "--rank_by", "video", "--top", 12)
+    scale = model.head.logit_scale
+    assert scale is not None
+    np.testing.assert_allclose(
+        [hit["score"] for hit in found], (similarity / scale.detach().exp())[best].tolist(), atol=1e-3
+    )
+    assert found[0]["video"] == store.ids()[int(best[0])]
+    like = find(library, "--like", library.videos / "video4.mp4", "--model_dir", folder, "--rank_by", "video")
+    assert (like[0]["video"], round(like[0]["score"], 2)) == ("video4", 1.0)
+
+
+def test_each_model_has_an_index_of_its_own(library: Library, tmp_path: Path) -> None:
+    one, other = (retrieval_model(library, tmp_path / head, head) for head in ("meanP", "seqTransf"))
+    keys = [VideoSearch(library.features, model, device="cpu").index.path for model in (None, one, other)]
+    assert len(set(keys)) == 3
+    assert VideoSearch(library.features, one, device="cpu").index.path == keys[1]
+
+
 def test_what_does_not_fit_is_one_sentence(library: Library, tmp_path: Path) -> None:
     command = ["clipcap-video", "search", "--features", library.features, "--device", "cpu"]
     assert "either a text" in refused(*command)
@@ -153,6 +199,14 @@ def test_what_does_not_fit_is_one_sentence(library: Library, tmp_path: Path) -> 
     (tmp_path / "bad.mp4").write_text("no video")
     assert "is not a video" in refused(*command, "--like", tmp_path / "bad.mp4")
     assert "no features at" in refused("clipcap-video", "search", TEXT, "--features", tmp_path / "none")
+    tight = retrieval_model(library, tmp_path / "tight", "tightTransf")
+    assert "tightTransf" in refused(*command, TEXT, "--model_dir", tight)
+    foreign = write_feature_folder(tmp_path / "foreign", range(3))
+    model = retrieval_model(library, tmp_path / "model", "meanP")
+    assert "the model was trained on" in refused(
+        "clipcap-video", "search", TEXT, "--features", foreign, "--model_dir", model
+    )
+    assert not (foreign / "search").exists()
 
 
 def test_an_encoder_without_texts_says_what_to_do(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,5 +214,5 @@ def test_an_encoder_without_texts_says_what_to_do(library: Library, monkeypatch:
     from clipcap_video.encoders.clip import ClipEncoder
 
     monkeypatch.setattr(ClipEncoder, "encode_text", ImageEncoder.encode_text)
-    with pytest.raises(ClipcapError, match="no text side; use a CLIP or SigLIP encoder"):
+    with pytest.raises(ClipcapError, match=r"no text side; .*, or give a retrieval model .* --model_dir"):
         VideoSearch(library.features, device="cpu").by_text(TEXT)

@@ -17,6 +17,13 @@ def search_videos(
         str | None,
         typer.Option("--like", help="Search by a video instead: a file, or the id of one in the features."),
     ] = None,
+    model_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--model_dir",
+            help="A retrieval model trained on these features; without it, the encoder that made them reads the text.",
+        ),
+    ] = None,
     top: Annotated[int, typer.Option("--top", help="Videos to show.", min=1)] = 10,
     rank_by: Annotated[
         Literal["moment", "video"],
@@ -54,7 +61,7 @@ def search_videos(
     from clipcap_video.search.searching import VideoSearch
 
     videos = VideoSearch(
-        features, index_folder=index, rebuild=rebuild, encoder=encoder, encoder_weights=encoder_weights,
+        features, model_dir, index_folder=index, rebuild=rebuild, encoder=encoder, encoder_weights=encoder_weights,
         device=device,
     )  # fmt: skip
     hits = videos.by_video(like, top, rank_by) if like is not None else videos.by_text(text or "", top, rank_by)

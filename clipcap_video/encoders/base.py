@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clipcap_video.devices import autocast
 from clipcap_video.encoders.preprocessing import Preprocessing
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import NoTextSide
 
 
 class ImageEncoder(ABC):
@@ -42,7 +42,7 @@ class ImageEncoder(ABC):
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Features of texts in the space of the images: n texts -> float32 [n, D] on the CPU."""
-        raise ClipcapError(f"encoder {self.name} has no text side; use a CLIP or SigLIP encoder")
+        raise NoTextSide(f"encoder {self.name} has no text side; use a CLIP or SigLIP encoder")
 
 
 class NetworkEncoder(ImageEncoder):

@@ -10,17 +10,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from clipcap_video.datasets.packing import stack_features, thin_frames
 from clipcap_video.devices import pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
-from clipcap_video.errors import ClipcapError
+from clipcap_video.encoders.weights import digest_weights
+from clipcap_video.errors import ClipcapError, NoTextSide
 from clipcap_video.extraction import extract, fitting_encoder
 from clipcap_video.features import Fingerprint, VideoFeatures, check_fingerprints, open_features
 from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
 from clipcap_video.search.index import index_folder as default_folder
 from clipcap_video.search.ranking import SearchHit, search
+
+if TYPE_CHECKING:
+    from clipcap_video.models.retrieval import RetrievalModel
 
 
 class PlainEmbedder:
@@ -34,9 +41,27 @@ class PlainEmbedder:
         return [unit(video.features) for video in videos]
 
 
+class ModelEmbedder:
+    """Frames as a trained retrieval model sees them."""
+
+    def __init__(self, model: RetrievalModel, fingerprint: Fingerprint | None) -> None:
+        self.model = model
+        self.fingerprint = fingerprint
+        self.max_frames: int | None = model.config.max_frames
+        frame_part = torch.nn.ModuleList([model.frame_projection, model.head])
+        digest = digest_weights(frame_part).removeprefix("sha256:")
+        self.key = f"{model.config.sim_header}-{model.config.max_frames}-{digest}"
+
+    def embed(self, videos: Sequence[VideoFeatures]) -> list[np.ndarray]:
+        features, mask = stack_features([video.features for video in videos])
+        vectors = self.model.embed_frames(features, mask).numpy()
+        return [rows[: len(video.features)] for rows, video in zip(vectors, videos, strict=True)]
+
+
 class VideoSearch:
     """Searches one feature store; it may be asked many times.
 
+    model_dir: a trained retrieval model; without it, the features' own encoder reads the texts.
     index_folder: where the index lies, if not beside the features. rebuild: make it anew.
     encoder, encoder_weights: where the features' encoder is, if not where they say.
     The index is made or brought up to date by the first search, once its query is understood.
@@ -46,6 +71,7 @@ class VideoSearch:
     def __init__(
         self,
         features: str | Path,
+        model_dir: str | Path | None = None,
         *,
         index_folder: Path | None = None,
         rebuild: bool = False,
@@ -56,7 +82,9 @@ class VideoSearch:
     ) -> None:
         self.features = Path(features)
         self.device = pick_device(device)
-        self._embedder = PlainEmbedder()
+        self._embedder: PlainEmbedder | ModelEmbedder = PlainEmbedder()
+        if model_dir is not None:
+            self._embedder = _load_embedder(Path(model_dir), self.device)
         self._encoder_name = encoder
         self._encoder_weights = encoder_weights
         self._encoder: ImageEncoder | None = None
@@ -109,7 +137,8 @@ class VideoSearch:
         if self._encoder is None:
             if self.fingerprint is None and self._encoder_name is None:
                 raise ClipcapError(
-                    f"the features in {self.features} do not say which encoder made them; name it with --encoder"
+                    f"the features in {self.features} do not say which encoder made them; name it with --encoder, or "
+                    "give a retrieval model trained on them with --model_dir"
                 )
             precision = pick_precision(self.device, "auto")
             self._encoder = fitting_encoder(
@@ -118,9 +147,18 @@ class VideoSearch:
         return self._encoder
 
     def _text_vector(self, text: str) -> np.ndarray:
-        return self.encoder.encode_text([text])[0].numpy()
+        if isinstance(self._embedder, ModelEmbedder):
+            return self._embedder.model.embed_text([text])[0].numpy()
+        try:
+            return self.encoder.encode_text([text])[0].numpy()
+        except NoTextSide as error:
+            raise ClipcapError(
+                f"{error}, or give a retrieval model that was trained on these features with --model_dir"
+            ) from None
 
     def _mean_of(self, video: VideoFeatures) -> np.ndarray:
+        if self._embedder.max_frames is not None:
+            video = thin_frames(video, self._embedder.max_frames)
         return mean_vector(self._embedder.embed([video])[0])
 
     def _read_video(self, path: Path) -> VideoFeatures:
@@ -143,3 +181,15 @@ class VideoSearch:
             if summary.failures:
                 raise ClipcapError(summary.failures[0].reason)
             return open_features(folder).load("query")
+
+
+def _load_embedder(model_dir: Path, device: torch.device) -> ModelEmbedder:
+    from clipcap_video.models.retrieval_checkpoint import load_retrieval
+
+    model, info = load_retrieval(model_dir)
+    if not model.separable:
+        raise ClipcapError(
+            f"the model in {model_dir} has the head {model.config.sim_header}, which looks at each pair of text and "
+            "video anew and so cannot search an index; train one with another --sim_header"
+        )
+    return ModelEmbedder(model.to(device), info.fingerprint)
