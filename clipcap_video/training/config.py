@@ -217,6 +217,11 @@ class TrainConfig(RunConfig):
         panel="Optimisation",
     )
     samples: int = option(5, "scst: captions sampled for each video of a batch.", panel="Optimisation")
+    sample_top_p: float = option(
+        0.9,
+        "scst: sample from the fewest likeliest tokens whose probabilities sum to this; 1 is from all.",
+        panel="Optimisation",
+    )
     baseline: Literal["mean", "greedy"] = option(
         "mean",
         "scst: what a sample must beat, the mean reward of the video's other samples or that of the greedy caption.",
@@ -316,6 +321,8 @@ class TrainConfig(RunConfig):
         for name in ("label_smoothing", "dropout", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ClipcapError(f"--{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.sample_top_p <= 1:
+            raise ClipcapError(f"--sample_top_p must lie in (0, 1], not {self.sample_top_p}")
         if self.only_prefix and self.lora_rank:
             raise ClipcapError("--only_prefix freezes the language model and --lora_rank adapts it; choose one")
         if self.objective == "scst":

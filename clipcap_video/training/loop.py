@@ -427,6 +427,7 @@ class _Run(Run):
             training,
             samples=config.samples,
             baseline=config.baseline,
+            top_p=config.sample_top_p,
             max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
             seed=config.seed,
         )

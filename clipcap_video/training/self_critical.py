@@ -29,6 +29,9 @@ class SelfCritical:
     """Makes training batches of sampled captions, each weighted by how far its reward lies above the baseline.
 
     samples: captions drawn for each video. baseline: "mean" of the other samples, or "greedy".
+    top_p: samples are drawn from the fewest likeliest tokens whose probabilities sum to at least this. Without the
+    tail, which label smoothing makes heavy, most samples would hold a word that fits nothing, the more of them the
+    longer they are, and what is learned first would be to end early.
     max_tokens: longest sample; one that reaches it has no end token, in the loss as in the reward.
     """
 
@@ -40,11 +43,13 @@ class SelfCritical:
         *,
         samples: int,
         baseline: str,
+        top_p: float,
         max_tokens: int,
         seed: int,
     ) -> None:
         self.model, self.data = model, data
-        self.samples, self.baseline, self.max_tokens, self.seed = samples, baseline, max_tokens, seed
+        self.samples, self.baseline, self.top_p = samples, baseline, top_p
+        self.max_tokens, self.seed = max_tokens, seed
         self.reward = CiderReward(
             {record.video_id: [_words(caption, True) for caption in record.captions] for record in records}
         )
@@ -96,6 +101,7 @@ class SelfCritical:
             entry_length=self.max_tokens,
             use_beam_search=False,
             sample=step is not None,
+            top_p=None if step is None else self.top_p,
             num_return=1 if step is None else self.samples,
             seed=0 if step is None else hash((self.seed, step)) & 0x7FFF_FFFF,
             complete=False,
