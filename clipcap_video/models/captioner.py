@@ -9,14 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters
+from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.mapping import MappingConfig, build_mapping
-
-LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -128,29 +126,17 @@ class PrefixCaptioner(nn.Module):
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
-        size = max(1, LOGITS_AT_ONCE // self.language_model.config.vocab_size)
-        if len(rows) <= size:
-            summed = self._summed_loss(predicting, row_of_label, batch.labels, batch.label_weight, label_smoothing)
-            return summed / len(batch.labels)
-        # A batch of hundreds of captions has gigabytes of logits. Piece by piece, and made again for the gradient.
-        total = predicting.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(rows), size):
-            inside = (row_of_label >= start) & (row_of_label < start + size)
-            weights = None if batch.label_weight is None else batch.label_weight[inside]
-            piece = (predicting[start : start + size], row_of_label[inside] - start, batch.labels[inside], weights)
-            total = total + checkpoint(self._summed_loss, *piece, label_smoothing, use_reentrant=False)
+        head = self.language_model.get_output_embeddings()
+        total = summed_cross_entropy(
+            predicting,
+            head.weight,
+            getattr(head, "bias", None),
+            row_of_label,
+            batch.labels,
+            batch.label_weight,
+            label_smoothing,
+        )
         return total / len(batch.labels)
-
-    def _summed_loss(
-        self, hidden: Tensor, row_of_label: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
-    ) -> Tensor:
-        """Summed cross-entropy, times weights [N], of labels [N] predicted at rows [N] of hidden [R, E]."""
-        log_probs = F.log_softmax(self._logits(hidden), dim=-1)  # [R, V]
-        loss = -log_probs[row_of_label, labels]  # [N]
-        if label_smoothing > 0:
-            uniform = -log_probs.mean(dim=-1)[row_of_label]
-            loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-        return (loss if weights is None else loss * weights).sum()
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
@@ -165,10 +151,6 @@ class PrefixCaptioner(nn.Module):
         )
         return out.last_hidden_state
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [..., E] -> float32 [..., V]."""
-        return self.language_model.get_output_embeddings()(hidden).float()
-
     def start(self, features: Tensor, mask: Tensor, max_tokens: int) -> PrefixDecoding:
         """State for decoding captions of up to `max_tokens` tokens; see decoding.protocol.StepModel.
 
@@ -176,7 +158,7 @@ class PrefixCaptioner(nn.Module):
         Raises ClipcapError when prefix and caption are longer than the language model can read.
         """
         self.check_length(max_tokens)
-        return PrefixDecoding(self, self.mapping(features, mask))
+        return PrefixDecoding(self, self.mapping(features, mask), max_tokens)
 
     def check_length(self, max_tokens: int) -> None:
         """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""
@@ -214,13 +196,19 @@ class PrefixDecoding:
     through those tokens, kept as a mask, so that choosing other parents moves no keys or values.
     """
 
-    def __init__(self, captioner: PrefixCaptioner, prefix: Tensor) -> None:
-        from transformers import DynamicCache
+    def __init__(self, captioner: PrefixCaptioner, prefix: Tensor, max_tokens: int) -> None:
+        from clipcap_video.models.cache import roomy_cache
 
         self.captioner = captioner
         self.prefix = prefix
         self.position = prefix.shape[1]
-        self.cache = DynamicCache(config=captioner.language_model.config)
+        head = captioner.language_model.get_output_embeddings()
+        # Cast once a batch where autocast would do it in every step.
+        device = prefix.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+        bias = getattr(head, "bias", None)
+        self.head = (head.weight.to(dtype), None if bias is None else bias.to(dtype))
+        self.cache = roomy_cache(captioner.language_model.config.num_hidden_layers, max_tokens)
         # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
         self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
 
@@ -228,7 +216,7 @@ class PrefixDecoding:
         """Logits of the first token: [B, V] float32."""
         embeddings = self.captioner.language_model.get_input_embeddings()
         hidden = self._run(self.prefix.to(embeddings.weight.dtype), None, torch.arange(self.position))
-        return self.captioner._logits(hidden[:, -1])
+        return self._logits(hidden[:, -1])
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
@@ -241,7 +229,12 @@ class PrefixDecoding:
         embeddings = self.captioner.language_model.get_input_embeddings()(tokens)
         hidden = self._run(embeddings, seen[:, None], torch.full((lanes,), self.position))
         self.position += 1
-        return self.captioner._logits(hidden)
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., E] -> float32 [..., V]."""
+        weight, bias = self.head
+        return F.linear(hidden.to(weight.dtype), weight, bias).float()
 
     def _run(self, embeddings: Tensor, seen: Tensor | None, positions: Tensor) -> Tensor:
         out = self.captioner.language_model.base_model(

@@ -32,7 +32,7 @@ from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.optimisation import (
     WeightAverage,
     learning_rate_factor,
-    parameter_groups,
+    make_optimizer,
     seed_step,
     set_learning_rate,
     warmup_length,
@@ -44,6 +44,7 @@ from clipcap_video.training.setup import (
     check_continues,
     count_frames,
     has_run,
+    prepare_language_model,
     read_records,
 )
 from clipcap_video.training.state import MetricsLog, Progress, load_state, save_state
@@ -72,9 +73,11 @@ def train(config: TrainConfig) -> TrainingSummary:
     training, validation = read_records(config, store)
     max_frames = count_frames(config, store, training)
     device = pick_device(config.device)
-    accelerator = make_accelerator(device, pick_precision(device, config.precision))
+    precision = pick_precision(device, config.precision)
+    accelerator = make_accelerator(device, precision)
     torch.manual_seed(config.seed)
     model = build_model(config, store, training, max_frames)
+    prepare_language_model(model, precision)
 
     def tokenise(records: list[VideoRecord]) -> CaptionData:
         def encode(caption: str) -> list[int]:
@@ -113,9 +116,9 @@ class _Run:
         self.order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
         self.bare_model = model
         self.scst = None if config.objective == "xe" else self._self_critical(training)
-        groups = parameter_groups(model, config.lr, config.lm_lr, config.weight_decay)
         # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
+        eps = 1e-6 if config.reference else 1e-8
+        optimizer = make_optimizer(model, config.lr, config.lm_lr, config.weight_decay, eps)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         batches_a_step = config.grad_accum * accelerator.num_processes
         self.steps_per_epoch = math.ceil(len(self.order.batches(0)) / batches_a_step)

@@ -13,7 +13,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, check_fingerprints
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.checkpoint import find_checkpoint, load_checkpoint, read_config, recover_checkpoint
-from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.language_model import digest_language_model, keep_in, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
 from clipcap_video.training.config import TrainConfig
@@ -129,3 +129,9 @@ def build_model(
     model = PrefixCaptioner(captioner, language_model, tokenizer)
     model.check_length(max(config.max_caption_tokens, EVAL_ENTRY_LENGTH))
     return model
+
+
+def prepare_language_model(model: PrefixCaptioner, precision: str) -> None:
+    """What is frozen of the language model is cast to the precision of the run once, not in every step."""
+    if model.config.frozen_decoder:
+        keep_in(model.language_model, precision, frozen_only=True)
