@@ -23,12 +23,11 @@ from tqdm import tqdm
 from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import SUFFIX, Fingerprint, check_fingerprints, read_header, sorted_ids, write_features
+from clipcap_video.extraction_plan import FAILURES_FILE, missing_videos
+from clipcap_video.features import Fingerprint, check_fingerprints, write_features
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
-
-FAILURES_FILE = "failures.jsonl"
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,10 @@ class ExtractionSummary:
 
     done, skipped, failed: numbers of videos (skipped ones had their features already). frames: frames encoded
     into written files. seconds: wall time. failures: in the order of the videos. warnings: video id -> one
-    sentence about a video that was read but is not what its header says.
+    sentence about a video that was read but is not what its header says. fingerprint: that of all files.
     """
 
+    fingerprint: Fingerprint
     done: int = 0
     skipped: int = 0
     failed: int = 0
@@ -93,8 +93,8 @@ def extract(
         sampling=spec,
         normalized=normalize,
     )
-    todo = _missing(videos, out, fingerprint, overwrite)
-    summary = ExtractionSummary(skipped=len(videos) - len(todo))
+    todo = missing_videos(videos, out, fingerprint, overwrite)
+    summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
     bar = tqdm(
         total=len(videos),
         initial=summary.skipped,
@@ -145,32 +145,6 @@ def fitting_encoder(
         )
         check_fingerprints(wanted, given, f"encoder {encoder.name}")
     return encoder
-
-
-def _missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
-    """The videos without features in `out`, which is made, and cleared of what earlier runs left over."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
-    done = set()
-    for video_id in sorted_ids(file.name[: -len(SUFFIX)] for file in out.glob(f"*{SUFFIX}")):
-        if overwrite and video_id in videos:
-            continue
-        file = out / f"{video_id}{SUFFIX}"
-        try:
-            found, _ = read_header(file)
-        except ClipcapError:  # damaged: made again if it is wanted
-            continue
-        if not found.matches(wanted):
-            remedy = "extract into another folder"
-            if video_id in videos:
-                remedy += ", or overwrite them"
-            raise ClipcapError(f"{file} holds features made by {found}, this run makes {wanted}; {remedy}")
-        done.add(video_id)
-    for leftover in (out / FAILURES_FILE, *out.glob(".*.partial")):
-        leftover.unlink(missing_ok=True)
-    return {video_id: path for video_id, path in videos.items() if video_id not in done}
 
 
 class _Run:

@@ -1,7 +1,7 @@
 """Cross-entropy over a large vocabulary without its logits in memory, or computed twice.
 
 The gradient of the logits is known as soon as they are (softmax minus labels), so both are made piece by piece in the
-forward pass, and only the gradients of the hidden states and of the weights, which are small, are kept for the backward.
+forward pass, and only the gradients of the hidden states and of the weights, which are small, are kept for backward.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def train(config: TrainConfig) -> TrainingSummary:
     prepare_language_model(model, precision)
 
     def tokenise(records: list[VideoRecord]) -> CaptionData:
-        def encode(caption: str) -> list[int]:
-            return model.encode_caption(caption, config.max_caption_tokens)
+        def encode(captions: list[str]) -> list[list[int]]:
+            return model.encode_captions(captions, config.max_caption_tokens)
 
         return CaptionData.tokenise(records, store, encode, max_frames, model.ignored_label)
 
