@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import torch
 from common import Row, apart, best_seconds, print_table, product_rate, quiet_libraries
 from decoding import BLOCK_WEIGHTS, VOCABULARY, WIDTH, language_model
 from extraction import GFLOP_A_FRAME, SIDE, our_encoder
-
-import torch
 
 FRAMES, NEW_TOKENS, PREFIX = 16, 20, 40
 PROMPT = 30  # tokens of "describe this video" in the chat template

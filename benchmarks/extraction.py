@@ -18,11 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Row, apart, best_seconds, print_table, product_rate, quiet_libraries
-
 import cv2
 import numpy as np
 import torch
+from common import Row, apart, best_seconds, clock, print_table, product_rate, quiet_libraries
 
 FRAMES = 28
 GFLOP_A_FRAME = 8.8
@@ -87,7 +86,7 @@ def reference(videos: list[Path]) -> np.ndarray:
     network, transform = random_clip(), _transform(SIDE)
     torch.set_grad_enabled(False)
     features = []
-    start = time.perf_counter()
+    start = clock()
     for video in videos:
         capture, images = cv2.VideoCapture(str(video)), []
         while True:
@@ -97,7 +96,7 @@ def reference(videos: list[Path]) -> np.ndarray:
             images.append(transform(Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))))
         kept = np.linspace(0, len(images) - 1, FRAMES).round().astype(int)
         features.append(network.encode_image(torch.stack([images[index] for index in kept])))
-    return time.perf_counter() - start, torch.cat(features).numpy()
+    return clock() - start, torch.cat(features).numpy()
 
 
 def ours(videos: list[Path]) -> tuple[float, int]:
@@ -109,9 +108,9 @@ def ours(videos: list[Path]) -> tuple[float, int]:
     encoder.encode_images(torch.zeros(16, 3, SIDE, SIDE, dtype=torch.uint8))
     with tempfile.TemporaryDirectory() as out:
         named = {f"{number}": video for number, video in enumerate(videos)}
-        start = time.perf_counter()
+        start = clock()
         summary = extract(named, encoder, SamplingSpec("uniform", FRAMES), Path(out), progress=False)
-        return time.perf_counter() - start, summary.frames
+        return clock() - start, summary.frames
 
 
 def bare(count: int = 112) -> dict[str, float]:

@@ -17,11 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import apart, quiet_libraries
-from extraction import make_clip
-
 import numpy as np
 import torch
+from common import apart, quiet_libraries
+from extraction import make_clip
 
 COUNTS = (100, 1_000, 10_000)
 MINUTES = (1, 4, 16, 64)

@@ -17,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Row, print_table
-
 import numpy as np
+from common import Row, print_table
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"help": 0.5, "one_clip": 8.0, "second_run": 2.0, "first_step": 5.0}
@@ -90,7 +89,7 @@ def training_data(folder: Path) -> list[str | Path]:
     from clipcap_video.models.language_model import create_language_model
     from clipcap_video.video.sampling import SamplingSpec
 
-    words = [f"{a}{b}" for a in "b c d f g h k l m n p r s t v w".split() for b in "a e i o u ai ou ee".split()]
+    words = [f"{a}{b}" for a in ["b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w"] for b in ["a", "e", "i", "o", "u", "ai", "ou", "ee"]]
     random = np.random.default_rng(0)
     lengths = np.clip(random.poisson(9.4, (5000, 20)), 3, 40)
     captions = [[" ".join(random.choice(words, length)) for length in row] for row in lengths]

@@ -15,7 +15,6 @@ from clipcap_video.devices import autocast, one_thread_each
 from clipcap_video.encoders.preprocessing import Preprocessing
 from clipcap_video.errors import ClipcapError
 
-
 # What a core encodes at once on a CPU: so much that its products are large, so little that they fit its caches.
 LANE_IMAGES = {"transformer": 8, "convolutional": 4}
 
