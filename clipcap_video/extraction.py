@@ -29,6 +29,7 @@ from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
 
+
 @dataclass(frozen=True)
 class Failure:
     """A video that could not be read; one line of failures.jsonl."""
