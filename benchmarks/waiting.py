@@ -89,7 +89,11 @@ def training_data(folder: Path) -> list[str | Path]:
     from clipcap_video.models.language_model import create_language_model
     from clipcap_video.video.sampling import SamplingSpec
 
-    words = [f"{a}{b}" for a in ["b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w"] for b in ["a", "e", "i", "o", "u", "ai", "ou", "ee"]]
+    words = [
+        f"{a}{b}"
+        for a in ["b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w"]
+        for b in ["a", "e", "i", "o", "u", "ai", "ou", "ee"]
+    ]
     random = np.random.default_rng(0)
     lengths = np.clip(random.poisson(9.4, (5000, 20)), 3, 40)
     captions = [[" ".join(random.choice(words, length)) for length in row] for row in lengths]

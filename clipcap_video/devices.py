@@ -52,6 +52,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
+def has_block_attention(device: torch.device) -> bool:
+    """Whether FlexAttention has a kernel there that is worth its compilation."""
+    return device.type == "cuda"
+
+
 def pick_precision(device: torch.device, name: str = "auto") -> str:
     """`fp32` or `bf16`; `auto` takes bf16 where the device is fast at it."""
     if name not in PRECISIONS:

@@ -15,9 +15,10 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import VideoFeatures
-from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner, packed_attention
+from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping import MAPPING_TYPES, MappingConfig
+from clipcap_video.models.packed_mask import packed_attention
 from tests.decoding_models import clipcap_beam
 from tests.tiny import WIDTH, captions_of, features_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,14 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters
 from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.mapping import MappingConfig, build_mapping
+from clipcap_video.models.packed_mask import (
+    BLOCK,
+    PADDING,
+    block_attention,
+    block_mask,
+    dense_mask,
+    suits_blocks,
+)
 
 
 @dataclass(frozen=True)
@@ -156,16 +165,23 @@ class PrefixCaptioner(nn.Module):
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
-        count = prefix.shape[1]
-        embeddings = self.language_model.get_input_embeddings()(batch.tokens)
-        positions = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
-        out = self.language_model.base_model(
-            inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
-            attention_mask=packed_attention(batch.caption, batch.position, count)[:, None],
-            position_ids=torch.cat([positions, batch.position + count], dim=1),
-            use_cache=False,
-        )
-        return out.last_hidden_state
+        count, length = prefix.shape[1], batch.tokens.shape[1]
+        blocks = suits_blocks(self.language_model, prefix.device, count + length)
+        # The kernel is compiled for each length, so there are to be few.
+        room = -(count + length) % BLOCK if blocks else 0
+        tokens = F.pad(batch.tokens, (0, room))
+        caption, position = F.pad(batch.caption, (0, room), value=PADDING), F.pad(batch.position, (0, room))
+        embeddings = self.language_model.get_input_embeddings()(tokens)
+        places = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
+        mask = block_mask if blocks else dense_mask
+        with block_attention(self.language_model) if blocks else nullcontext():
+            out = self.language_model.base_model(
+                inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
+                attention_mask=mask(caption, position, count),
+                position_ids=torch.cat([places, position + count], dim=1),
+                use_cache=False,
+            )
+        return out.last_hidden_state[:, : count + length]
 
     def start(self, features: Tensor, mask: Tensor, max_tokens: int) -> PrefixDecoding:
         """State for decoding captions of up to `max_tokens` tokens; see decoding.protocol.StepModel.
@@ -185,24 +201,6 @@ class PrefixCaptioner(nn.Module):
                 f"{self.config.mapping.prefix_length} prefix tokens and {max_tokens} caption tokens exceed the "
                 f"{limit} positions of the language model; lower the entry length or the prefix length"
             )
-
-
-def packed_attention(caption: Tensor, position: Tensor, prefix_length: int) -> Tensor:
-    """Who attends to whom in packed sequences.
-
-    caption, position: [B, L] as in PackedCaptions. Returns bool [B, P + L, P + L], True where the query (rows) sees
-    the key (columns): the prefix causally, each caption the prefix and its own past, padding itself alone.
-    """
-    batch, length = caption.shape
-    same = caption[:, :, None] == caption[:, None, :]
-    past = position[:, :, None] >= position[:, None, :]
-    real = caption >= 0
-    own = same & past & real[:, :, None] | torch.eye(length, dtype=torch.bool, device=caption.device)
-    allowed = torch.zeros(batch, prefix_length + length, prefix_length + length, dtype=torch.bool, device=own.device)
-    allowed[:, :prefix_length, :prefix_length] = torch.ones_like(allowed[0, :prefix_length, :prefix_length]).tril()
-    allowed[:, prefix_length:, :prefix_length] = real[:, :, None]
-    allowed[:, prefix_length:, prefix_length:] = own
-    return allowed
 
 
 class PrefixDecoding:
