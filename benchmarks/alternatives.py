@@ -4,8 +4,8 @@
 
 *Reference*: a model of the shape of SmolVLM2-256M-Video (random weights) through transformers in bf16: 16 frames of 512
 pixels, 64 tokens each, 20 new tokens, greedy. *Ours*: CLIP ViT-B/32 and GPT-2 small (random weights, full size) on the
-same 16 frames, 40 prefix tokens, and the starter captioner on its 8. All from frames in memory to the tokens of a caption
-of 20, without loading. *Floor*: the products of ours at the speed of a bare matrix product.
+same 16 frames, 40 prefix tokens, and the starter captioner on its 8. All from frames in memory to the tokens of a
+caption of 20, without loading. *Floor*: the products of ours at the speed of a bare matrix product.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/decoding.py
 
-*Reference*: one video at a time in float32; the whole sequence goes through the language model at each step. It is timed
-on a few videos and scaled to 64. *generate*: that of transformers, same beams, batch and precision. *Floor*: the
+*Reference*: one video at a time in float32; the whole sequence goes through the language model at each step. It is
+timed on a few videos and scaled to 64. *generate*: that of transformers, same beams, batch and precision. *Floor*: the
 products that have to be computed, at the speed of a bare matrix product.
 """
 

@@ -4,7 +4,7 @@
     python benchmarks/extraction.py --videos DIR        # yours
     python benchmarks/extraction.py --long_minutes 10   # also one made 1080p video of that length
 
-*Reference*: every frame of a video is decoded and preprocessed with PIL, 28 are encoded in float32, one video at a time.
+*Reference*: every frame of a video is decoded and preprocessed with PIL, 28 are encoded in float32, video by video.
 *Bare encoder*: the same number of frames, in memory already. *Floor*: 8.8 GFLOP a frame at the speed of a bare matrix
 product; for whole videos the decoder's own time, on all cores, comes on top.
 """

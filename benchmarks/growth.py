@@ -147,7 +147,7 @@ def plot(curves: dict[str, list[list[float]]], path: Path) -> None:
             panel.set_xlabel("minutes of one video" if column else "videos")
             panel.set_ylabel(label)
             panel.grid(alpha=0.3)
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
         axes[0][column].legend()
     axes[0][0].set_title("against the number of videos")
     axes[0][1].set_title("extraction against a video's length")

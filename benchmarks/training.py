@@ -2,10 +2,10 @@
 
     python benchmarks/training.py
 
-*Reference*: one row a caption, padded to the longest caption of the data set, float32, logits over every position. Ours
-is the model and the optimiser of `train_vtt.py` on packed captions. Both have the same mapping network (two layers), and
-both run whole steps: forward, backward, AdamW. Peak memory is compared at as many captions a step. *Floor*: the products
-that have to be computed for the tokens that are there, at the speed of a bare matrix product.
+*Reference*: one row a caption, padded to the longest caption of the data set, float32, logits over every position.
+Ours is the model and the optimiser of `train_vtt.py` on packed captions. Both have the same mapping network (two
+layers), and both run whole steps: forward, backward, AdamW. Peak memory is compared at as many captions a step.
+*Floor*: the products that have to be computed for the tokens that are there, at the speed of a bare matrix product.
 """
 
 from __future__ import annotations
