@@ -97,7 +97,7 @@ class PatchProjection(nn.Module):
 
 def fuse_openai_tower(tower: Any, dtype: torch.dtype) -> None:
     """Exchanges patches and blocks of an OpenAI vision tower for fused ones, blocks in `dtype`, in place."""
-    # In float32, for CLIP takes the dtype of its text side from here, and texts are encoded under autocast as they were.
+    # In float32: CLIP takes the dtype of its text side from here, and texts are encoded under autocast as before.
     tower.conv1 = PatchProjection(tower.conv1)
     tower.transformer = FusedTransformer([_openai_block(block).to(dtype) for block in tower.transformer.resblocks])
 
