@@ -25,13 +25,12 @@ from clipcap_video.devices import peak_device_memory
 from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import SUFFIX, Fingerprint, check_fingerprints, read_header, sorted_ids, write_features
+from clipcap_video.extraction_plan import FAILURES_FILE, clear_leftovers, missing_videos
+from clipcap_video.features import SUFFIX, Fingerprint, check_fingerprints, write_features
 from clipcap_video.plan import Plan, measure, peak_memory
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
 from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
-
-FAILURES_FILE = "failures.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,10 @@ class ExtractionSummary:
 
     done, skipped, failed: numbers of videos (skipped ones had their features already). frames: frames encoded
     into written files. seconds: wall time. failures: in the order of the videos. warnings: video id -> one
-    sentence about a video that was read but is not what its header says.
+    sentence about a video that was read but is not what its header says. fingerprint: that of all files.
     """
 
+    fingerprint: Fingerprint
     done: int = 0
     skipped: int = 0
     failed: int = 0
@@ -94,10 +94,9 @@ def extract(
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
-    todo = missing(videos, out, fingerprint, overwrite)
-    for leftover in (out / FAILURES_FILE, *out.glob(".*.partial")):
-        leftover.unlink(missing_ok=True)
-    summary = ExtractionSummary(skipped=len(videos) - len(todo))
+    todo = missing_videos(videos, out, fingerprint, overwrite)
+    clear_leftovers(out)
+    summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
     bar = tqdm(
         total=len(videos),
         initial=summary.skipped,
@@ -167,26 +166,6 @@ def fingerprint_of(encoder: ImageEncoder, spec: SamplingSpec, normalize: bool) -
     )
 
 
-def missing(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
-    """The videos without features in `out`. Raises ClipcapError when it holds features of another kind."""
-    done = set()
-    for video_id in sorted_ids(file.name[: -len(SUFFIX)] for file in out.glob(f"*{SUFFIX}")):
-        if overwrite and video_id in videos:
-            continue
-        file = out / f"{video_id}{SUFFIX}"
-        try:
-            found, _ = read_header(file)
-        except ClipcapError:  # damaged: made again if it is wanted
-            continue
-        if not found.matches(wanted):
-            remedy = "extract into another folder"
-            if video_id in videos:
-                remedy += ", or overwrite them"
-            raise ClipcapError(f"{file} holds features made by {found}, this run makes {wanted}; {remedy}")
-        done.add(video_id)
-    return {video_id: path for video_id, path in videos.items() if video_id not in done}
-
-
 def plan_extraction(
     videos: dict[str, Path],
     encoder: ImageEncoder,
@@ -200,8 +179,9 @@ def plan_extraction(
     spans: Mapping[str, Span] | None = None,
 ) -> Plan:
     """What `extract` with these arguments would take, measured on some of the videos; `out` is left alone."""
-    todo = missing(videos, out, fingerprint_of(encoder, spec, normalize), overwrite)
-    total = ExtractionSummary()
+    fingerprint = fingerprint_of(encoder, spec, normalize)
+    todo = missing_videos(videos, out, fingerprint, overwrite)
+    total = ExtractionSummary(fingerprint)
     written = 0
 
     def extract_some(part: Sequence[str]) -> None:

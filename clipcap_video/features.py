@@ -13,6 +13,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,14 @@ class Fingerprint:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
+    @cache  # thousands of files say the same
     def from_json(cls, text: str) -> Fingerprint:
         raw = json.loads(text)
         known = {field.name for field in fields(cls)}
         raw = {key: value for key, value in raw.items() if key in known}
         return cls(**{**raw, "sampling": SamplingSpec(**raw["sampling"])})
 
+    @cache  # noqa: B019  (there are as many as there are ways to make features)
     def matches(self, other: Fingerprint) -> bool:
         """Whether features of both are interchangeable; the encoder's name alone may differ (a path, an alias)."""
         return {**asdict(self), "encoder": ""} == {**asdict(other), "encoder": ""}

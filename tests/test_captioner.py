@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import clipcap_video.models.base as base_module
+import clipcap_video.models.loss as loss_module
 from clipcap_video.datasets.packing import pack, stack_features, thin_frames
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import VideoFeatures
-from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner, packed_attention
+from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping import MAPPING_TYPES, MappingConfig
+from clipcap_video.models.packed_mask import packed_attention
 from tests.decoding_models import clipcap_beam
 from tests.tiny import WIDTH, captions_of, features_of
 
@@ -86,7 +87,7 @@ def test_logits_in_pieces_give_the_same_loss_and_gradients(tiny_lm: Path, monkey
     batch = pack(*batch_of(model, [0, 5, 3]))
     results = []
     for at_once in (2**26, 7 * model.language_model.config.vocab_size):
-        monkeypatch.setattr(base_module, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
         model.zero_grad()
         loss = model(batch, label_smoothing=0.1)
         loss.backward()
@@ -182,15 +183,15 @@ def test_beams_of_random_models_are_those_of_the_clipcap_program(tiny_lm: Path) 
         bias = torch.full((len(model.tokenizer),), -20.0)
         bias[range(20, 26)] = 0.0
         bias[stop] = 2.0
-        with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(model, "_logits", lambda hidden, bias=bias: PrefixCaptioner._logits(model, hidden) + bias)
+        model.language_model.get_output_embeddings().bias = torch.nn.Parameter(bias)
+        with torch.no_grad():
             found = decode(model.start(features, mask, 6), 3, [stop], settings)
             prefixes = model.mapping(features, mask)
 
             def logits_of(tokens: tuple[int, ...], row: int) -> torch.Tensor:
                 own = embed(torch.tensor([tokens], dtype=torch.int64))
                 whole = torch.cat([prefixes[row : row + 1], own], dim=1)  # noqa: B023
-                return model.language_model(inputs_embeds=whole).logits[0, -1] + bias  # noqa: B023
+                return model.language_model(inputs_embeds=whole).logits[0, -1]
 
             for row, hypotheses in enumerate(found):
                 expected = clipcap_beam(partial(logits_of, row=row), 4, 6, stop)

@@ -114,7 +114,7 @@ def predictions(file: Path) -> dict[str, list[dict]]:
 class TestTheMainJob:
     def test_extraction_left_features_and_named_the_failure(self, project: Project) -> None:
         assert sorted(path.name for path in project.features.iterdir()) == [
-            "failures.jsonl", "run.yaml", *(f"video{number}.safetensors" for number in range(6)),
+            ".request.json", "failures.jsonl", "run.yaml", *(f"video{number}.safetensors" for number in range(6)),
         ]  # fmt: skip
         failure = json.loads((project.features / "failures.jsonl").read_text())
         assert failure["video"] == "video6"

@@ -85,7 +85,7 @@ class TestRecordedOutputs:
             case = recorded(golden, f"msrvtt-clipcap/{name}")
             model, _ = load_legacy(case.checkpoint, str(case.lm), choices(case))
             data = CaptionData.tokenise(
-                records, store, lambda text, model=model: model.encode_caption(text, 40), 28, model.ignored_label
+                records, store, lambda texts, model=model: model.encode_captions(texts, 40), 28, model.ignored_label
             )
             batch = data.batch(range(10), lambda index, data=data: data.captions[index][:1])
             assert len(data) == 10

@@ -42,7 +42,7 @@ def pretrained(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFacto
 def self_critical(project: TinyProject, model: PrefixCaptioner, **changes: Any) -> SelfCritical:
     records = select(read_annotations([project.caption]), "train")
     store = open_features(project.data)
-    data = CaptionData.tokenise(records, store, lambda caption: model.encode_caption(caption, 40), 5)
+    data = CaptionData.tokenise(records, store, lambda captions: model.encode_captions(captions, 40), 5)
     options = {"samples": 4, "baseline": "mean", "top_p": 1.0, "max_tokens": 12, "seed": 3} | changes
     return SelfCritical(model, data, records, **options)
 

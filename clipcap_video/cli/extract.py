@@ -95,12 +95,7 @@ def _extract(config: ExtractConfig) -> None:
     """
     from clipcap_video.datasets.records import count_ids, read_annotations
     from clipcap_video.datasets.videos import match_videos
-    from clipcap_video.devices import pick_device, pick_precision
-    from clipcap_video.encoders import load_encoder
-    from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
-    from clipcap_video.extraction import FAILURES_FILE, extract, fingerprint_of, plan_extraction
-    from clipcap_video.features import open_features
-    from clipcap_video.runs import RUN_FILE, options_of, videos_digest, write_run
+    from clipcap_video.extraction_plan import Request, clear_leftovers, missing_videos
     from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec, Span
 
@@ -114,10 +109,26 @@ def _extract(config: ExtractConfig) -> None:
         videos, spans = found.videos, found.spans
         if found.missing:
             print(f"{count_ids(found.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
+    name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
+    request = Request(name, config.encoder_weights, spec, config.normalize)
+    # Nothing to do is found out before torch and the encoder are loaded.
+    known = (
+        request.recall(folder) if config.format == "safetensors" and not (config.overwrite or config.dry_run) else None
+    )
+    if known is not None and not missing_videos(videos, folder, known, overwrite=False):
+        clear_leftovers(folder)
+        print(f"all {len(videos)} videos done before; nothing to do in {folder}")
+        return
+    from clipcap_video.devices import pick_device, pick_precision
+    from clipcap_video.encoders import load_encoder
+    from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
+    from clipcap_video.extraction import FAILURES_FILE, extract, fingerprint_of, plan_extraction
+    from clipcap_video.features import open_features
+    from clipcap_video.runs import RUN_FILE, options_of, videos_digest, write_run
+
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
     device = pick_device(config.device)
-    name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
     encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
@@ -148,6 +159,7 @@ def _extract(config: ExtractConfig) -> None:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     record()
+    request.remember(folder, summary.fingerprint)
     for video_id, warning in summary.warnings.items():
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
     rate = summary.frames / summary.seconds if summary.seconds else 0.0

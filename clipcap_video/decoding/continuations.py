@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from clipcap_video.decoding.hypotheses import Hypotheses
-from clipcap_video.decoding.scores import NextToken, normalised_score
+from clipcap_video.decoding.scores import NextToken, likeliest, normalised_score
 from clipcap_video.decoding.settings import DecodingSettings
 
 # Of GPT-2's 50,257 tokens the likeliest 1,024 nearly always hold the mass that top_p asks for.
@@ -33,7 +33,7 @@ def best_continuations(
     """
     vocabulary = following.logits.shape[-1]
     # torch.topk may return any of several equal values. One candidate more than needed shows if that matters.
-    tokens = following.logits.topk(min(beam_size + 1, vocabulary)).indices  # [B, K, C]
+    tokens = likeliest(following.logits, min(beam_size + 1, vocabulary))  # [B, K, C]
     scores = _proposal_scores(lanes, following.logprobs(tokens), length_penalty)
     tokens[..., 0].masked_fill_(lanes.stopped, 0)
 

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from clipcap_video.devices import autocast
+from clipcap_video.devices import autocast, one_thread_each
 from clipcap_video.encoders.preprocessing import Preprocessing
 from clipcap_video.errors import NoTextSide
+
+# What a core encodes at once on a CPU: so much that its products are large, so little that they fit its caches.
+LANE_IMAGES = {"transformer": 8, "convolutional": 4}
+
+
+@cache
+def _lanes(count: int) -> ThreadPoolExecutor:
+    """Threads that each compute on one core; made once, and idle when nothing is encoded."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "encode", initializer=one_thread_each)
+    # All threads have to have started before the setting of this one is put back.
+    barrier = Barrier(count)
+    list(pool.map(lambda _: barrier.wait(), range(count)))
+    torch.set_num_threads(before)
+    return pool
 
 
 class ImageEncoder(ABC):
@@ -76,6 +94,7 @@ class NetworkEncoder(ImageEncoder):
         self.device = device
         self.precision = precision
         self.stages = stages or {}
+        self._piece = LANE_IMAGES["convolutional" if convolutional else "transformer"]
         # Convolutions are two to three times as fast over pixels that lie channels last in memory.
         self._format = torch.channels_last if convolutional else torch.contiguous_format
         self.network: Any = network.eval().requires_grad_(False).to(device).to(memory_format=self._format)
@@ -84,6 +103,15 @@ class NetworkEncoder(ImageEncoder):
         return self.pixels.resize_and_crop(frames)
 
     def encode_images(self, images: Tensor) -> Tensor:
+        lanes = 0 if self.device.type != "cpu" else torch.get_num_threads()
+        if lanes < 2 or len(images) < 2 * lanes:
+            return self._encode(images)
+        # On a CPU, whole pieces of the batch side by side, one a core, are faster than each operation spread over
+        # all cores: nobody waits, neither for its like nor for threads that decode.
+        size = min(self._piece, -(-len(images) // lanes))
+        return torch.cat(list(_lanes(lanes).map(self._encode, images.split(size))))
+
+    def _encode(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
             pixels = self.prepare(images)
             with autocast(self.device, self.precision):

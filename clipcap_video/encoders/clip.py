@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from clipcap_video.devices import dtype_of
 from clipcap_video.encoders.base import NetworkEncoder
+from clipcap_video.encoders.blocks import fuse_openai_tower
 from clipcap_video.encoders.preprocessing import Preprocessing, unit_scale
 from clipcap_video.encoders.weights import StateDict, digest_weights, fold_batch_norms, read_state_dict
 from clipcap_video.errors import ClipcapError
@@ -74,6 +76,8 @@ class ClipEncoder(NetworkEncoder):
         digest = digest_weights(model)
         convolutional = isinstance(model.visual, ModifiedResNet)
         network: nn.Module = fold_batch_norms(model) if convolutional else model
+        if not convolutional:
+            fuse_openai_tower(model.visual, dtype_of(precision))
         side = model.visual.input_resolution
         pixels = Preprocessing(side, (side, side), "bicubic", MEAN, STD)
         dim = model.text_projection.shape[1]

@@ -21,7 +21,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from clipcap_video.devices import dtype_of
 from clipcap_video.encoders.base import NetworkEncoder
+from clipcap_video.encoders.blocks import fuse_huggingface_tower
 from clipcap_video.encoders.preprocessing import RGB, Preprocessing
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError
@@ -145,7 +147,9 @@ class HuggingFaceEncoder(NetworkEncoder):
         config = model.config
         vision = getattr(config, "vision_config", config)
         dim = config.projection_dim if config.model_type.startswith("clip") else vision.hidden_size
-        super().__init__(name, model, dim, pixels, digest_weights(model), device, precision)
+        digest = digest_weights(model)
+        fuse_huggingface_tower(getattr(model, "vision_model", model), dtype_of(precision))
+        super().__init__(name, model, dim, pixels, digest, device, precision)
         self.source = source
         self.padding = padding
         self.patch_size: int | None = vision.patch_size if config.model_type == "siglip2" else None

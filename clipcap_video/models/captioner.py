@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,16 @@ from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
 from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.mapping import MappingConfig, build_mapping
+from clipcap_video.models.packed_mask import (
+    BLOCK,
+    PADDING,
+    block_attention,
+    block_mask,
+    dense_mask,
+    suits_blocks,
+)
 from clipcap_video.models.retrieval import FIRST_SCALE, LARGEST_SCALE, contrastive_loss
 
 
@@ -176,20 +186,37 @@ class PrefixCaptioner(CaptionModel):
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
-        return self._mean_loss(predicting, row_of_label, batch, label_smoothing)
+        head = self.language_model.get_output_embeddings()
+        total = summed_cross_entropy(
+            predicting,
+            head.weight,
+            getattr(head, "bias", None),
+            row_of_label,
+            batch.labels,
+            batch.label_weight,
+            label_smoothing,
+        )
+        return total / len(batch.labels)
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
-        count = prefix.shape[1]
-        embeddings = self.language_model.get_input_embeddings()(batch.tokens)
-        positions = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
-        out = self.language_model.base_model(
-            inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
-            attention_mask=packed_attention(batch.caption, batch.position, count)[:, None],
-            position_ids=torch.cat([positions, batch.position + count], dim=1),
-            use_cache=False,
-        )
-        return out.last_hidden_state
+        count, length = prefix.shape[1], batch.tokens.shape[1]
+        blocks = suits_blocks(self.language_model, prefix.device, count + length)
+        # The kernel is compiled for each length, so there are to be few.
+        room = -(count + length) % BLOCK if blocks else 0
+        tokens = F.pad(batch.tokens, (0, room))
+        caption, position = F.pad(batch.caption, (0, room), value=PADDING), F.pad(batch.position, (0, room))
+        embeddings = self.language_model.get_input_embeddings()(tokens)
+        places = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
+        mask = block_mask if blocks else dense_mask
+        with block_attention(self.language_model) if blocks else nullcontext():
+            out = self.language_model.base_model(
+                inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
+                attention_mask=mask(caption, position, count),
+                position_ids=torch.cat([places, position + count], dim=1),
+                use_cache=False,
+            )
+        return out.last_hidden_state[:, : count + length]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.language_model.get_output_embeddings()(hidden).float()
@@ -201,7 +228,7 @@ class PrefixCaptioner(CaptionModel):
         Raises ClipcapError when prefix and caption are longer than the language model can read.
         """
         self.check_length(max_tokens)
-        return PrefixDecoding(self, self.mapping(features, mask))
+        return PrefixDecoding(self, self.mapping(features, mask), max_tokens)
 
     def check_length(self, max_tokens: int) -> None:
         """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""
@@ -214,24 +241,6 @@ class PrefixCaptioner(CaptionModel):
             )
 
 
-def packed_attention(caption: Tensor, position: Tensor, prefix_length: int) -> Tensor:
-    """Who attends to whom in packed sequences.
-
-    caption, position: [B, L] as in PackedCaptions. Returns bool [B, P + L, P + L], True where the query (rows) sees
-    the key (columns): the prefix causally, each caption the prefix and its own past, padding itself alone.
-    """
-    batch, length = caption.shape
-    same = caption[:, :, None] == caption[:, None, :]
-    past = position[:, :, None] >= position[:, None, :]
-    real = caption >= 0
-    own = same & past & real[:, :, None] | torch.eye(length, dtype=torch.bool, device=caption.device)
-    allowed = torch.zeros(batch, prefix_length + length, prefix_length + length, dtype=torch.bool, device=own.device)
-    allowed[:, :prefix_length, :prefix_length] = torch.ones_like(allowed[0, :prefix_length, :prefix_length]).tril()
-    allowed[:, prefix_length:, :prefix_length] = real[:, :, None]
-    allowed[:, prefix_length:, prefix_length:] = own
-    return allowed
-
-
 class PrefixDecoding:
     """Captions of B videos in the making: the language model's cache, shared by all lanes of a video.
 
@@ -239,13 +248,19 @@ class PrefixDecoding:
     through those tokens, kept as a mask, so that choosing other parents moves no keys or values.
     """
 
-    def __init__(self, captioner: PrefixCaptioner, prefix: Tensor) -> None:
-        from transformers import DynamicCache
+    def __init__(self, captioner: PrefixCaptioner, prefix: Tensor, max_tokens: int) -> None:
+        from clipcap_video.models.cache import roomy_cache
 
         self.captioner = captioner
         self.prefix = prefix
         self.position = prefix.shape[1]
-        self.cache = DynamicCache(config=captioner.language_model.config)
+        head = captioner.language_model.get_output_embeddings()
+        # Cast once a batch where autocast would do it in every step.
+        device = prefix.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+        bias = getattr(head, "bias", None)
+        self.head = (head.weight.to(dtype), None if bias is None else bias.to(dtype))
+        self.cache = roomy_cache(captioner.language_model.config.num_hidden_layers, max_tokens)
         # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
         self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
 
@@ -253,7 +268,7 @@ class PrefixDecoding:
         """Logits of the first token: [B, V] float32."""
         embeddings = self.captioner.language_model.get_input_embeddings()
         hidden = self._run(self.prefix.to(embeddings.weight.dtype), None, torch.arange(self.position))
-        return self.captioner._logits(hidden[:, -1])
+        return self._logits(hidden[:, -1])
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
@@ -266,7 +281,12 @@ class PrefixDecoding:
         embeddings = self.captioner.language_model.get_input_embeddings()(tokens)
         hidden = self._run(embeddings, seen[:, None], torch.full((lanes,), self.position))
         self.position += 1
-        return self.captioner._logits(hidden)
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [..., E] -> float32 [..., V]."""
+        weight, bias = self.head
+        return F.linear(hidden.to(weight.dtype), weight, bias).float()
 
     def _run(self, embeddings: Tensor, seen: Tensor | None, positions: Tensor) -> Tensor:
         out = self.captioner.language_model.base_model(

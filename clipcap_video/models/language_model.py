@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
 
 # Language models that a Python package carries: name -> (package, file pattern, distribution).
@@ -41,7 +42,16 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     if tokenizer.eos_token_id is None:
         raise ClipcapError(f"language model {name!r} has no end-of-text token; captions could not end")
     check_usable(name, model)
+    fuse_activations(model)
     return model.eval(), tokenizer
+
+
+def fuse_activations(model: nn.Module) -> None:
+    """Exchanges GPT-2's GELU, written out in eight operations by its library, for the same function in one."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__ == "NewGELUActivation":
+                setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
 def language_model_from_config(folder: Path) -> Any:
@@ -58,7 +68,20 @@ def language_model_from_config(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClipcapError(f"{folder} is damaged ({first_line(error)}); the checkpoint is incomplete") from None
     model.tie_weights()
+    fuse_activations(model)
     return model.eval()
+
+
+def keep_in(model: nn.Module, precision: str, frozen_only: bool = False) -> None:
+    """Casts the matrices of a frozen language model to `precision` once, rather than in every step.
+
+    Norms, biases and embeddings stay in float32, so nothing but the products is rounded, as under autocast.
+    """
+    embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding)
+                  for weight in module.parameters()}  # fmt: skip
+    for weight in model.parameters():
+        if weight.dim() >= 2 and id(weight) not in embeddings and not (frozen_only and weight.requires_grad):
+            weight.data = weight.data.to(dtype_of(precision))
 
 
 def load_tokenizer(folder: Path) -> Any:

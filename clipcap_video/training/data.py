@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,15 +51,19 @@ class CaptionData:
         cls,
         records: Sequence[VideoRecord],
         store: FeatureStore,
-        encode: Callable[[str], list[int]],
+        encode: Callable[[list[str]], list[list[int]]],
         max_frames: int,
         ignored_label: int | None = None,
     ) -> CaptionData:
         """Data of `records`, of which those without captions are left out, as are captions without a label."""
-        encoded = {record.video_id: [encode(caption) for caption in record.captions] for record in records}
+        encoded = iter(encode([caption for record in records for caption in record.captions]))
         kept = {
-            video_id: [tokens for tokens in captions if any(token != ignored_label for token in tokens)]
-            for video_id, captions in encoded.items()
+            record.video_id: [
+                tokens
+                for tokens in islice(encoded, len(record.captions))
+                if any(token != ignored_label for token in tokens)
+            ]
+            for record in records
         }
         kept = {video_id: captions for video_id, captions in kept.items() if captions}
         return cls(store, list(kept), list(kept.values()), max_frames, ignored_label)

@@ -42,6 +42,7 @@ from clipcap_video.training.log import RunLog, check_tracker
 from clipcap_video.training.optimisation import (
     WeightAverage,
     learning_rate_factor,
+    make_optimizer,
     parameter_groups,
     seed_step,
     set_learning_rate,
@@ -54,6 +55,7 @@ from clipcap_video.training.setup import (
     check_continues,
     count_frames,
     has_run,
+    prepare_language_model,
     read_records,
 )
 from clipcap_video.training.state import Progress, load_state, save_state
@@ -111,10 +113,11 @@ def prepare(config: TrainConfig) -> tuple[_Run, bool]:
     torch.manual_seed(config.seed)
     encoder = load_text_encoder(config.text_encoder, device, precision) if config.retrieval_loss else None
     model = build_model(config, store, training, max_frames, encoder.dim if encoder else 0)
+    prepare_language_model(model, precision)
 
     def tokenise(records: list[VideoRecord]) -> CaptionData:
-        def encode(caption: str) -> list[int]:
-            return model.encode_caption(caption, config.max_caption_tokens)
+        def encode(captions: list[str]) -> list[list[int]]:
+            return model.encode_captions(captions, config.max_caption_tokens)
 
         return CaptionData.tokenise(records, store, encode, max_frames, model.ignored_label)
 
@@ -123,7 +126,7 @@ def prepare(config: TrainConfig) -> tuple[_Run, bool]:
     train_data, eval_data = tokenise(training), tokenise(validation)
     if encoder is not None:
         texts = [caption for record in training for caption in record.captions]
-        tokens = [model.encode_caption(text, config.max_caption_tokens) for text in texts]
+        tokens = model.encode_captions(texts, config.max_caption_tokens)
         train_data.texts = TokenTexts(tokens, embed_once(encoder, texts, config.text_cache))
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
@@ -411,7 +414,7 @@ class _Run(Run):
         fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
         groups = parameter_groups([(fresh, config.lr), (pretrained, config.backbone_lr)], config.weight_decay)
         # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, eps=1e-6 if config.reference else 1e-8)
+        optimizer = make_optimizer(groups, config.lr, eps=1e-6 if config.reference else 1e-8)
         order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
         super().__init__(config, accelerator, model, order, optimizer, config.average)
         self.scst = None if config.objective == "xe" else self._self_critical(train_data, training)

@@ -23,7 +23,7 @@ from clipcap_video.models.checkpoint import (
     read_config,
     recover_checkpoint,
 )
-from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.language_model import digest_language_model, keep_in, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
 from clipcap_video.models.mapping import MappingConfig
 from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
@@ -200,3 +200,9 @@ def build_prefix(
     stop_text = STOP_TEXT if config.reference else None
     captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
     return PrefixCaptioner(captioner, language_model, tokenizer)
+
+
+def prepare_language_model(model: CaptionModel, precision: str) -> None:
+    """What is frozen of the language model is cast to the precision of the run once, not in every step."""
+    if isinstance(model, PrefixCaptioner) and model.config.frozen_decoder:
+        keep_in(model.language_model, precision, frozen_only=True)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipcap_video.devices import one_thread_each
 from clipcap_video.errors import VideoError
 from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_opencv_thread
 from clipcap_video.video.sampling import SamplingSpec, Span
@@ -124,6 +125,7 @@ class DecodeAhead:
             return next(self._unclaimed, None)
 
     def _work(self) -> None:
+        one_thread_each()
         while not self._stop.is_set() and (number := self._claim()) is not None:
             slot = self._slot(number)
             video_id, path = self._videos[number]

@@ -1,8 +1,8 @@
 """Sampled frames of a video file, decoded by OpenCV, with their true times.
 
-Every frame is decoded (`grab`), but only kept ones are converted to RGB (`retrieve`), and these go through a
-`transform` a few at a time, so that full-size frames never pile up. Counts and times that a file's header
-promises are taken as a guess and checked against what decodes.
+Every frame is decoded (`grab`), save in long videos (`seeking.py`), but only kept ones are converted to RGB
+(`retrieve`), and these go through a `transform` a few at a time, so that full-size frames never pile up. Counts and
+times that a file's header promises are taken as a guess and checked against what decodes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
+
+from clipcap_video.video.seeking import LONG, PacketIndex, Unseekable, grab_at, read_index, worth_seeking
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -149,6 +151,13 @@ class Decoder:
         self._capture.grab()
         return None
 
+    def visit(self, index: PacketIndex, frames: Sequence[int]) -> Iterator[int]:
+        """Grabs `frames` (ascending) one after another, jumping from key frame to key frame; only once, and first.
+
+        Raises Unseekable when the video is not as its index says.
+        """
+        return grab_at(self._capture, self.rate, index, frames)
+
     def retrieve(self) -> np.ndarray | None:
         """The frame grabbed last, uint8 RGB [H, W, 3]; None where it cannot be decoded."""
         try:
@@ -229,33 +238,68 @@ class SampledVideo:
         """Keeps what the header makes likely, then decodes again only if the true times choose otherwise."""
         images: dict[int, Tensor] = {}
         with Decoder(self.path) as decoder:
-            plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate, self.span)
-            times = self._collect(decoder, set(plan.tolist()), images)
-            if self._stop.is_set():
-                return
-            if self.span is None:
-                self._compare(decoder.promised, len(times))
-            elif times and times[-1] < self.span.start - MOST_BEYOND:
-                raise VideoError(
-                    f"{self.path} ends at {times[-1]:.1f} s, before its segment {self.span.start:.1f}-"
-                    f"{self.span.end:.1f} s; check that the file is the whole video"
-                )
-        timestamps = np.asarray(times, dtype=np.float64)
-        chosen = choose(self.spec, timestamps, self.span)
-        # Planned frames that came but are not in `images` cannot be retrieved; a second try would not help.
-        missing = set(chosen.tolist()) - set(plan.tolist())
-        for index in images.keys() - set(chosen.tolist()):
-            del images[index]
-        if missing:
+            index = self._index(decoder)
+            timestamps = None if index is None else self._jump(decoder, index, images)
+            if index is None:
+                timestamps = self._walk(decoder, images)
+        if timestamps is None:  # the index was wrong
+            images.clear()
             with Decoder(self.path) as decoder:
-                self._collect(decoder, missing, images, last=max(missing))
-        kept = [index for index in chosen.tolist() if index in images]
+                timestamps = self._walk(decoder, images)
+        kept = [index for index in choose(self.spec, timestamps, self.span).tolist() if index in images]
         for start in range(0, len(kept), self.chunk):
             if self._stop.is_set():
                 return
             part = np.asarray(kept[start : start + self.chunk], dtype=np.int64)
             stacked = torch.stack([images.pop(index) for index in part.tolist()])
             yield FrameChunk(part, timestamps[part], stacked)
+
+    def _index(self, decoder: Decoder) -> PacketIndex | None:
+        """The index of a video in which jumping pays."""
+        if decoder.promised < LONG or (index := read_index(self.path)) is None:
+            return None
+        # A count that differs from the header's is for the decoder to settle.
+        agrees = len(index.times) == decoder.promised
+        chosen = choose(self.spec, index.seconds, self.span).tolist()
+        return index if agrees and chosen and worth_seeking(index, chosen) else None
+
+    def _jump(self, decoder: Decoder, index: PacketIndex, images: dict[int, Tensor]) -> np.ndarray | None:
+        """Puts the chosen frames' images into `images`; the times of all frames. None where the index is wrong."""
+        pending = _Pending(self.transform, self.chunk)
+        try:
+            for place in decoder.visit(index, choose(self.spec, index.seconds, self.span).tolist()):
+                if self._stop.is_set():
+                    break
+                if (frame := decoder.retrieve()) is None:
+                    return None
+                images.update(_by_index(pending.add(place, index.seconds[place], frame)))
+        except Unseekable:
+            return None
+        images.update(_by_index(pending.flush()))
+        return index.seconds
+
+    def _walk(self, decoder: Decoder, images: dict[int, Tensor]) -> np.ndarray:
+        """The same by decoding from beginning to end; frames that are not chosen may be among the images."""
+        plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate, self.span)
+        timestamps = np.asarray(self._collect(decoder, set(plan.tolist()), images), dtype=np.float64)
+        if self._stop.is_set():
+            return timestamps
+        if self.span is None:
+            self._compare(decoder.promised, len(timestamps))
+        elif len(timestamps) and timestamps[-1] < self.span.start - MOST_BEYOND:
+            raise VideoError(
+                f"{self.path} ends at {timestamps[-1]:.1f} s, before its segment {self.span.start:.1f}-"
+                f"{self.span.end:.1f} s; check that the file is the whole video"
+            )
+        chosen = set(choose(self.spec, timestamps, self.span).tolist())
+        # Planned frames that came but are not in `images` cannot be retrieved; a second try would not help.
+        missing = chosen - set(plan.tolist())
+        for index in images.keys() - chosen:
+            del images[index]
+        if missing:
+            with Decoder(self.path) as decoder:
+                self._collect(decoder, missing, images, last=max(missing))
+        return timestamps
 
     def _collect(
         self, decoder: Decoder, wanted: set[int], images: dict[int, Tensor], last: int | None = None
@@ -266,27 +310,27 @@ class SampledVideo:
         """
         pending = _Pending(self.transform, self.chunk)
         times = array("d")
-
-        def keep(chunks: Iterator[FrameChunk]) -> None:
-            for chunk in chunks:
-                images.update(zip(chunk.indices.tolist(), chunk.images, strict=True))
-
         for index, time in enumerate(decoder):
             if self._stop.is_set():
                 return times
             times.append(time)
             if index in wanted and (frame := decoder.retrieve()) is not None:
-                keep(pending.add(index, time, frame))
+                images.update(_by_index(pending.add(index, time, frame)))
             # One frame past the end of the part shows that all of it has come.
             if index == last or (self.span is not None and time >= self.span.end):
                 break
-        keep(pending.flush())
+        images.update(_by_index(pending.flush()))
         return times
 
     def _compare(self, promised: int, decoded: int) -> None:
         # Containers without a count promise duration x rate, which is off by a few frames in sound files.
         if decoded < 0.9 * promised - 1:
             self.warning = f"header promises {promised} frames, {decoded} decode"
+
+
+def _by_index(chunks: Iterator[FrameChunk]) -> Iterator[tuple[int, Tensor]]:
+    for chunk in chunks:
+        yield from zip(chunk.indices.tolist(), chunk.images, strict=True)
 
 
 class _Pending:

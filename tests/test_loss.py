@@ -1,0 +1,42 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipcap_video.models import loss as loss_module
+from clipcap_video.models.loss import summed_cross_entropy
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("at_once", [2**20, 3 * 11])
+def test_it_is_pytorchs_cross_entropy(smoothing, with_bias, weighted, at_once, monkeypatch):
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((8, 5), (11, 5), (11,))
+    )
+    rows = torch.tensor([0, 0, 0, 2, 7, 7, 5, 1])  # some rows have no label, some several, one twice the same
+    labels = torch.tensor([3, 3, 10, 0, 4, 5, 9, 1])
+    weights = torch.randn(8, generator=generator)  # of either sign, as in self-critical training
+    used = bias if with_bias else None
+    ours = summed_cross_entropy(hidden, weight, used, rows, labels, weights if weighted else None, smoothing) * 0.3
+    found = torch.autograd.grad(ours, [hidden, weight, *([bias] if with_bias else [])])
+    logits = F.linear(hidden, weight, used)[rows]
+    each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    plain = (each * weights if weighted else each).sum() * 0.3
+    expected = torch.autograd.grad(plain, [hidden, weight, *([bias] if with_bias else [])])
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=1e-6)
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden = torch.randn(3, 4, requires_grad=True)
+    weight = torch.randn(6, 4)
+    summed_cross_entropy(hidden, weight, None, torch.arange(3), torch.arange(3), None, 0.0).backward()
+    assert weight.grad is None
+    expected = F.linear(hidden.detach(), weight).softmax(-1)
+    expected[range(3), range(3)] -= 1
+    torch.testing.assert_close(hidden.grad, expected @ weight)
