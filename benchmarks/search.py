@@ -1,6 +1,6 @@
 """How fast `clipcap-video search` answers among many videos, on one core, beside NumPy over the same vectors.
 
-    python benchmarks/search.py --folder /tmp/search-benchmark
+    python benchmarks/search.py --folder search-benchmark/
 
 makes features of 100,000 videos of 12 frames (random, 512 wide) and their index in the folder, which takes 3 GB and a
 few minutes and is kept for the next run; then it measures. `--videos 1000` is a quick look.

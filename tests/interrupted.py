@@ -11,19 +11,22 @@ import torch
 from safetensors.torch import load_file
 
 import clipcap_video.training.loop as loop
-from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.loop import train
+from clipcap_video.training.loop import TrainingSummary, train
 
 
 def differing_weights(
-    config_of: Callable[..., TrainConfig], folder: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+    config_of: Callable[..., Any],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_after: int,
+    train: Callable[[Any], TrainingSummary] = train,
 ) -> list[str]:
     """Trains `config_of(out, resume=...)` whole in folder/whole, and stopped after so many steps in folder/parts.
 
     Returns the names of the weights in which the two `last` checkpoints differ by a bit or more.
     """
     train(config_of(folder / "whole"))
-    step = loop._Run._step
+    step = loop.Run._step
 
     def interrupting(run: Any, batches: Any) -> float:
         loss = step(run, batches)
@@ -31,10 +34,10 @@ def differing_weights(
             loop.signal.raise_signal(loop.signal.SIGINT)
         return loss
 
-    monkeypatch.setattr(loop._Run, "_step", interrupting)
+    monkeypatch.setattr(loop.Run, "_step", interrupting)
     summary = train(config_of(folder / "parts"))
     assert (summary.finished, summary.steps) == (False, stop_after)
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(loop.Run, "_step", step)
     assert train(config_of(folder / "parts", resume=True)).finished
     whole, parts = (_weights(folder / name / "last") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()

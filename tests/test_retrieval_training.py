@@ -24,7 +24,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.retrieval import RetrievalModel
-from clipcap_video.models.retrieval_checkpoint import load_retrieval
+from clipcap_video.models.retrieval_checkpoint import load_retrieval, read_retrieval_config
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.optimisation import cosine_factor
 from clipcap_video.training.retrieval import train_retrieval
@@ -33,6 +33,7 @@ from clipcap_video.training.retrieval_data import sliced
 from clipcap_video.training.texts import embed_once
 from tests.clips import write_clip
 from tests.conftest import TinyProject
+from tests.interrupted import differing_weights
 from tests.tiny import captions_of
 from tests.tiny_clip import save_tiny_clip
 
@@ -119,22 +120,12 @@ class TestStoredFeatures:
         self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
     ) -> None:
         options: dict[str, Any] = {"sim_header": "seqTransf", "expand_msrvtt_sentences": True, "bs": 20}
-        train_retrieval(config(tiny_project, tmp_path / "whole", **options))
-        step = loop.Run._step
 
-        def interrupting(run: Any, batches: Any) -> float:
-            loss = step(run, batches)
-            if run.progress.step + 1 == stop_after:
-                loop.signal.raise_signal(loop.signal.SIGINT)
-            return loss
+        def config_of(out: Path, **more: Any) -> RetrievalTrainConfig:
+            return config(tiny_project, out, **options, **more)
 
-        monkeypatch.setattr(loop.Run, "_step", interrupting)
-        summary = train_retrieval(config(tiny_project, tmp_path / "parts", **options))
-        assert (summary.finished, summary.steps) == (False, stop_after)
-        monkeypatch.setattr(loop.Run, "_step", step)
-        assert train_retrieval(config(tiny_project, tmp_path / "parts", resume=True, **options)).steps == 6
-        whole, parts = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts"))
-        assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+        assert differing_weights(config_of, tmp_path, monkeypatch, stop_after, train_retrieval) == []
+        assert read_retrieval_config(tmp_path / "parts" / "last")[1].progress["step"] == 6
 
     def test_an_epoch_is_every_video_or_every_caption(
         self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
