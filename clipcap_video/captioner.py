@@ -30,6 +30,7 @@ from clipcap_video.hub import HubModel, fetch, names_repository
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
+from clipcap_video.models.consensus import CONSENSUS, ConsensusRanker, caption_words
 from clipcap_video.models.language_model import keep_in
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.predictions import Caption, Prediction
@@ -37,6 +38,9 @@ from clipcap_video.video.files import find_videos
 from clipcap_video.video.segments import SegmentFrames
 
 STARTER = Path(__file__).parent / "starter"
+
+# Hypotheses that a consensus network has to choose among, unless the user says.
+RANKED_BEAMS = 10
 
 
 class Captioner(HubModel):
@@ -60,6 +64,7 @@ class Captioner(HubModel):
         self.encoder_precision = pick_precision(device, precision)
         self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None
+        self.ranker = self._load_ranker()
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's name for the first, which callers give by place
@@ -200,7 +205,7 @@ class Captioner(HubModel):
         features = torch.cat(encoded).half().float().numpy()  # in the precision of stored features
         ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
         videos = [
-            thin_frames(VideoFeatures(part, segment.timestamps), self.model.config.mapping.max_frames)
+            thin_frames(VideoFeatures(part, segment.timestamps), self.model.max_frames)
             for part, segment in zip(np.split(features, ends), segments, strict=True)
         ]
         keys = [f"{video_id}@{segment.start:.3f}" for segment in segments]
@@ -221,7 +226,7 @@ class Captioner(HubModel):
 
         keys: names of the videos, from which sampling takes its random numbers.
         """
-        settings = settings or DecodingSettings(length_penalty=self.length_penalty)
+        settings = settings or self.default_settings()
         settings = replace(settings, complete=settings.complete and self.model.whole_captions)
         width = self.model.feature_dim
         for video in features:
@@ -233,13 +238,52 @@ class Captioner(HubModel):
         stacked, mask = (part.to(self.device) for part in stack_features(features))
         with autocast(self.device, self.precision):
             state = self.model.start(stacked, mask, settings.entry_length)
-            return decode(
+            found = decode(
                 state,
                 len(features),
                 self.model.stop_tokens,
-                settings,
+                # What is put in another order afterwards is found whole first.
+                replace(settings, num_return=settings.lanes) if self.ranks(settings) else settings,
                 video_keys=None if keys is None else list(keys),
             )
+        return self._by_consensus(stacked, mask, found, settings.num_return) if self.ranks(settings) else found
+
+    def ranks(self, settings: DecodingSettings) -> bool:
+        """Whether captions so decoded are put in order by the checkpoint's consensus network."""
+        return self.ranker is not None and settings.consensus
+
+    def default_settings(self) -> DecodingSettings:
+        """What suits the checkpoint where nothing is chosen."""
+        beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
+        return DecodingSettings(length_penalty=self.length_penalty, beam_size=beams)
+
+    def _by_consensus(
+        self, features: torch.Tensor, mask: torch.Tensor, found: list[list[Hypothesis]], count: int
+    ) -> list[list[Hypothesis]]:
+        """The `count` hypotheses of each video of which most is expected; whole captions come before broken ones."""
+        assert self.ranker is not None
+        words = [
+            [caption_words(self.model.decode_tokens(one.tokens, one.stop_token), one.ended) for one in hypotheses]
+            for hypotheses in found
+        ]
+        expected = self.ranker.expected_cider(features, mask, words)
+        ranked = [
+            [replace(one, expected_cider=score) for one, score in zip(hypotheses, scores, strict=True)]
+            for hypotheses, scores in zip(found, expected, strict=True)
+        ]
+        return [sorted(row, key=lambda one: (one.ended, one.expected_cider), reverse=True)[:count] for row in ranked]
+
+    def _load_ranker(self) -> ConsensusRanker | None:
+        file = self.source / CONSENSUS
+        if not file.is_file():
+            return None
+        ranker = ConsensusRanker.load(file)
+        if ranker.config.feature_dim != self.model.feature_dim:
+            raise ClipcapError(
+                f"{file} reads features {ranker.config.feature_dim} wide and the captioner beside it "
+                f"{self.model.feature_dim}; make it anew with clipcap-video train-consensus --model_dir {self.source}"
+            )
+        return ranker.to(self.device)
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -302,6 +346,7 @@ class Captioner(HubModel):
                 mean_logprob=hypothesis.mean_logprob,
                 tokens=len(hypothesis.tokens),
                 cut=hypothesis.cut,
+                expected_cider=hypothesis.expected_cider,
             )
             for hypothesis in hypotheses
         ]

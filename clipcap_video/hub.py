@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.models.checkpoint import check_replaceable, keep_encoder, save_checkpoint, shareable
+from clipcap_video.models.checkpoint import check_replaceable, keep_parts, save_checkpoint, shareable
 
 if TYPE_CHECKING:
     from clipcap_video.models.base import CaptionModel
@@ -92,7 +92,7 @@ class HubModel(ModelHubMixin, library_name="clipcap-video", tags=["video-caption
             kept, info = self.model.config, replace(self.info)
             self.model.config = shareable(kept, info)
             try:
-                save_checkpoint(saved, self.model, info, extra=keep_encoder(self.source))
+                save_checkpoint(saved, self.model, info, extra=keep_parts(self.source))
             finally:
                 self.model.config = kept
             for part in saved.iterdir():

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clipcap_video.captioner import Captioner
 from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select, splits
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 CLIPCAP_ENTRY_LENGTH = 10
 # Videos of the captioning datasets last 10 to 30 seconds; one caption cannot say what longer ones show.
 LONG_SECONDS = 60
+
+
+class DecodingOptions(Protocol):
+    """The options of a command that leave something to the checkpoint where they are None."""
+
+    entry_length: int | None
+    length_penalty: float | None
+    beam_size: int | None
 
 
 def infer(config: InferConfig, settings: DecodingSettings) -> int:
@@ -68,20 +76,24 @@ def _prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner
     for note in captioner.notes:
         print(f"{captioner.source.name}: {note}", file=sys.stderr)
     _check_architecture(config, captioner)
-    settings = suited(settings, captioner, config.entry_length, config.length_penalty)
+    settings = suited(settings, captioner, config)
     if config.videos is not None and (config.encoder or config.encoder_weights):
         captioner.load_encoder(config.encoder, config.encoder_weights)
     return captioner, settings
 
 
-def suited(
-    settings: DecodingSettings, captioner: Captioner, entry_length: int | None, length_penalty: float | None
-) -> DecodingSettings:
-    """The settings with what suits the captioner's checkpoint where the user chose nothing (None)."""
-    if entry_length is None and not captioner.model.whole_captions:
+def suited(settings: DecodingSettings, captioner: Captioner, config: DecodingOptions) -> DecodingSettings:
+    """The settings with what suits the captioner's checkpoint where the user chose nothing."""
+    suggested = captioner.default_settings()
+    if config.entry_length is None and not captioner.model.whole_captions:
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
-    if length_penalty is None:
-        settings = replace(settings, length_penalty=captioner.length_penalty)
+    if config.length_penalty is None:
+        settings = replace(settings, length_penalty=suggested.length_penalty)
+    if captioner.ranks(settings) and settings.mode == "greedy":
+        # A single caption leaves nothing to choose from.
+        settings = replace(settings, use_beam_search=True)
+    if config.beam_size is None and captioner.ranks(settings):
+        settings = replace(settings, beam_size=max(suggested.beam_size, settings.num_return))
     return settings
 
 

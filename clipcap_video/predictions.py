@@ -17,13 +17,17 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Caption:
-    """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it ended for want of room."""
+    """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it ended for want of room.
+
+    expected_cider: the CIDEr (0 to 10) that the checkpoint's consensus network expects; None where it has none.
+    """
 
     text: str
     logprob: float
     mean_logprob: float
     tokens: int
     cut: bool = False
+    expected_cider: float | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,7 @@ def _prediction(entry: Any, where: str) -> Prediction:
                 mean_logprob=_number(caption.get("mean_logprob")),
                 tokens=int(caption.get("tokens", 0)),
                 cut=bool(caption.get("cut", False)),
+                expected_cider=caption.get("expected_cider"),
             )
             for caption in _of_type(list, entry["captions"], "captions")
         ]

@@ -60,7 +60,8 @@ class CaptionConfig:
 
     entry_length: int | None = as_in_infer("entry_length")
     use_beam_search: bool = as_in_infer("use_beam_search")
-    beam_size: int = as_in_infer("beam_size")
+    beam_size: int | None = as_in_infer("beam_size")
+    no_consensus: bool = as_in_infer("no_consensus")
     length_penalty: float | None = as_in_infer("length_penalty")
     top_p: float | None = as_in_infer("top_p")
     top_k: int | None = as_in_infer("top_k")
@@ -118,7 +119,7 @@ def _caption(config: CaptionConfig) -> None:
                 captioner,
                 path,
                 config.segmentation,
-                suited(settings, captioner, config.entry_length, config.length_penalty),
+                suited(settings, captioner, config),
                 folder=config.out_dir,
                 kinds=kinds if kinds or config.jsonl else list(FORMATS),
                 keep_log=config.jsonl,

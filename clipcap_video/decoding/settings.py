@@ -52,6 +52,10 @@ class DecodingSettings:
     no_repeat_ngram: int = 0
     """Never write the same n tokens in a row twice; 0 is off."""
 
+    consensus: bool = True
+    """Put the hypotheses in the order of the CIDEr that the checkpoint's consensus network expects of them, where it
+    has one."""
+
     complete: bool = True
     """Return whole sentences only: a caption too long for `entry_length` gives way to the best shorter one.
     Off, and with length_penalty 1, beam search is the ClipCap program's, whose captions may break off."""

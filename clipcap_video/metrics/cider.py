@@ -24,7 +24,7 @@ class CiderReward:
         self._log_videos = math.log(len(references))
         self._frequency: Counter[Ngram] = Counter()
         for captions in references.values():
-            self._frequency.update({ngram for words in captions for ngram in _count(words)})
+            self._frequency.update({ngram for words in captions for ngram in count_ngrams(words)})
 
     def score(self, video: str, captions: Sequence[Sequence[str]]) -> list[float]:
         """The score of each of `captions` (lists of words) against the references of `video`: 0 to 10."""
@@ -59,7 +59,7 @@ class CiderReward:
         """tf-idf weight of every n-gram, their norm for each n, and the length that the scorer compares."""
         weights: dict[Ngram, float] = {}
         squares = [0.0] * LONGEST
-        for ngram, count in _count(words).items():
+        for ngram, count in count_ngrams(words).items():
             weight = count * (self._log_videos - math.log(max(1, self._frequency[ngram])))
             weights[ngram] = weight
             squares[len(ngram) - 1] += weight * weight
@@ -70,7 +70,7 @@ class CiderReward:
 _Vector = tuple[dict[Ngram, float], list[float], int]
 
 
-def _count(words: Sequence[str]) -> Counter[Ngram]:
+def count_ngrams(words: Sequence[str]) -> Counter[Ngram]:
     return Counter(
         tuple(words[start : start + size]) for size in range(1, LONGEST + 1) for start in range(len(words) - size + 1)
     )

@@ -58,6 +58,11 @@ class CaptionerConfig:
         """Whether the checkpoint does without the language model's own weights."""
         return self.only_prefix or self.lora_rank > 0
 
+    @property
+    def max_frames(self) -> int:
+        """Frames of a video that the mapping network is given at most."""
+        return self.mapping.max_frames
+
 
 class PrefixCaptioner(CaptionModel):
     """Prefix of P embeddings from the frames, then the language model.
@@ -88,7 +93,7 @@ class PrefixCaptioner(CaptionModel):
 
     @property
     def max_frames(self) -> int:
-        return self.config.mapping.max_frames
+        return self.config.max_frames
 
     @property
     def vocabulary_size(self) -> int:

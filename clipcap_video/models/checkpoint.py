@@ -25,6 +25,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import Fingerprint
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.consensus import CONSENSUS
 from clipcap_video.models.language_model import (
     digest_language_model,
     language_model_from_config,
@@ -122,18 +123,22 @@ def pack_checkpoint(checkpoint: Path, out: Path) -> int:
     """Writes `checkpoint` to `out` in float16 and without the paths of its training run; returns its size in bytes."""
     model, info = load_checkpoint(checkpoint)
     model.config = shareable(model.config, info)
-    save_checkpoint(out, model, info, dtype=torch.float16, extra=keep_encoder(checkpoint, torch.float16))
+    save_checkpoint(out, model, info, dtype=torch.float16, extra=keep_parts(checkpoint, torch.float16))
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
-def keep_encoder(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
-    """Writes the encoder layers that were trained along, where `checkpoint` has them, into another one."""
-    trained = checkpoint / ENCODER_WEIGHTS
+def keep_parts(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
+    """Writes what `checkpoint` has beside the captioner into another one: encoder layers that were trained along, and
+    a consensus network."""
+    trained, consensus = checkpoint / ENCODER_WEIGHTS, checkpoint / CONSENSUS
     layers = read_state_dict(trained) if trained.exists() else None
+    ranker = consensus.read_bytes() if consensus.exists() else None
 
     def write(partial: Path) -> None:
         if layers is not None:
             _write_weights(partial / ENCODER_WEIGHTS, layers, dtype)
+        if ranker is not None:
+            (partial / CONSENSUS).write_bytes(ranker)
 
     return write
 

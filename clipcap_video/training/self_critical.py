@@ -16,13 +16,10 @@ from clipcap_video.datasets.packing import PackedCaptions, pack, stack_features
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings, Hypothesis
 from clipcap_video.decoding.search import decode
-from clipcap_video.metrics import ptb
 from clipcap_video.metrics.cider import CiderReward
 from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.consensus import caption_words
 from clipcap_video.training.data import CaptionData
-
-# Counts as a word of the reward. Without it nothing punishes a caption that ends in the middle ("a man in a").
-END = "</s>"
 
 
 class SelfCritical:
@@ -51,7 +48,7 @@ class SelfCritical:
         self.samples, self.baseline, self.top_p = samples, baseline, top_p
         self.max_tokens, self.seed = max_tokens, seed
         self.reward = CiderReward(
-            {record.video_id: [_words(caption, True) for caption in record.captions] for record in records}
+            {record.video_id: [caption_words(caption) for caption in record.captions] for record in records}
         )
         self.mean_reward = 0.0
         """CIDEr of the last batch's samples, end token counted, times 1."""
@@ -113,7 +110,7 @@ class SelfCritical:
     def _rewards(self, video: str, found: Sequence[Hypothesis]) -> list[float]:
         texts = [self.model.decode_tokens(hypothesis.tokens, hypothesis.stop_token) for hypothesis in found]
         started = time.perf_counter()
-        words = [_words(text, hypothesis.ended) for text, hypothesis in zip(texts, found, strict=True)]
+        words = [caption_words(text, hypothesis.ended) for text, hypothesis in zip(texts, found, strict=True)]
         rewards = self.reward.score(video, words)
         self.reward_seconds += time.perf_counter() - started
         return rewards
@@ -121,8 +118,3 @@ class SelfCritical:
 
 def _tokens(hypothesis: Hypothesis) -> list[int]:
     return hypothesis.tokens if hypothesis.stop_token is None else [*hypothesis.tokens, hypothesis.stop_token]
-
-
-def _words(caption: str, ended: bool) -> list[str]:
-    words = ptb.tokenize(caption).split()
-    return [*words, END] if ended else words

@@ -1,0 +1,233 @@
+"""Which of a captioner's own captions people would most agree on: a network that expects the CIDEr of any caption.
+
+    frame features [B, T, D] -> mean and maximum over frames -> one hidden layer -> p [B, G]
+
+p[g] is the share of people who would use n-gram g (of one to four words) of this video. A caption's CIDEr (Vedantam et
+al., CVPR 2015) is a sum over its n-grams of its weight times theirs, so what it can be expected to score follows from p
+without a reference, and the hypotheses of beam search are put in that order. The choice is that of minimum Bayes risk
+(Kumar and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is foretold from the frames, not counted over samples
+or over captions of similar videos (Devlin et al., arXiv 1505.04467), and so owes nothing to the captioner.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics import ptb
+from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams
+
+CONSENSUS = "consensus.safetensors"
+
+# Counts as the last word of a caption. Without it nothing would speak against one that ends in the middle.
+END = "</s>"
+
+# Captions with more words than this count as having so many.
+LONGEST_COUNTED = 40
+
+
+def caption_words(caption: str, ended: bool = True) -> list[str]:
+    """The words that the official metrics would count, and one more for the end where there is one."""
+    words = ptb.tokenize(caption).split()
+    return [*words, END] if ended else words
+
+
+@dataclass(frozen=True)
+class NgramTable:
+    """The n-grams that are foretold, and what CIDEr makes of them.
+
+    ngrams: G of them. rarity: float32 [G], log(videos / videos with a caption that has it). unknown: float32
+    [LONGEST], the same for the n-grams of each length that are not in the table, on average. weight: float32 [G], an
+    n-gram's share of the length of the vector of a caption that has it, on average: 0 to 1. lengths: float32 [L], the
+    share of captions that have 0, 1, ... words, or the longest L - 1 and more.
+    """
+
+    ngrams: Sequence[Ngram]
+    rarity: Tensor
+    unknown: Tensor
+    weight: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, videos: Sequence[Sequence[Sequence[str]]], size: int) -> NgramTable:
+        """The `size` n-grams that most captions have. videos: for each its captions, as lists of words."""
+        captions_with: Counter[Ngram] = Counter()
+        videos_with: Counter[Ngram] = Counter()
+        for captions in videos:
+            counts = [count_ngrams(words) for words in captions]
+            captions_with.update(ngram for count in counts for ngram in count)
+            videos_with.update({ngram for count in counts for ngram in count})
+        ngrams = sorted(captions_with, key=lambda ngram: (-captions_with[ngram], ngram))[:size]
+        index = {ngram: place for place, ngram in enumerate(ngrams)}
+
+        rarity = {ngram: math.log(len(videos) / number) for ngram, number in videos_with.items()}
+        shares, seen = [0.0] * len(ngrams), [0] * len(ngrams)
+        left_out, left_out_rarity = [0] * LONGEST, [0.0] * LONGEST
+        for captions in videos:
+            for words in captions:
+                weights = {ngram: times * rarity[ngram] for ngram, times in count_ngrams(words).items()}
+                norms = _norms(weights)
+                for ngram, weight in weights.items():
+                    order, place = len(ngram) - 1, index.get(ngram)
+                    if place is None:
+                        left_out[order] += 1
+                        left_out_rarity[order] += rarity[ngram]
+                    else:
+                        seen[place] += 1
+                        shares[place] += weight / norms[order] if norms[order] else 0.0
+        counted = torch.tensor([min(len(words), LONGEST_COUNTED) for captions in videos for words in captions])
+        return cls(
+            ngrams,
+            torch.tensor([rarity[ngram] for ngram in ngrams]),
+            # With nothing left out, an n-gram that was never seen is in one video at most.
+            torch.tensor(
+                [total / n if n else math.log(len(videos)) for total, n in zip(left_out_rarity, left_out, strict=True)]
+            ),
+            torch.tensor([total / n for total, n in zip(shares, seen, strict=True)]),
+            torch.bincount(counted, minlength=LONGEST_COUNTED + 1) / len(counted),
+        )
+
+
+@dataclass(frozen=True)
+class ConsensusConfig:
+    """feature_dim: D. hidden_dim: width of the hidden layer. dropout: in training, before both layers."""
+
+    feature_dim: int
+    hidden_dim: int = 384
+    dropout: float = 0.5
+
+
+class ConsensusRanker(nn.Module):
+    """Foretells which n-grams people use of a video, and from that what a caption can be expected to score."""
+
+    mean: Tensor
+    std: Tensor
+    rarity: Tensor
+    unknown: Tensor
+    weight: Tensor
+    lengths: Tensor
+
+    def __init__(self, config: ConsensusConfig, table: NgramTable) -> None:
+        super().__init__()
+        self.config = config
+        self.ngrams = list(table.ngrams)
+        self._place = {ngram: place for place, ngram in enumerate(self.ngrams)}
+        width = 2 * config.feature_dim
+        # Of the pooled features of the training videos: encoders differ in scale, and so do their dimensions.
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        for name in ("rarity", "unknown", "weight", "lengths"):
+            self.register_buffer(name, getattr(table, name).float())
+        self.layers = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(width, config.hidden_dim),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden_dim, len(self.ngrams)),
+        )
+
+    def pool(self, features: Tensor, mask: Tensor) -> Tensor:
+        """features [B, T, D], mask [B, T] bool -> mean and maximum over the real frames, standardised, [B, 2D]."""
+        real = mask.unsqueeze(-1)
+        mean = features.masked_fill(~real, 0.0).sum(1) / real.sum(1)
+        highest = features.masked_fill(~real, float("-inf")).amax(1)
+        return (torch.cat([mean, highest], dim=-1) - self.mean) / self.std
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """pooled: [B, 2D], by `pool` -> logits of p, [B, G]."""
+        return self.layers(pooled)
+
+    def targets(self, captions: Iterable[Sequence[str]]) -> Tensor:
+        """p as the captions of one video have it: the share of them that has each n-gram, float32 [G]."""
+        lists = list(captions)
+        places = [self._place[ngram] for words in lists for ngram in count_ngrams(words) if ngram in self._place]
+        return torch.bincount(torch.tensor(places, dtype=torch.long), minlength=len(self.ngrams)) / len(lists)
+
+    @torch.inference_mode()
+    def expected_cider(
+        self, features: Tensor, mask: Tensor, captions: Sequence[Sequence[Sequence[str]]]
+    ) -> list[list[float]]:
+        """The expected CIDEr (0 to 10, as `CiderReward`) of each of the captions of B videos, given as lists of words.
+
+        features: [B, T, D]; mask: [B, T] bool. References are taken to be as long as captions are on the whole.
+        """
+        probabilities = self(self.pool(features.float(), mask)).sigmoid()
+        worth = (probabilities * self.weight).cpu()  # [B, G]
+        rarity, unknown, lengths = self.rarity.tolist(), self.unknown.tolist(), self.lengths.tolist()
+        return [
+            [_length_penalty(len(words), lengths) * self._expected(words, row, rarity, unknown) for words in found]
+            for found, row in zip(captions, worth.tolist(), strict=True)
+        ]
+
+    def _expected(self, words: Sequence[str], worth: list[float], rarity: list[float], unknown: list[float]) -> float:
+        weights, gains = {}, [0.0] * LONGEST
+        for ngram, times in count_ngrams(words).items():
+            place, order = self._place.get(ngram), len(ngram) - 1
+            weights[ngram] = times * (unknown[order] if place is None else rarity[place])
+            if place is not None:
+                gains[order] += weights[ngram] * worth[place]
+        cosines = (gain / norm for gain, norm in zip(gains, _norms(weights), strict=True) if norm)
+        return 10 * sum(cosines) / LONGEST
+
+    def save(self, file: Path) -> None:
+        """Writes the network with its n-grams as one file, in float16 what is large; whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = {
+            name: (tensor.half() if tensor.dim() == 2 else tensor.float()).contiguous().cpu()
+            for name, tensor in self.state_dict().items()
+        }
+        described = {
+            "hidden_dim": self.config.hidden_dim,
+            "dropout": self.config.dropout,
+            "ngrams": [" ".join(ngram) for ngram in self.ngrams],
+        }
+        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(save(tensors, {"consensus": json.dumps(described)}))
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, file: Path) -> ConsensusRanker:
+        """Reads what `save` wrote, in eval mode. Raises ClipcapError when the file is damaged or something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, "pt") as opened:
+                described = json.loads((opened.metadata() or {})["consensus"])
+                tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no dict)
+            ngrams = [tuple(text.split(" ")) for text in described["ngrams"]]
+            table = NgramTable(ngrams, tensors["rarity"], tensors["unknown"], tensors["weight"], tensors["lengths"])
+            config = ConsensusConfig(len(tensors["mean"]) // 2, described["hidden_dim"], described["dropout"])
+            ranker = cls(config, table)
+            ranker.load_state_dict(tensors)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ClipcapError(
+                f"cannot read the consensus network {file} ({reason}); make it anew with clipcap-video train-consensus"
+            ) from None
+        return ranker.eval()
+
+
+def _length_penalty(length: int, lengths: Sequence[float]) -> float:
+    """By what CIDEr-D multiplies the score of a caption of so many words, on average over the length of references."""
+    return sum(share * math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other, share in enumerate(lengths))
+
+
+def _norms(weights: Mapping[Ngram, float]) -> list[float]:
+    """Length of a caption's vector for each n."""
+    squares = [0.0] * LONGEST
+    for ngram, weight in weights.items():
+        squares[len(ngram) - 1] += weight * weight
+    return [math.sqrt(square) for square in squares]

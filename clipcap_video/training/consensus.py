@@ -1,0 +1,135 @@
+"""Training of the consensus network that puts a captioner's hypotheses in order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import trange
+
+from clipcap_video.datasets.packing import stack_features, thin_frames
+from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
+from clipcap_video.devices import pick_device
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features import FeatureStore, check_fingerprints, open_features
+from clipcap_video.models.checkpoint import find_checkpoint, read_config
+from clipcap_video.models.consensus import CONSENSUS, ConsensusConfig, ConsensusRanker, NgramTable, caption_words
+from clipcap_video.training.optimisation import make_optimizer, parameter_groups, set_learning_rate
+
+if TYPE_CHECKING:
+    from clipcap_video.cli.train_consensus import ConsensusTrainConfig
+
+
+def train_consensus(config: ConsensusTrainConfig) -> Path:
+    """Trains a consensus network for a captioner, on the captioner's own features, and puts it into its checkpoint.
+
+    Returns its file. Raises ClipcapError on bad input, before anything is written.
+    """
+    checkpoint = find_checkpoint(config.model_dir)
+    if not checkpoint.is_dir():
+        raise ClipcapError(f"{checkpoint} is of a ClipCap program; turn it into a folder with clipcap-video convert")
+    model_config, info = read_config(checkpoint)
+    data, caption = config.data, config.caption
+    if data is None and "data" in info.training:
+        data = Path(info.training["data"])
+    if not caption:
+        caption = [Path(path) for path in info.training.get("caption", [])]
+    if data is None or not caption:
+        raise ClipcapError(f"{checkpoint} does not say what it was trained on; give --data and --caption")
+    store = open_features(data)
+    check_fingerprints(info.fingerprint, store.fingerprint, str(data))
+    records = match_features(read_annotations(caption, bool(info.training.get("paragraphs"))), store.ids()).records
+    training = [record for record in select(records, config.train_split) if record.captions]
+    if len(training) < 2:
+        raise ClipcapError(
+            f"fewer than two videos of split {config.train_split!r} have features in {data} and captions; "
+            "there is nothing to agree on"
+        )
+    split = normal_split(config.eval_split)
+    validation = [record for record in records if record.split == split and record.captions]
+
+    words = [[caption_words(text) for text in record.captions] for record in training]
+    table = NgramTable.of(words, config.ngrams)
+    feature_dim = store.shape(training[0].video_id).dim
+    ranker = ConsensusRanker(ConsensusConfig(feature_dim, config.hidden, config.dropout), table)
+    device = pick_device(config.device)
+    pooled = _pooled(ranker, store, training, model_config.max_frames)
+    mean, std = pooled.mean(0), pooled.std(0) + 1e-3
+    inputs, targets = (pooled - mean) / std, torch.stack([ranker.targets(lists) for lists in words])
+    ranker.mean, ranker.std = mean, std
+    held_out = None
+    if validation:
+        shares = [ranker.targets(map(caption_words, record.captions)) for record in validation]
+        held_out = _pooled(ranker, store, validation, model_config.max_frames), torch.stack(shares)
+    print(
+        f"{len(training):,} videos, {sum(map(len, words)):,} captions, {len(table.ngrams):,} n-grams on {device}",
+        file=sys.stderr,
+    )
+    _fit(ranker.to(device), inputs, targets, held_out, config)
+    file = checkpoint / CONSENSUS
+    ranker.save(file)
+    return file
+
+
+def _pooled(ranker: ConsensusRanker, store: FeatureStore, records: Sequence[VideoRecord], max_frames: int) -> Tensor:
+    """What `ranker.pool` makes of each video, [n, 2D], from the frames that the captioner sees."""
+    parts = []
+    for start in range(0, len(records), 256):
+        videos = store.load_many([record.video_id for record in records[start : start + 256]])
+        parts.append(ranker.pool(*stack_features([thin_frames(video, max_frames).features for video in videos])))
+    return torch.cat(parts)
+
+
+def _fit(
+    ranker: ConsensusRanker,
+    inputs: Tensor,
+    targets: Tensor,
+    held_out: tuple[Tensor, Tensor] | None,
+    config: ConsensusTrainConfig,
+) -> None:
+    """Cross-entropy of every n-gram's share, on mixtures of videos (mixup: Zhang et al., arXiv 1710.09412)."""
+    device = ranker.mean.device
+    torch.manual_seed(config.seed)
+    for layer in ranker.layers:
+        if isinstance(layer, torch.nn.Linear):
+            layer.reset_parameters()
+    last = ranker.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():  # begins with what is said of any video
+        last.bias.copy_(targets.mean(0).clamp(1e-5, 1 - 1e-5).logit())
+    optimizer = make_optimizer(parameter_groups([(ranker.parameters(), config.lr)], config.weight_decay), config.lr)
+    random = np.random.default_rng(config.seed)
+    starts = range(0, len(inputs), config.bs)
+    steps = len(starts) * config.epochs
+    step = 0
+    ranker.train()
+    with trange(config.epochs, desc="consensus", unit="epoch", disable=None) as epochs:
+        for _ in epochs:
+            order = torch.from_numpy(random.permutation(len(inputs)))
+            for start in starts:
+                set_learning_rate(optimizer, 1 - step / steps)
+                batch = order[start : start + config.bs]
+                x, y = inputs[batch].to(device), targets[batch].to(device)
+                if config.mixup:
+                    share = float(random.beta(config.mixup, config.mixup))
+                    other = torch.from_numpy(random.permutation(len(batch))).to(device)
+                    x, y = share * x + (1 - share) * x[other], share * y + (1 - share) * y[other]
+                loss = F.binary_cross_entropy_with_logits(ranker(x), y)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+    ranker.eval()
+    if held_out is not None:
+        x, y = (part.to(device) for part in held_out)
+        with torch.inference_mode():
+            found = F.binary_cross_entropy_with_logits(ranker(x), y).item()
+            known = targets.mean(0).to(device).clamp(1e-5, 1 - 1e-5).expand_as(y)
+            blind = F.binary_cross_entropy(known, y).item()
+        print(f"validation cross-entropy {found:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
