@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VIDEOS ?=
+# For `make starter`: a folder with videos/ and videodatainfo.json, the place to work in, and where the result goes.
+DATA ?= msrvtt
+WORK ?= starter_build
+STARTER ?= clipcap_video/starter
 
-.PHONY: env demo test test-all lint format clean
+.PHONY: env demo starter test test-all lint format clean
 
 env: $(VENV)/.ready
 
@@ -18,6 +22,17 @@ $(VENV)/.ready: pyproject.toml
 
 demo: env
 	$(BIN)/clipcap-video demo $(VIDEOS)
+
+# Makes the starter captioner anew, in an hour or two on a CPU. Stopped, it goes on where it was.
+starter: env
+	$(BIN)/clipcap-video extract --config recipes/starter/extract.yaml --videos $(DATA)/videos --out $(WORK)/features
+	test -d $(WORK)/lm || $(BIN)/clipcap-video new-lm --caption $(DATA)/videodatainfo.json --out $(WORK)/lm \
+		--vocab_size 6000 --layers 4 --width 384 --heads 6
+	$(BIN)/clipcap-video train --config recipes/starter/train.yaml --data $(WORK)/features \
+		--caption $(DATA)/videodatainfo.json --lm $(WORK)/lm --out_dir $(WORK)/out --resume $(TRAIN_OPTIONS)
+	$(BIN)/clipcap-video train-consensus --model_dir $(WORK)/out/last
+	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed
+	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/
 
 test: env
 	$(BIN)/python -m pytest -q

@@ -40,7 +40,7 @@ from clipcap_video.video.segments import SegmentFrames
 STARTER = Path(__file__).parent / "starter"
 
 # Hypotheses that a consensus network has to choose among, unless the user says.
-RANKED_BEAMS = 10
+RANKED_BEAMS = 20
 
 
 class Captioner(HubModel):

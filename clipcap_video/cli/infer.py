@@ -68,7 +68,7 @@ class InferConfig:
     )
     beam_size: int | None = option(
         None,
-        "Hypotheses kept by beam search: 5, or 10 where a consensus network chooses among them.",
+        "Hypotheses kept by beam search: 5, or 20 where a consensus network chooses among them.",
         panel="Decoding",
     )
     no_consensus: bool = option(
@@ -153,6 +153,8 @@ def chosen_settings(config: object) -> DecodingSettings:
 
     names = {field.name for field in fields(DecodingSettings)}
     chosen = {name: value for name, value in vars(config).items() if name in names and value is not None}
+    if "beam_size" not in chosen:
+        chosen["beam_size"] = max(DecodingSettings.beam_size, chosen.get("num_return", 1))
     return DecodingSettings(**chosen, consensus=not getattr(config, "no_consensus", False))
 
 
