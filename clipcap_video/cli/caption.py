@@ -103,6 +103,7 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.export.subtitles import clock
     from clipcap_video.inference import suited
     from clipcap_video.long_videos import FORMATS, caption_long_video
+    from clipcap_video.runs import record_run
     from clipcap_video.video.files import find_all_videos
 
     settings = chosen_settings(config)
@@ -132,6 +133,8 @@ def _caption(config: CaptionConfig) -> None:
             continue
         if done.warning is not None:
             print(f"warning: {path.stem}: {done.warning}", file=sys.stderr)
+        if config.jsonl:
+            record_run(done.files[-1], "caption", config)
         print(f"written: {', '.join(map(str, done.files))}")
         if not done.finished:
             end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
