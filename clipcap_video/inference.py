@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -178,7 +179,7 @@ def caption_videos(
         if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
             print(
                 f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
-                f"clipcap-video caption {prediction.path} writes one for each shot",
+                f"clipcap-video caption {shlex.quote(str(prediction.path))} writes one for each shot",
                 file=sys.stderr,
             )
     for failure in summary.failures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from clipcap_video.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.export.report import format_seconds
 from clipcap_video.features import Fingerprint
 from clipcap_video.long_videos import LongVideo, caption_long_video, caption_segments, joined
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
@@ -217,7 +219,7 @@ class TestWhatIsThereAlready:
     def test_a_file_of_another_kind_is_kept(self, tmp_path: Path) -> None:
         file = tmp_path / "talk.captions.jsonl"
         file.write_text("[1, 2]\n")
-        with pytest.raises(ClipcapError, match="no file of this command"):
+        with pytest.raises(ClipcapError, match="no file of clipcap-video caption"):
             CaptionLog(file, {"video": "talk"})
         assert file.read_text() == "[1, 2]\n"
 
@@ -258,6 +260,44 @@ class TestTheCommand:
         assert "could not read notes: " in done.stderr
         assert sorted(contents_of(tmp_path)) == ["a.mp4", "a.vtt", "b.mp4", "b.vtt", "notes.mp4"]
         assert "0:00 - 0:0" in done.stdout
+
+    def test_a_folder_that_was_done_in_part_goes_on(self, model: Path, tmp_path: Path) -> None:
+        write_shots(tmp_path / "a.mp4", [30, 30])
+        command = ["clipcap-video", "caption", tmp_path, "--model_dir", model, "--segments", "fixed:2"]
+        assert run(*command).returncode == 0
+        (tmp_path / "a.srt").write_text("mine")
+        write_shots(tmp_path / "b.mp4", [30, 30])
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+        assert f"a.mp4 is left out: {tmp_path / 'a.srt'} is there already; give --overwrite" in done.stdout
+        assert (tmp_path / "a.srt").read_text() == "mine"
+        assert contents_of(tmp_path) == ["a.mp4", "a.srt", "a.vtt", "b.mp4", "b.srt", "b.vtt"]
+
+    def test_what_stands_in_the_way_is_said_before_a_model_is_loaded(self, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30])
+        (tmp_path / "a.vtt").write_text("mine")
+        assert "a.vtt is there already" in refused("clipcap-video", "caption", clip, "--model_dir", tmp_path / "none")
+
+    def test_the_segments_as_a_page(self, model: Path, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30, 30, 40])
+        command = ["clipcap-video", "caption", clip, "--model_dir", model, "--segments", "fixed:3", "--jsonl"]
+        assert run(*command, "--srt").returncode == 0
+        log, page = tmp_path / "a.captions.jsonl", tmp_path / "a.html"
+        done = run("clipcap-video", "report", log, "--out", page)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        entries = [line for line in lines if "captions" in line]
+        text = page.read_text()
+        assert text.count('<article class="card"') == len(entries) > 1
+        assert f'<dt>segments</dt><dd class="num">{len(entries)}</dd>' in text
+        for entry in entries:
+            assert escape(entry["captions"][0]["text"]) in text
+            assert f"{format_seconds(entry['start'])} to {format_seconds(entry['end'])}" in text
+        assert "about whole videos" in refused("clipcap-video", "report", log, "--caption", tmp_path / "c.csv")
+        (tmp_path / "b.captions.jsonl").write_text("{}\n")
+        assert "no file of clipcap-video caption" in refused(
+            "clipcap-video", "report", tmp_path / "b.captions.jsonl", "--out", page
+        )
 
     def test_both_kinds_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:
         clip = write_shots(tmp_path / "a.mp4", [30, 30])

@@ -107,12 +107,20 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.video.files import find_all_videos
 
     settings = chosen_settings(config)
-    videos = find_all_videos(config.videos)
-    captioner = load_captioner(config)
+    videos = list(find_all_videos(config.videos).values())
     kinds = [kind for kind in FORMATS if getattr(config, kind)]
+    if not kinds and not config.jsonl:
+        kinds = list(FORMATS)
+    several = len(videos) > 1
+    todo = (
+        videos if config.overwrite else [path for path in videos if not _is_done(path, config.out_dir, kinds, several)]
+    )
+    if not todo:
+        return
+    captioner = load_captioner(config)
     failed = False
-    for path in videos.values():
-        if len(videos) > 1:
+    for path in todo:
+        if several:
             print(f"{path}:")
         try:
             done = caption_long_video(
@@ -121,7 +129,7 @@ def _caption(config: CaptionConfig) -> None:
                 config.segmentation,
                 suited(settings, captioner, config.entry_length, config.length_penalty),
                 folder=config.out_dir,
-                kinds=kinds if kinds or config.jsonl else list(FORMATS),
+                kinds=kinds,
                 keep_log=config.jsonl,
                 overwrite=config.overwrite,
                 batch_size=config.bs,
@@ -142,6 +150,21 @@ def _caption(config: CaptionConfig) -> None:
             sys.exit(130)
     if failed:
         sys.exit(1)
+
+
+def _is_done(path: Path, folder: Path | None, kinds: list[str], several: bool) -> bool:
+    """Whether a video has its subtitles. One of several is passed over with a line; one alone is an error."""
+    from clipcap_video.errors import ClipcapError
+    from clipcap_video.long_videos import check_absent
+
+    try:
+        check_absent(path, folder, kinds)
+    except ClipcapError as error:
+        if not several:
+            raise
+        print(f"{path} is left out: {error}")
+        return True
+    return False
 
 
 caption = command_of(CaptionConfig, _caption, "caption")

@@ -14,7 +14,11 @@ from clipcap_video.training.config import option
 class ReportConfig:
     """Options of `clipcap-video report`."""
 
-    predictions: Path = option(MISSING, "The predictions.json of inference.", argument=True)
+    predictions: Path = option(
+        MISSING,
+        "The predictions.json of inference, or the STEM.captions.jsonl of a long video.",
+        argument=True,
+    )
     out: Path = option(Path("report.html"), "The page to write.", made=True)
     videos: list[Path] | None = option(
         None,

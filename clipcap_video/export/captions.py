@@ -105,7 +105,15 @@ def report_predictions(
                 for future in waiting:
                     future.cancel()
 
-    return write_report(entries(), out, count=len(predictions), title=title, details=details)
+    segments = len({found.video for found in predictions}) < len(predictions)
+    return write_report(
+        entries(),
+        out,
+        count=len(predictions),
+        counted="segments" if segments else "videos",
+        title=title,
+        details=details,
+    )
 
 
 def _frames(prediction: Prediction, pictures: Pictures) -> list[ReportFrame]:

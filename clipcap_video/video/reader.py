@@ -395,7 +395,7 @@ def read_frames_at(path: str | Path, times: Sequence[float]) -> list[np.ndarray 
     """
     images: list[np.ndarray | None] = []
     with Decoder(Path(path)) as decoder:
-        for time in decoder:
+        for time in decoder.times(times[0] if len(times) else 0.0):
             image = None
             while len(images) < len(times) and time >= times[len(images)] - TIME_TOLERANCE:
                 image = decoder.retrieve() if image is None else image
