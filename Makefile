@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VIDEOS ?=
 
-.PHONY: env demo test test-all lint format clean
+.PHONY: env demo test test-all lint format picture clean
 
 env: $(VENV)/.ready
 
@@ -33,6 +33,10 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The README's, with the captioner in the box; needs Chromium.
+picture: env
+	$(BIN)/python examples/picture.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -106,13 +106,19 @@ class CaptionLog:
         found = _read(self.path, remedy)
         self.writes = found.writes
         for name in sorted({*made_by, *found.made_by}):
-            if found.made_by.get(name) != made_by.get(name):
-                raise ClipcapError(
-                    f"{self.path} was begun with {name} {found.made_by.get(name)}, "
-                    f"this run has {made_by.get(name)}; {remedy}"
-                )
+            before, now = str(found.made_by.get(name)), str(made_by.get(name))
+            if before != now:
+                before, now = _where_they_differ(before, now)
+                raise ClipcapError(f"{self.path} was begun with {name} {before}, this run has {now}; {remedy}")
         self.predictions, self._offsets, self.finished = found.predictions, found.offsets, found.finished
         self._end = found.end
+
+
+def _where_they_differ(first: str, second: str) -> tuple[str, str]:
+    """Of two lists `a 1, b 2` what is in one alone; the whole of both where that is nothing for one of them."""
+    parts = [text.split(", ") for text in (first, second)]
+    alone = [[part for part in parts[i] if part not in parts[1 - i]] for i in (0, 1)]
+    return (", ".join(alone[0]), ", ".join(alone[1])) if all(alone) else (first, second)
 
 
 @dataclass

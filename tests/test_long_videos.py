@@ -210,6 +210,8 @@ class TestWhatIsThereAlready:
         before = contents(tmp_path)
         with pytest.raises(ClipcapError, match="begun with segments shots of 2 to 20 s, this run has fixed:3"):
             caption_long_video(captioner, talk, Segmentation.parse("fixed:3"), SETTINGS, folder=tmp_path)
+        with pytest.raises(ClipcapError, match="begun with decoding seed 0, this run has seed 1; give"):
+            caption_long_video(captioner, talk, Segmentation(), replace(SETTINGS, seed=1), folder=tmp_path)
         (tmp_path / "other").mkdir()
         other = write_clip(tmp_path / "other" / "talk.mkv")
         with pytest.raises(ClipcapError, match="begun with video"):
