@@ -283,7 +283,9 @@ class TestTheCommand:
     def test_the_segments_as_a_page(self, model: Path, tmp_path: Path) -> None:
         clip = write_shots(tmp_path / "a.mp4", [30, 30, 40])
         command = ["clipcap-video", "caption", clip, "--model_dir", model, "--segments", "fixed:3", "--jsonl"]
-        assert run(*command, "--srt").returncode == 0
+        assert run(*command).returncode == 0
+        made = ["a.captions.jsonl", "a.captions.run.yaml", "a.mp4", "a.srt", "a.vtt"]
+        assert contents_of(tmp_path) == made
         log, page = tmp_path / "a.captions.jsonl", tmp_path / "a.html"
         done = run("clipcap-video", "report", log, "--out", page)
         assert (done.returncode, done.stderr) == (0, "")

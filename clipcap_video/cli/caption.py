@@ -39,11 +39,14 @@ class CaptionConfig:
     max_shot: float = option(20.0, "Shots longer than this many seconds are split.", panel="Segments")
 
     srt: bool = option(
-        False, "Write STEM.srt. Without any of the three, STEM.srt and STEM.vtt are written.", panel="Output"
+        False, "Write STEM.srt, and STEM.vtt only with --vtt. Without either, both are written.", panel="Output"
     )
-    vtt: bool = option(False, "Write STEM.vtt, for browsers.", panel="Output")
+    vtt: bool = option(False, "Write STEM.vtt, for browsers, and STEM.srt only with --srt.", panel="Output")
     jsonl: bool = option(
-        False, "Keep STEM.captions.jsonl: captions with times, scores and the frames' times.", panel="Output"
+        False,
+        "Also keep STEM.captions.jsonl: captions with times, scores and the frames' times. `clipcap-video report` shows "
+        "it as a page.",
+        panel="Output",
     )
     out_dir: Path | None = option(
         None, "Folder for the files; beside each video, where players look for them, unless given.", panel="Output"
@@ -108,9 +111,7 @@ def _caption(config: CaptionConfig) -> None:
 
     settings = chosen_settings(config)
     videos = list(find_all_videos(config.videos).values())
-    kinds = [kind for kind in FORMATS if getattr(config, kind)]
-    if not kinds and not config.jsonl:
-        kinds = list(FORMATS)
+    kinds = [kind for kind in FORMATS if getattr(config, kind)] or list(FORMATS)
     several = len(videos) > 1
     todo = (
         videos if config.overwrite else [path for path in videos if not _is_done(path, config.out_dir, kinds, several)]
