@@ -44,7 +44,7 @@ class CaptionConfig:
     vtt: bool = option(False, "Write STEM.vtt, for browsers, and STEM.srt only with --srt.", panel="Output")
     jsonl: bool = option(
         False,
-        "Also keep STEM.captions.jsonl: captions with times, scores and the frames' times. `clipcap-video report` shows "
+        "Also keep STEM.captions.jsonl: captions with times, scores and the frames' times. clipcap-video report shows "
         "it as a page.",
         panel="Output",
     )
