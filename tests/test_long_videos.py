@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import srt
 import torch
+import yaml
 
 from clipcap_video import long_videos
 from clipcap_video.caption_log import CaptionLog
@@ -286,6 +287,9 @@ class TestTheCommand:
         assert run(*command).returncode == 0
         made = ["a.captions.jsonl", "a.captions.run.yaml", "a.mp4", "a.srt", "a.vtt"]
         assert contents_of(tmp_path) == made
+        record = yaml.safe_load((tmp_path / "a.captions.run.yaml").read_text())
+        assert (record["videos"], record["segments"]) == ([str(clip)], "fixed:3")
+        assert set(record["record"]["data"]) == {"videos", "model_dir"}
         log, page = tmp_path / "a.captions.jsonl", tmp_path / "a.html"
         done = run("clipcap-video", "report", log, "--out", page)
         assert (done.returncode, done.stderr) == (0, "")

@@ -49,7 +49,10 @@ class CaptionConfig:
         panel="Output",
     )
     out_dir: Path | None = option(
-        None, "Folder for the files; beside each video, where players look for them, unless given.", panel="Output"
+        None,
+        "Folder for the files; beside each video, where players look for them, unless given.",
+        panel="Output",
+        made=True,
     )
     overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
 
