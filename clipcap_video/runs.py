@@ -71,7 +71,8 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
         record["earlier"] = [*before.get("earlier", []), kept]
     text = (
         "# What the files beside this one were made from. To do it again, with another place for the output:\n"
-        f"# clipcap-video {command} --config {shlex.quote(file.name)}. What stands under `{RECORD}` is no option, and passed over.\n"
+        f"# clipcap-video {command} --config {shlex.quote(file.name)}\n"
+        f"# What stands under `{RECORD}` is no option, and passed over.\n"
     )
     text += yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
     text += yaml.safe_dump({RECORD: record}, sort_keys=False, allow_unicode=True)
