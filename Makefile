@@ -8,7 +8,7 @@ DATA ?= msrvtt
 WORK ?= starter_build
 STARTER ?= clipcap_video/starter
 
-.PHONY: env demo starter test test-all lint format clean
+.PHONY: env demo starter test test-all lint format picture clean
 
 env: $(VENV)/.ready
 
@@ -48,6 +48,10 @@ lint: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The README's, with the captioner in the box; needs Chromium.
+picture: env
+	$(BIN)/python examples/picture.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.predictions import Prediction, from_line, to_line
+from clipcap_video.predictions import Prediction, PredictionFile, from_line, to_line
 
+LOG_SUFFIX = ".captions.jsonl"
 FINISHED = '{"finished": true}'
 
 
@@ -101,30 +103,64 @@ class CaptionLog:
 
     def _read(self, made_by: dict[str, Any]) -> None:
         remedy = "give another --out_dir, or --overwrite to write it anew"
-        with self.path.open("rb") as stream:
-            try:
-                header = json.loads(stream.readline())
-                before = dict(header["made_by"])
-                self.writes = set(header["writes"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ClipcapError(f"{self.path} is there already and no file of this command; {remedy}") from None
-            for name in sorted({*made_by, *before}):
-                if before.get(name) != made_by.get(name):
-                    raise ClipcapError(
-                        f"{self.path} was begun with {name} {before.get(name)}, "
-                        f"this run has {made_by.get(name)}; {remedy}"
-                    )
-            self._end = stream.tell()
-            for number, line in enumerate(stream, 2):
-                if not line.endswith(b"\n"):
-                    break
-                text = line.decode("utf-8", "replace").strip()
-                if text == FINISHED:
-                    self.finished = True
-                else:
-                    self.predictions.append(from_line(text, f"{self.path} line {number}"))
-                    self._offsets.append(self._end)
-                self._end += len(line)
+        found = _read(self.path, remedy)
+        self.writes = found.writes
+        for name in sorted({*made_by, *found.made_by}):
+            before, now = str(found.made_by.get(name)), str(made_by.get(name))
+            if before != now:
+                before, now = _where_they_differ(before, now)
+                raise ClipcapError(f"{self.path} was begun with {name} {before}, this run has {now}; {remedy}")
+        self.predictions, self._offsets, self.finished = found.predictions, found.offsets, found.finished
+        self._end = found.end
+
+
+def _where_they_differ(first: str, second: str) -> tuple[str, str]:
+    """Of two lists `a 1, b 2` what is in one alone; the whole of both where that is nothing for one of them."""
+    parts = [text.split(", ") for text in (first, second)]
+    alone = [[part for part in parts[i] if part not in parts[1 - i]] for i in (0, 1)]
+    return (", ".join(alone[0]), ", ".join(alone[1])) if all(alone) else (first, second)
+
+
+@dataclass
+class _Content:
+    """What a log holds. offsets, end: bytes from its beginning to each prediction, and to the end of its last line."""
+
+    made_by: dict[str, Any]
+    writes: set[str]
+    predictions: list[Prediction] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    finished: bool = False
+    end: int = 0
+
+
+def _read(path: Path, remedy: str) -> _Content:
+    with path.open("rb") as stream:
+        try:
+            header = json.loads(stream.readline())
+            found = _Content(dict(header["made_by"]), set(header["writes"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ClipcapError(f"{path} is there already and no file of clipcap-video caption; {remedy}") from None
+        found.end = stream.tell()
+        for number, line in enumerate(stream, 2):
+            if not line.endswith(b"\n"):
+                break
+            text = line.decode("utf-8", "replace").strip()
+            if text == FINISHED:
+                found.finished = True
+            else:
+                found.predictions.append(from_line(text, f"{path} line {number}"))
+                found.offsets.append(found.end)
+            found.end += len(line)
+    return found
+
+
+def load_log(path: Path) -> PredictionFile:
+    """The captions in a log, finished or not, as a file of predictions. Raises ClipcapError when it is no log."""
+    try:
+        found = _read(path, "give a STEM.captions.jsonl of clipcap-video caption")
+    except OSError as error:
+        raise ClipcapError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    return PredictionFile(str(found.made_by.get("model", "")), None, {}, found.predictions)
 
 
 def write_whole(path: Path, text: str) -> None:

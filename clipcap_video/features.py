@@ -55,11 +55,29 @@ class Fingerprint:
         return {**asdict(self), "encoder": ""} == {**asdict(other), "encoder": ""}
 
     def __str__(self) -> str:
+        norm = ", normalised" if self.normalized else ""
+        return f"{self.encoder} ({self.weights}; {self.preprocessing}; {self._sampled}{norm})"
+
+    @property
+    def _sampled(self) -> str:
         spec = self.sampling
         rate = "" if spec.fps is None else f" at {spec.fps:g} fps"
         count = spec.max_frames or "all" if spec.sampling == "fps" else spec.frames
-        norm = ", normalised" if self.normalized else ""
-        return f"{self.encoder} ({self.weights}; {self.preprocessing}; {spec.sampling} {count}{rate}{norm})"
+        return f"{spec.sampling} {count}{rate}"
+
+    def unlike(self, other: Fingerprint) -> tuple[str, str]:
+        """What is different about both, in words; all of both where it is more than one thing."""
+        parts = [
+            (
+                f"features of {mine.encoder} ({mine.weights})",
+                f"features of frames made {mine.preprocessing}",
+                f"features of frames taken {mine._sampled}",
+                "normalised features" if mine.normalized else "features that are not normalised",
+            )
+            for mine in (self, other)
+        ]
+        apart = [(first, second) for first, second in zip(*parts, strict=True) if first != second]
+        return apart[0] if len(apart) == 1 else (str(self), str(other))
 
 
 @dataclass
@@ -316,11 +334,12 @@ def write_features(
 def check_fingerprints(trained_on: Fingerprint | None, given: Fingerprint | None, where: Path | str) -> None:
     """Refuses features that a model was not trained on. Stores without a fingerprint pass.
 
-    Raises ClipcapError naming both fingerprints.
+    Raises ClipcapError naming what differs.
     """
     if trained_on is None or given is None or trained_on.matches(given):
         return
+    these, those = given.unlike(trained_on)
     raise ClipcapError(
-        f"the features in {where} are {given}, but the model was trained on {trained_on}; "
+        f"the features in {where} are {these}, but the model was trained on {those}; "
         "extract features with the model's encoder and sampling"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -51,9 +52,10 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
     """Captions what `config` names and writes the results. Returns how many videos could not be read."""
     if config.out is not None:
         _check_writable(config.out)
+    videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
     captioner, settings = _prepare(config, settings)
-    if config.videos is not None:
-        return _caption_videos(config, settings, captioner)
+    if videos is not None:
+        return _caption_videos(config, settings, captioner, videos)
     _caption_features(config, settings, captioner)
     return 0
 
@@ -125,9 +127,9 @@ def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
             )
 
 
-def _caption_videos(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> int:
-    assert config.videos is not None
-    videos = find_all_videos(config.videos)
+def _caption_videos(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, videos: dict[str, Path]
+) -> int:
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
     if config.encoder or config.encoder_weights:
         captioner.load_encoder(config.encoder, config.encoder_weights)
@@ -190,7 +192,7 @@ def caption_videos(
         if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
             print(
                 f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
-                f"clipcap-video caption {prediction.path} writes one for each shot",
+                f"clipcap-video caption {shlex.quote(str(prediction.path))} writes one for each shot",
                 file=sys.stderr,
             )
     for failure in summary.failures:

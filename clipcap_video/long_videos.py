@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from clipcap_video.caption_log import CaptionLog, write_whole
+from clipcap_video.caption_log import LOG_SUFFIX, CaptionLog, write_whole
 from clipcap_video.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
@@ -28,7 +28,6 @@ from clipcap_video.video.reader import one_opencv_thread
 from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
 
 FORMATS = {"srt": to_srt, "vtt": to_vtt}
-LOG_SUFFIX = ".captions.jsonl"
 # A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
 BATCH_SECONDS = 10.0
 POLL_SECONDS = 0.1
@@ -135,9 +134,9 @@ def caption_long_video(
     Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
     have written, or when the log is of another video, model or choice; `overwrite` replaces them instead.
     """
-    folder = path.parent if folder is None else folder
-    log_file = folder / f"{path.stem}{LOG_SUFFIX}"
-    files = [folder / f"{path.stem}.{kind}" for kind in kinds]
+    if not overwrite:
+        check_absent(path, folder, kinds)
+    folder, log_file, files = _places(path, folder, kinds)
     fingerprint = captioner.require_fingerprint()
     stop = threading.Event()
     video = SegmentedVideo(path, segmentation, fingerprint.sampling, captioner.encoder.preprocess, stop=stop)
@@ -145,13 +144,13 @@ def caption_long_video(
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise ClipcapError(f"cannot write into {folder}; give another place with --out_dir")
-    if not overwrite and not log_file.exists():
-        _check_absent(files)
 
     with CaptionLog(log_file, made_by, overwrite=overwrite) as log:
         if not overwrite:
             _check_absent(file for file in files if file.name not in log.writes)
         skipped = (log.predictions[-1].end or 0.0) if log.predictions else 0.0
+        if log.finished:
+            tell(f"done before, to {clock(skipped)}, the end")
         held = None if log.finished else log.take_back()
         log.own([file.name for file in files])
         if not log.finished:
@@ -202,6 +201,22 @@ def _line(prediction: Prediction) -> str:
 def _write_subtitles(predictions: Sequence[Prediction], files: Sequence[Path]) -> None:
     for file in files:
         write_whole(file, subtitles(predictions, file.suffix[1:]))
+
+
+def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = tuple(FORMATS)) -> None:
+    """Raises ClipcapError where a video has subtitles already, and no log that tells that they are ours to replace.
+
+    Arguments as those of `caption_long_video`, which checks this too: here it is known before a model is loaded.
+    """
+    _, log_file, files = _places(path, folder, kinds)
+    if not log_file.exists():
+        _check_absent(files)
+
+
+def _places(path: Path, folder: Path | None, kinds: Sequence[str]) -> tuple[Path, Path, list[Path]]:
+    """The folder, the log and the subtitle files of a video."""
+    folder = path.parent if folder is None else folder
+    return folder, folder / f"{path.stem}{LOG_SUFFIX}", [folder / f"{path.stem}.{kind}" for kind in kinds]
 
 
 def _check_absent(files: Iterable[Path]) -> None:

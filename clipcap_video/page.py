@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from clipcap_video.caption_log import LOG_SUFFIX, load_log
 from clipcap_video.captioner import Captioner
 from clipcap_video.datasets.records import VideoRecord, read_annotations, select
 from clipcap_video.errors import ClipcapError
@@ -32,12 +33,16 @@ def make_page(
 ) -> list[str]:
     """Writes the page of a predictions.json; returns a line for each thing that it could not show.
 
+    predictions: or a STEM.captions.jsonl, the segments of a long video. These have no evidence, references or CIDEr.
     videos: where the video files are, if not where the predictions say. data: the features that the captions were
     made from, for the evidence. caption: annotations, for references and CIDEr. model_dir, lm: the captioner, if it is
     not where the predictions say. frames, frame_size: pictures of a video and the longer side of each in pixels.
     Raises ClipcapError when an input is missing or does not fit; nothing is written then.
     """
-    file = PredictionFile.load(predictions)
+    is_log = predictions.name.endswith(LOG_SUFFIX)
+    if is_log and (data is not None or caption):
+        raise ClipcapError(f"{predictions} has the segments of one video; --data and --caption are about whole videos")
+    file = load_log(predictions) if is_log else PredictionFile.load(predictions)
     found = file.predictions
     pictures = Pictures.for_page_of(len(found), frames, frame_size)
     records = read_annotations(caption) if caption else []
@@ -55,7 +60,7 @@ def make_page(
         without = sum(1 for prediction in found if prediction.video not in store)
         if without:
             notes.append(f"{without} of {len(found)} videos have no features in {data}: no evidence for them")
-    elif not any(prediction.evidence for prediction in found):
+    elif not is_log and not any(prediction.evidence for prediction in found):
         notes.append("no evidence: give the features with --data to see how much each frame mattered")
     unseen = sum(1 for prediction in found if prediction.path is None or not Path(prediction.path).is_file())
     if unseen:

@@ -71,7 +71,8 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
         record["earlier"] = [*before.get("earlier", []), kept]
     text = (
         "# What the files beside this one were made from. To do it again, with another place for the output:\n"
-        f"# clipcap-video {command} --config {file.name}. What stands under `{RECORD}` is no option, and passed over.\n"
+        f"# clipcap-video {command} --config {shlex.quote(file.name)}\n"
+        f"# What stands under `{RECORD}` is no option, and passed over.\n"
     )
     text += yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
     text += yaml.safe_dump({RECORD: record}, sort_keys=False, allow_unicode=True)
@@ -81,6 +82,34 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def record_run(made: Path, command: str, config: Any) -> None:
+    """The record of a command without one of its own: in the folder that it made, or beside the file as STEM.run.yaml.
+
+    config: its dataclass of options. Files and folders among them are told by digests, save those marked `made`, which
+    the command wrote. Raises nothing for inputs that are gone by now.
+    """
+    data = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+        if not item.metadata.get("made"):
+            data[item.name] = {str(path.resolve()): _digest(path) for path in paths if path.exists()}
+    file = made / RUN_FILE if made.is_dir() else made.with_name(f"{made.stem}.{RUN_FILE}")
+    write_run(file, command, options_of(config), {name: found for name, found in data.items() if found})
+
+
+def _digest(path: Path) -> str:
+    """Of a folder with a model its weights, of another one or a video names and lengths, of other files the content."""
+    from clipcap_video.video.files import VIDEO_SUFFIXES  # with torch behind it, which option files do not wait for
+
+    for folder in (path, path / "best", path / "last"):
+        if (folder / "model.safetensors").is_file():
+            return file_digest(folder / "model.safetensors")
+    if path.is_dir():
+        return videos_digest({str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()})
+    return videos_digest({path.name: path}) if path.suffix.lower() in VIDEO_SUFFIXES else file_digest(path)
 
 
 def _command_line() -> str:

@@ -42,65 +42,70 @@ def predictions(folder: Path, split: str | None, **captions: str) -> Path:
     return path
 
 
+def run(*options: object) -> str:
+    """What the command prints; an error is raised."""
+    result = CliRunner().invoke(app, [str(option) for option in options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 def test_the_split_of_the_predictions_is_scored(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
-    result = CliRunner().invoke(app, ["--predictions", str(path), "--caption", str(annotations)])
-    assert result.exit_code == 0, result.output
+    printed = run("--predictions", path, "--caption", annotations)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert (scores["split"], scores["videos"], scores["references"]) == ("test", 2, 3)
     assert scores["Bleu_1"] == pytest.approx(1.0)
     assert (scores["tokenizer"], scores["missing"]) == ("python", ["METEOR"])
     assert set(scores["per_video"]) == {"a", "b"}
-    assert f"CIDEr   {100 * scores['CIDEr']:7.2f}" in result.output
-    assert "Java is not installed: METEOR is left out" in result.output
+    assert f"CIDEr   {100 * scores['CIDEr']:7.2f}" in printed
+    assert "Java is not installed: METEOR is left out" in printed
 
 
 def test_missing_predictions_are_an_error_unless_allowed(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", a="a dog runs")
     with pytest.raises(ClipcapError, match=r"1 of 2 videos of split 'test' have no prediction \(b\)"):
-        evaluate(path, [annotations])
+        run("--predictions", path, "--caption", annotations)
     assert not (tmp_path / "scores.json").exists()
     out = tmp_path / "partial.json"
-    evaluate(path, [annotations], out=out, allow_missing=True)
+    run("--predictions", path, "--caption", annotations, "--out", out, "--allow_missing")
     scores = json.loads(out.read_text(encoding="utf-8"))
     assert (scores["videos"], scores["unpredicted"]) == (1, ["b"])
 
 
 def test_a_given_split_wins(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", c="a man talks")
-    evaluate(path, [annotations], split="train")
+    run("--predictions", path, "--caption", annotations, "--split", "train")
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["split"] == "train"
 
 
 def test_plain_captions_are_scored_where_they_are(tmp_path: Path, annotations: Path) -> None:
     path = tmp_path / "plain.json"
     path.write_text('{"a": "a dog runs", "c": ["a man talks"]}')
-    evaluate(path, [annotations])
+    run("--predictions", path, "--caption", annotations)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert (scores["split"], scores["videos"]) == (None, 2)
 
 
 def test_intervals_and_the_curve_of_confidence(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
-    options = ["--predictions", str(path), "--caption", str(annotations), "--bootstrap", "100"]
+    options = ["--predictions", path, "--caption", annotations, "--bootstrap", "100"]
     curve = tmp_path / "curve.png"
-    result = CliRunner().invoke(app, [*options, "--confidence_curve", str(curve)])
-    assert result.exit_code == 0, result.output
+    printed = run(*options, "--confidence_curve", curve)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     low, high = scores["intervals"]["CIDEr"]
     assert low <= scores["CIDEr"] <= high
-    assert f"[{100 * low:.2f}, {100 * high:.2f}] in 95 %" in result.output
-    assert "mean log-probability" in result.output
+    assert f"[{100 * low:.2f}, {100 * high:.2f}] in 95 %" in printed
+    assert "mean log-probability" in printed
     assert curve.stat().st_size > 1000
-    again = CliRunner().invoke(app, [*options, "--seed", "0"])
-    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores, again.output
+    run(*options, "--seed", "0")
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
 
 
 def test_a_curve_needs_captions_with_confidence(tmp_path: Path, annotations: Path) -> None:
     path = tmp_path / "plain.json"
     path.write_text('{"a": "a dog runs"}')
     with pytest.raises(ClipcapError, match="lacks the fields version and predictions"):
-        evaluate(path, [annotations], confidence_curve=tmp_path / "curve.png")
+        run("--predictions", path, "--caption", annotations, "--confidence_curve", tmp_path / "curve.png")
 
 
 def test_help_names_the_options_as_written_and_loads_nothing_heavy() -> None:

@@ -177,14 +177,18 @@ def test_frames_at_times_are_the_frames_that_were_sampled(tmp_path: Path) -> Non
     clip = write_clip(tmp_path / "clip.mkv", frames=30, first=7)
     images, times = read_frames(clip, SamplingSpec(frames=6))
     # As a predictions.json has them.
-    again = read_frames_at(clip, [round(float(time), 3) for time in times])
+    again = read_frames_at(clip, [round(float(time), 3) for time in times], np.asarray)
     assert len(again) == 6
     for image, other in zip(images, again, strict=True):
         assert other is not None
         assert (image == other).all()
-    assert [image is None for image in read_frames_at(clip, [0.0, 1e6])] == [False, True]
+    # From the middle on, most of what comes before is skipped, and the frames are the same.
+    for image, other in zip(images[3:], read_frames_at(clip, times[3:].tolist(), np.asarray), strict=True):
+        assert other is not None
+        assert (image == other).all()
+    assert [image is None for image in read_frames_at(clip, [0.0, 1e6], np.asarray)] == [False, True]
     with pytest.raises(VideoError):
-        read_frames_at(tmp_path / "nothing.mp4", [0.0])
+        read_frames_at(tmp_path / "nothing.mp4", [0.0], np.asarray)
 
 
 def test_pictures_of_many_videos_are_smaller() -> None:
@@ -202,7 +206,7 @@ def test_pictures_show_the_frames_at_their_times(project: Project, tmp_path: Pat
     path = write_clip(tmp_path / "clip.mkv", frames=40)
     images, times = read_frames(path, SamplingSpec(frames=10))
     prediction = Prediction("clip", [], [float(time) for time in times], path=str(path))
-    frames = _frames(prediction, Pictures(4, 64, 95))
+    (frames,) = _frames([prediction], Pictures(4, 64, 95))
     blocks = []
     for frame in frames:
         assert frame.picture is not None
@@ -213,3 +217,25 @@ def test_pictures_show_the_frames_at_their_times(project: Project, tmp_path: Pat
     chosen = [0, 3, 6, 9]  # of ten sampled, four evenly spread
     assert [frame.seconds for frame in frames] == [float(times[place]) for place in chosen]
     assert shown == [round(place * 39 / 9) if place in (0, 9) else int(place * 39 / 9) for place in chosen]
+
+
+def test_segments_of_one_video_show_what_each_would_by_itself(tmp_path: Path) -> None:
+    from clipcap_video.export.captions import LONGEST_RUN, _frames, _runs
+
+    path, other = write_clip(tmp_path / "a.mkv", frames=60), write_clip(tmp_path / "b.mkv", frames=60)
+    _, times = read_frames(path, SamplingSpec(frames=60))
+    segments = [
+        Prediction("a", [], times[first : first + 20].tolist(), path=str(path), start=1.0) for first in (0, 20, 40)
+    ]
+    elsewhere = replace(segments[0], path=str(other))
+    overlapping = replace(segments[1], timestamps=times[35:50].tolist())
+    unknown = replace(segments[1], timestamps=[])
+    given = [*segments, elsewhere, segments[1], overlapping, unknown, segments[2]]
+    runs = list(_runs(given))
+    assert [len(run) for run in runs] == [3, 1, 1, 1, 1, 1]
+    assert [found for run in runs for found in run] == given
+    assert [len(run) for run in _runs([replace(segments[0], timestamps=[1.0])] * (LONGEST_RUN + 1))] == [LONGEST_RUN, 1]
+    small = Pictures(4, 64, 95)
+    assert _frames(segments, small) == [_frames([segment], small)[0] for segment in segments]
+    pictures = {frame.picture for part in _frames(segments, small) for frame in part}
+    assert len(pictures) == 12  # each of its own place

@@ -301,7 +301,8 @@ class TestCommand:
         lines = [line.split() for line in done.stdout.splitlines()]
         assert [line[1] for line in lines if line[:1] == ["empty"]] == ["empty0", "empty1", "...", "4"]
         assert ["empty", "4", "errors:"] in [line[:3] for line in lines]
-        assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "found.json"])
+        made = [tmp_path / "found.json", tmp_path / "found.run.yaml"]
+        assert sorted(tmp_path.rglob("*")) == sorted([*before, *made])
         report = json.loads((tmp_path / "found.json").read_text())
         assert [finding["kind"] for finding in report["findings"]] == ["empty"] * 4 + ["truncated"]
         assert all(finding["advice"] and finding["severity"] == "error" for finding in report["findings"])

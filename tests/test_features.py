@@ -91,8 +91,17 @@ def test_fingerprint_survives_json_and_knows_its_like() -> None:
 
 def test_features_of_another_encoder_are_refused_naming_both() -> None:
     other = fingerprint(encoder="ViT-B/32", weights="sha256:2")
-    with pytest.raises(ClipcapError, match=r"in features/ are ViT-B/32 .*trained on tiny "):
+    with pytest.raises(ClipcapError, match=r"in features/ are features of ViT-B/32 .*trained on features of tiny "):
         check_fingerprints(fingerprint(), other, "features/")
+    # One difference is named alone, several with all that there is to know.
+    more = fingerprint(sampling=SamplingSpec("fps", fps=2))
+    said = (
+        r"are features of frames taken fps all at 2 fps, but the model was trained on features of frames taken \w+ \d+;"
+    )
+    with pytest.raises(ClipcapError, match=said):
+        check_fingerprints(fingerprint(), more, "features/")
+    with pytest.raises(ClipcapError, match=r"are tiny \(.*normalised\), but the model was trained on tiny \("):
+        check_fingerprints(fingerprint(), replace(more, normalized=True), "features/")
     check_fingerprints(fingerprint(), None, "old.hdf5")
     check_fingerprints(None, other, "features/")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
 import srt
 import torch
+import yaml
 
 from clipcap_video import long_videos
 from clipcap_video.caption_log import CaptionLog
@@ -17,6 +19,7 @@ from clipcap_video.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.export.report import format_seconds
 from clipcap_video.features import Fingerprint
 from clipcap_video.long_videos import LongVideo, caption_long_video, caption_segments, joined
 from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
@@ -208,6 +211,8 @@ class TestWhatIsThereAlready:
         before = contents(tmp_path)
         with pytest.raises(ClipcapError, match="begun with segments shots of 2 to 20 s, this run has fixed:3"):
             caption_long_video(captioner, talk, Segmentation.parse("fixed:3"), SETTINGS, folder=tmp_path)
+        with pytest.raises(ClipcapError, match="begun with decoding seed 0, this run has seed 1; give"):
+            caption_long_video(captioner, talk, Segmentation(), replace(SETTINGS, seed=1), folder=tmp_path)
         (tmp_path / "other").mkdir()
         other = write_clip(tmp_path / "other" / "talk.mkv")
         with pytest.raises(ClipcapError, match="begun with video"):
@@ -217,7 +222,7 @@ class TestWhatIsThereAlready:
     def test_a_file_of_another_kind_is_kept(self, tmp_path: Path) -> None:
         file = tmp_path / "talk.captions.jsonl"
         file.write_text("[1, 2]\n")
-        with pytest.raises(ClipcapError, match="no file of this command"):
+        with pytest.raises(ClipcapError, match="no file of clipcap-video caption"):
             CaptionLog(file, {"video": "talk"})
         assert file.read_text() == "[1, 2]\n"
 
@@ -258,6 +263,49 @@ class TestTheCommand:
         assert "could not read notes: " in done.stderr
         assert sorted(contents_of(tmp_path)) == ["a.mp4", "a.vtt", "b.mp4", "b.vtt", "notes.mp4"]
         assert "0:00 - 0:0" in done.stdout
+
+    def test_a_folder_that_was_done_in_part_goes_on(self, model: Path, tmp_path: Path) -> None:
+        write_shots(tmp_path / "a.mp4", [30, 30])
+        command = ["clipcap-video", "caption", tmp_path, "--model_dir", model, "--segments", "fixed:2"]
+        assert run(*command).returncode == 0
+        (tmp_path / "a.srt").write_text("mine")
+        write_shots(tmp_path / "b.mp4", [30, 30])
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+        assert f"a.mp4 is left out: {tmp_path / 'a.srt'} is there already; give --overwrite" in done.stdout
+        assert (tmp_path / "a.srt").read_text() == "mine"
+        assert contents_of(tmp_path) == ["a.mp4", "a.srt", "a.vtt", "b.mp4", "b.srt", "b.vtt"]
+
+    def test_what_stands_in_the_way_is_said_before_a_model_is_loaded(self, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30])
+        (tmp_path / "a.vtt").write_text("mine")
+        assert "a.vtt is there already" in refused("clipcap-video", "caption", clip, "--model_dir", tmp_path / "none")
+
+    def test_the_segments_as_a_page(self, model: Path, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30, 30, 40])
+        command = ["clipcap-video", "caption", clip, "--model_dir", model, "--segments", "fixed:3", "--jsonl"]
+        assert run(*command).returncode == 0
+        made = ["a.captions.jsonl", "a.captions.run.yaml", "a.mp4", "a.srt", "a.vtt"]
+        assert contents_of(tmp_path) == made
+        record = yaml.safe_load((tmp_path / "a.captions.run.yaml").read_text())
+        assert (record["videos"], record["segments"]) == ([str(clip)], "fixed:3")
+        assert set(record["record"]["data"]) == {"videos", "model_dir"}
+        log, page = tmp_path / "a.captions.jsonl", tmp_path / "a.html"
+        done = run("clipcap-video", "report", log, "--out", page)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        entries = [line for line in lines if "captions" in line]
+        text = page.read_text()
+        assert text.count('<article class="card"') == len(entries) > 1
+        assert f'<dt>segments</dt><dd class="num">{len(entries)}</dd>' in text
+        for entry in entries:
+            assert escape(entry["captions"][0]["text"]) in text
+            assert f"{format_seconds(entry['start'])} to {format_seconds(entry['end'])}" in text
+        assert "about whole videos" in refused("clipcap-video", "report", log, "--caption", tmp_path / "c.csv")
+        (tmp_path / "b.captions.jsonl").write_text("{}\n")
+        assert "no file of clipcap-video caption" in refused(
+            "clipcap-video", "report", tmp_path / "b.captions.jsonl", "--out", page
+        )
 
     def test_both_kinds_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:
         clip = write_shots(tmp_path / "a.mp4", [30, 30])

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from clipcap_video import runs
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import java
+from clipcap_video.predictions import Caption, Prediction, PredictionFile
 from clipcap_video.training.config import TrainConfig
 from tests.clips import write_clip
 from tests.conftest import TinyProject
-from tests.test_cli import run
+from tests.test_cli import refused, run
 from tests.tiny import write_annotations
 from tests.tiny_clip import save_tiny_clip
 
@@ -227,3 +228,71 @@ class TestRecord:
         files["b"].write_bytes(b"123")
         assert runs.videos_digest(files) != first
         assert runs.videos_digest({"a": files["a"], "c": files["b"]}) != runs.videos_digest(files)
+
+
+COMMANDS = [
+    "extract", "train", "infer", "caption", "serve", "evaluate", "report", "search", "train-retrieval",
+    "evaluate-retrieval", "convert", "new-lm", "pack", "doctor", "demo",
+]  # fmt: skip
+
+
+class TestEveryCommand:
+    def test_these_are_all(self) -> None:
+        listed = run("clipcap-video", "--help").stdout
+        boxes = str.maketrans(dict.fromkeys("│╭╮╰╯─", " "))
+        words = [line.split() for line in listed.translate(boxes).partition("Commands")[2].splitlines()]
+        assert [line[0] for line in words if line and line[0] in COMMANDS] == COMMANDS
+        assert sum(1 for line in listed.partition("Commands")[2].splitlines() if line[2:3].isalpha()) == len(COMMANDS)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_takes_an_option_file_and_refuses_what_is_no_option(self, tmp_path: Path, command: str) -> None:
+        file = tmp_path / "options.yaml"
+        file.write_text("xyzzy: 3\n")
+        done = run("clipcap-video", command, "--config", file, cwd=tmp_path)
+        box = str.maketrans(dict.fromkeys("│\n", " "))
+        assert "there is no option 'xyzzy'" in " ".join(done.stderr.translate(box).split())
+        assert done.returncode == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["options.yaml"]
+
+    def test_scores_and_page_are_made_again_from_their_records(self, tmp_path: Path) -> None:
+        captions = tmp_path / "captions.csv"
+        captions.write_text("video,caption,split\na,a dog runs,test\na,the dog,test\nb,a cat sleeps,test\n")
+        entries = [Prediction(video, [Caption("a dog runs", -1.0, -1.0, 1)]) for video in "ab"]
+        PredictionFile("model", "test", {}, entries).save(tmp_path / "p.json")
+        options = ["--predictions", "p.json", "--caption", "captions.csv", "--bootstrap", "100", "--seed", "3"]
+        done = run("clipcap-video", "evaluate", *options, "--out", "s.json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        record = read(tmp_path / "s.run.yaml")
+        assert (record["bootstrap"], record["caption"]) == (100, [str(captions)])
+        assert record["record"]["data"] == {
+            "predictions": {str(tmp_path / "p.json"): runs.file_digest(tmp_path / "p.json")},
+            "caption": {str(captions): runs.file_digest(captions)},
+        }
+        away = tmp_path / "away"
+        away.mkdir()
+        again = ["clipcap-video", "evaluate", "--config", tmp_path / "s.run.yaml", "--out", "t.json"]
+        assert run(*again, cwd=away).returncode == 0
+        assert (away / "t.json").read_text() == (tmp_path / "s.json").read_text()
+
+        assert run("clipcap-video", "report", "p.json", "--out", "a.html", cwd=tmp_path).returncode == 0
+        done = run("clipcap-video", "report", "--config", tmp_path / "a.run.yaml", "--out", "b.html", cwd=away)
+        assert done.returncode == 0, done.stderr
+        assert (away / "b.html").read_text() == (tmp_path / "a.html").read_text()
+
+    def test_a_new_language_model_is_made_again_from_its_record(self, tmp_path: Path) -> None:
+        write_annotations(tmp_path / "a.json", range(6), range(6, 7), range(7, 8))
+        made = ["--vocab_size", "300", "--layers", "1", "--width", "8", "--heads", "1", "--seed", "4"]
+        assert run("clipcap-video", "new-lm", "--caption", "a.json", "--out", "lm", *made, cwd=tmp_path).returncode == 0
+        again = run("clipcap-video", "new-lm", "--config", "lm/run.yaml", "--out", "again", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        for file in ("model.safetensors", "tokenizer.json"):
+            assert (tmp_path / "lm" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+    def test_a_must_may_stand_in_the_file_and_bare_words_too(self, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text("old: gone.pt\nout: new\n")
+        assert "cannot read gone.pt" in refused("clipcap-video", "convert", "--config", "c.yaml", cwd=tmp_path)
+        (tmp_path / "v.yaml").write_text("videos: [gone.mp4, other.mp4]\n")
+        assert "nothing at gone.mp4" in refused("clipcap-video", "caption", "--config", "v.yaml", cwd=tmp_path)
+        (tmp_path / "n.yaml").write_text("caption: a.json\nout: lm\nheads: 0\n")
+        done = run("clipcap-video", "new-lm", "--config", "n.yaml", cwd=tmp_path)
+        assert (done.returncode, "'--heads'" in done.stderr) == (2, True)

@@ -337,7 +337,9 @@ class TestBadInput:
             other.mkdir(exist_ok=True)
             features = features_of(number)
             write_features(other, f"video{number}", features, features[:, 0], fingerprint(normalized=True))
-        with pytest.raises(ClipcapError, match="but the model was trained on tiny"):
+        with pytest.raises(
+            ClipcapError, match="are normalised features, but the model was trained on features that are not"
+        ):
             train(config(tiny_project, out, data=other, **again))
         shutil.copytree(tiny_project.lm, tmp_path / "lm")
         weights = load_file(tmp_path / "lm" / "model.safetensors")

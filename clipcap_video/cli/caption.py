@@ -39,14 +39,20 @@ class CaptionConfig:
     max_shot: float = option(20.0, "Shots longer than this many seconds are split.", panel="Segments")
 
     srt: bool = option(
-        False, "Write STEM.srt. Without any of the three, STEM.srt and STEM.vtt are written.", panel="Output"
+        False, "Write STEM.srt, and STEM.vtt only with --vtt. Without either, both are written.", panel="Output"
     )
-    vtt: bool = option(False, "Write STEM.vtt, for browsers.", panel="Output")
+    vtt: bool = option(False, "Write STEM.vtt, for browsers, and STEM.srt only with --srt.", panel="Output")
     jsonl: bool = option(
-        False, "Keep STEM.captions.jsonl: captions with times, scores and the frames' times.", panel="Output"
+        False,
+        "Also keep STEM.captions.jsonl: captions with times, scores and the frames' times. clipcap-video report shows "
+        "it as a page.",
+        panel="Output",
     )
     out_dir: Path | None = option(
-        None, "Folder for the files; beside each video, where players look for them, unless given.", panel="Output"
+        None,
+        "Folder for the files; beside each video, where players look for them, unless given.",
+        panel="Output",
+        made=True,
     )
     overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
 
@@ -104,15 +110,22 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.export.subtitles import clock
     from clipcap_video.inference import suited
     from clipcap_video.long_videos import FORMATS, caption_long_video
+    from clipcap_video.runs import record_run
     from clipcap_video.video.files import find_all_videos
 
     settings = chosen_settings(config)
-    videos = find_all_videos(config.videos)
+    videos = list(find_all_videos(config.videos).values())
+    kinds = [kind for kind in FORMATS if getattr(config, kind)] or list(FORMATS)
+    several = len(videos) > 1
+    todo = (
+        videos if config.overwrite else [path for path in videos if not _is_done(path, config.out_dir, kinds, several)]
+    )
+    if not todo:
+        return
     captioner = load_captioner(config)
-    kinds = [kind for kind in FORMATS if getattr(config, kind)]
     failed = False
-    for path in videos.values():
-        if len(videos) > 1:
+    for path in todo:
+        if several:
             print(f"{path}:")
         try:
             done = caption_long_video(
@@ -121,7 +134,7 @@ def _caption(config: CaptionConfig) -> None:
                 config.segmentation,
                 suited(settings, captioner, config),
                 folder=config.out_dir,
-                kinds=kinds if kinds or config.jsonl else list(FORMATS),
+                kinds=kinds,
                 keep_log=config.jsonl,
                 overwrite=config.overwrite,
                 batch_size=config.bs,
@@ -133,6 +146,8 @@ def _caption(config: CaptionConfig) -> None:
             continue
         if done.warning is not None:
             print(f"warning: {path.stem}: {done.warning}", file=sys.stderr)
+        if config.jsonl:
+            record_run(done.files[-1], "caption", config)
         print(f"written: {', '.join(map(str, done.files))}")
         if not done.finished:
             end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
@@ -140,6 +155,21 @@ def _caption(config: CaptionConfig) -> None:
             sys.exit(130)
     if failed:
         sys.exit(1)
+
+
+def _is_done(path: Path, folder: Path | None, kinds: list[str], several: bool) -> bool:
+    """Whether a video has its subtitles. One of several is passed over with a line; one alone is an error."""
+    from clipcap_video.errors import ClipcapError
+    from clipcap_video.long_videos import check_absent
+
+    try:
+        check_absent(path, folder, kinds)
+    except ClipcapError as error:
+        if not several:
+            raise
+        print(f"{path} is left out: {error}")
+        return True
+    return False
 
 
 caption = command_of(CaptionConfig, _caption, "caption")

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 
-def convert(
-    old: Annotated[
-        Path,
-        typer.Argument(
-            help="A checkpoint PREFIX-EPOCH.pt of ClipCap or its MSR-VTT version, or pytorch_model.bin.N of CLIP4Clip."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the checkpoint; it must not exist.")],
-    lm: Annotated[
-        str,
-        typer.Option(
-            "--lm",
-            help="The language model that it was trained with, which the file does not name: a Hugging Face name or a "
-            "local folder.",
-        ),
-    ] = "gpt2",
-    cross: Annotated[
-        bool, typer.Option("--cross", help="It was trained with --cross, which the file does not tell.")
-    ] = False,
-    normalize_prefix: Annotated[
-        bool, typer.Option("--normalize_prefix", help="It was trained with --normalize_prefix.")
-    ] = False,
-    prefix_length_clip: Annotated[
-        int, typer.Option("--prefix_length_clip", help="Frames of each video that it was trained on.", min=1)
-    ] = 28,
-    max_frames: Annotated[int, typer.Option("--max_frames", help="CLIP4Clip's option of that name.", min=1)] = 12,
-    max_words: Annotated[int, typer.Option("--max_words", help="CLIP4Clip's option of that name.", min=2)] = 32,
-) -> None:
+@dataclass
+class ConvertConfig:
+    """Options of `clipcap-video convert`."""
+
+    old: Path = option(
+        MISSING,
+        "A checkpoint PREFIX-EPOCH.pt of ClipCap or its MSR-VTT version, or pytorch_model.bin.N of CLIP4Clip.",
+        argument=True,
+    )
+    out: Path = option(MISSING, "Folder for the checkpoint; it must not exist.", made=True)
+    lm: str = option(
+        "gpt2",
+        "The language model that it was trained with, which the file does not name: a Hugging Face name or a local "
+        "folder.",
+    )
+    cross: bool = option(False, "It was trained with --cross, which the file does not tell.")
+    normalize_prefix: bool = option(False, "It was trained with --normalize_prefix.")
+    prefix_length_clip: int = option(28, "Frames of each video that it was trained on.", least=1)
+    max_frames: int = option(12, "CLIP4Clip's option of that name.", least=1)
+    max_words: int = option(32, "CLIP4Clip's option of that name.", least=2)
+
+
+def _convert(config: ConvertConfig) -> Path:
     """Turn a checkpoint of the ClipCap programs or of CLIP4Clip into one of ours.
 
     Prints each key that was mapped or dropped, and each choice that was inferred. The checkpoint remembers how those
@@ -48,14 +44,20 @@ def convert(
     from clipcap_video.models.legacy_retrieval import is_clip4clip, load_clip4clip
     from clipcap_video.models.retrieval_checkpoint import save_retrieval
 
-    if out.exists():
-        raise ClipcapError(f"{out} exists already; choose another --out")
-    if is_clip4clip(old):
-        retrieval, report = load_clip4clip(old, max_frames, max_words)
-        save_retrieval(out, retrieval, CheckpointInfo())
+    if config.out.exists():
+        raise ClipcapError(f"{config.out} exists already; choose another --out")
+    if is_clip4clip(config.old):
+        retrieval, report = load_clip4clip(config.old, config.max_frames, config.max_words)
+        save_retrieval(config.out, retrieval, CheckpointInfo())
     else:
-        choices = LegacyChoices(cross=cross, normalize_prefix=normalize_prefix, frames=prefix_length_clip)
-        model, report = load_legacy(old, lm, choices)
-        save_checkpoint(out, model, CheckpointInfo())
+        choices = LegacyChoices(
+            cross=config.cross, normalize_prefix=config.normalize_prefix, frames=config.prefix_length_clip
+        )
+        model, report = load_legacy(config.old, config.lm, choices)
+        save_checkpoint(config.out, model, CheckpointInfo())
     print("\n".join(report.lines()))
-    print(f"written to {out}")
+    print(f"written to {config.out}")
+    return config.out
+
+
+convert = command_of(ConvertConfig, _convert, "convert")

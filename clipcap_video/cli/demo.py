@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 
 
-def demo(
-    videos: Annotated[list[Path] | None, typer.Argument(help="Videos, or folders of videos, of your own.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for predictions.json and report.html.")] = Path("demo"),
-    beam_size: Annotated[int, typer.Option("--beam_size", help="Captions shown for each video.", min=1)] = 5,
-) -> None:
+@dataclass
+class DemoConfig:
+    """Options of `clipcap-video demo`."""
+
+    videos: list[Path] = option([], "Videos, or folders of videos, of your own.", argument=True)
+    out: Path = option(Path("demo"), "Folder for predictions.json and report.html.", made=True)
+    beam_size: int = option(5, "Captions shown for each video.", least=1)
+
+
+def _demo(config: DemoConfig) -> Path:
     """Caption a few real clips, and yours, with the starter captioner.
 
     Prints each caption and writes OUT/report.html, a page with the frames that were looked at, and
@@ -25,7 +31,7 @@ def demo(
     from clipcap_video.captioner import Captioner
     from clipcap_video.inference import caption_videos
 
-    found = sample_clips() + [path for source in videos or [] for path in _videos(source)]
+    found = sample_clips() + [path for source in config.videos for path in _videos(source)]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
     stems = [path.stem for path in found]
     named = {
@@ -34,11 +40,13 @@ def demo(
     }
     captioner = Captioner.from_pretrained()
     suited = captioner.default_settings()
-    settings = replace(suited, beam_size=max(beam_size, suited.beam_size), num_return=beam_size)
+    settings = replace(suited, beam_size=max(config.beam_size, suited.beam_size), num_return=config.beam_size)
+    out = config.out
     out.mkdir(parents=True, exist_ok=True)
     failed = caption_videos(captioner, named, settings, out=out / "predictions.json", report=out / "report.html")
     if failed:
-        raise typer.Exit(1)
+        sys.exit(1)
+    return out
 
 
 def sample_clips() -> list[Path]:
@@ -57,3 +65,6 @@ def _videos(source: Path) -> list[Path]:
     from clipcap_video.video.files import find_videos
 
     return list(find_videos(source).values())
+
+
+demo = command_of(DemoConfig, _demo, "demo")

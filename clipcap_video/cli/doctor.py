@@ -24,7 +24,7 @@ class DoctorConfig:
         None, "Features: the folder from extract_features.py, or an .hdf5 file.", panel="What to look at"
     )
     model_dir: Path | None = option(None, "A checkpoint, or the out_dir of a run.", panel="What to look at")
-    json: Path | None = option(None, "Also write everything that was found to this file.", panel="Output")
+    json: Path | None = option(None, "Also write everything that was found to this file.", panel="Output", made=True)
     most: int = option(20, "Rows of the table for each kind of finding.", panel="Output")
     min_seconds: float = option(0.5, "Shorter videos are a finding.", panel="Limits")
     min_frames: int = option(2, "Videos with fewer frames are a finding.", panel="Limits")
@@ -66,6 +66,7 @@ def _examine(config: DoctorConfig) -> int:
     import os
 
     from clipcap_video.doctor import Limits, describe, examine
+    from clipcap_video.runs import record_run
 
     examination = examine(
         config.videos or [],
@@ -78,6 +79,7 @@ def _examine(config: DoctorConfig) -> int:
     print(describe(examination, config.most))
     if config.json is not None:
         examination.save(config.json)
+        record_run(config.json, "doctor", config)
         print(f"all findings: {config.json}")
     return len(examination.findings)
 

@@ -2,71 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 
-def evaluate(
-    predictions: Annotated[
-        Path,
-        typer.Option(
-            "--predictions",
-            help="Captions to score: the predictions.json of inference, or a JSON object that gives each "
-            "video id its caption.",
-        ),
-    ],
-    caption: Annotated[
-        list[Path],
-        typer.Option(
-            "--caption",
-            help="Annotation file with the reference captions: MSR-VTT JSON, CSV, JSONL or another dataset's "
-            "file (docs/datasets.md). Repeat it for more files.",
-        ),
-    ],
-    paragraphs: Annotated[
-        bool,
-        typer.Option("--paragraphs", help="Of timed sentences: each video whole, its sentences joined."),
-    ] = False,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            help="Split to score, e.g. test. Without it, the split that the predictions name; if they name "
-            "none, the videos that they caption.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="File for the scores; without it, scores.json beside the predictions."),
-    ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option(
-            "--allow_missing",
-            help="Score the videos that have a prediction even if others of the split have none. Such "
-            "scores do not compare with published ones.",
-        ),
-    ] = False,
-    bootstrap: Annotated[
-        int,
-        typer.Option(
-            "--bootstrap",
-            help="Resamples of the videos that give each figure a 95 % interval; 1000 is usual, 0 gives none.",
-            min=0,
-        ),
-    ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of --bootstrap.", min=0)] = 0,
-    confidence_curve: Annotated[
-        Path | None,
-        typer.Option(
-            "--confidence_curve",
-            help="Draw CIDEr by the captions' mean log-probability to this file (.png, .svg or .pdf), and print it "
-            "as a table: what a threshold on confidence would give.",
-        ),
-    ] = None,
-) -> None:
+@dataclass
+class EvaluateConfig:
+    """Options of `clipcap-video evaluate`."""
+
+    predictions: Path = option(
+        MISSING,
+        "Captions to score: the predictions.json of inference, or a JSON object that gives each video id its caption.",
+    )
+    caption: list[Path] = option(
+        MISSING,
+        "Annotation file with the reference captions: MSR-VTT JSON, CSV, JSONL or another dataset's file "
+        "(docs/datasets.md). Repeat it for more files.",
+    )
+    paragraphs: bool = option(False, "Of timed sentences: each video whole, its sentences joined.")
+    split: str | None = option(
+        None,
+        "Split to score, e.g. test. Without it, the split that the predictions name; if they name none, the videos "
+        "that they caption.",
+    )
+    out: Path | None = option(None, "File for the scores; without it, scores.json beside the predictions.", made=True)
+    allow_missing: bool = option(
+        False,
+        "Score the videos that have a prediction even if others of the split have none. Such scores do not compare "
+        "with published ones.",
+    )
+    bootstrap: int = option(
+        0,
+        "Resamples of the videos that give each figure a 95 % interval; 1000 is usual, 0 gives none.",
+        least=0,
+    )
+    seed: int = option(0, "Seed of --bootstrap.", least=0)
+    confidence_curve: Path | None = option(
+        None,
+        "Draw CIDEr by the captions' mean log-probability to this file (.png, .svg or .pdf), and print it as a table: "
+        "what a threshold on confidence would give.",
+        made=True,
+    )
+
+
+def _evaluate(config: EvaluateConfig) -> Path:
     """Score captions with the official metrics: BLEU, METEOR, ROUGE-L and CIDEr.
 
     The figures are those of the COCO caption evaluation that papers report. METEOR needs Java; without it the
@@ -76,20 +58,26 @@ def evaluate(
     from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
     from clipcap_video.predictions import PredictionFile, load_captions_and_split
 
-    captions, own_split = load_captions_and_split(predictions)
-    split = split or own_split
-    records = under_names(read_annotations(caption, paragraphs), captions)
-    sure = PredictionFile.load(predictions).confidence() if confidence_curve is not None else {}
-    scores = evaluate_captions(captions, records, split, allow_missing=allow_missing, bootstrap=bootstrap, seed=seed)
-    out = out or predictions.with_name("scores.json")
+    captions, own_split = load_captions_and_split(config.predictions)
+    split = config.split or own_split
+    records = under_names(read_annotations(config.caption, config.paragraphs), captions)
+    curve = config.confidence_curve
+    sure = PredictionFile.load(config.predictions).confidence() if curve is not None else {}
+    scores = evaluate_captions(
+        captions, records, split, allow_missing=config.allow_missing, bootstrap=config.bootstrap, seed=config.seed
+    )
+    out = config.out or config.predictions.with_name("scores.json")
     save_scores(scores, out, split)
     print(describe_scores(scores))
     print(f"written to {out}")
-    if confidence_curve is not None:
+    if curve is not None:
         from clipcap_video.export.confidence import draw_confidence_curve
-        from clipcap_video.metrics.confidence import confidence_curve as curve_of
-        from clipcap_video.metrics.confidence import describe_curve
+        from clipcap_video.metrics.confidence import confidence_curve, describe_curve
 
-        bins, correlation = curve_of(sure, scores.per_video)
+        bins, correlation = confidence_curve(sure, scores.per_video)
         print(describe_curve(bins, correlation))
-        print(f"curve: {draw_confidence_curve(bins, confidence_curve)}")
+        print(f"curve: {draw_confidence_curve(bins, curve)}")
+    return out
+
+
+evaluate = command_of(EvaluateConfig, _evaluate, "evaluate")

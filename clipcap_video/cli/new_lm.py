@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 
-def new_lm(
-    caption: Annotated[list[Path], typer.Option("--caption", help="Annotation files whose captions it will write.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the language model and its tokenizer.")],
-    split: Annotated[str, typer.Option("--split", help="Split that the vocabulary is learned from.")] = "train",
-    vocab_size: Annotated[
-        int, typer.Option("--vocab_size", help="Subwords in the vocabulary, at most.", min=300)
-    ] = 8000,
-    layers: Annotated[int, typer.Option("--layers", help="Transformer layers.", min=1)] = 6,
-    width: Annotated[int, typer.Option("--width", help="Width of the embeddings.", min=8)] = 384,
-    heads: Annotated[int, typer.Option("--heads", help="Attention heads; divides the width.", min=1)] = 6,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the initial weights.", min=0)] = 0,
-) -> None:
+@dataclass
+class NewLmConfig:
+    """Options of `clipcap-video new-lm`."""
+
+    caption: list[Path] = option(MISSING, "Annotation files whose captions it will write.")
+    out: Path = option(MISSING, "Folder for the language model and its tokenizer.", made=True)
+    split: str = option("train", "Split that the vocabulary is learned from.")
+    vocab_size: int = option(8000, "Subwords in the vocabulary, at most.", least=300)
+    layers: int = option(6, "Transformer layers.", least=1)
+    width: int = option(384, "Width of the embeddings.", least=8)
+    heads: int = option(6, "Attention heads; divides the width.", least=1)
+    seed: int = option(0, "Seed of the initial weights.", least=0)
+
+
+def _new_lm(config: NewLmConfig) -> Path:
     """Make a small untrained GPT-2 and a tokenizer for your captions.
 
     For machines where no pre-trained language model can be had, or where it would be too large: train_vtt.py --lm OUT,
@@ -28,7 +32,19 @@ def new_lm(
     from clipcap_video.datasets.records import read_annotations, select
     from clipcap_video.models.language_model import create_language_model
 
-    records = select(read_annotations(caption), split)
+    records = select(read_annotations(config.caption), config.split)
     captions = [text for record in records for text in record.captions]
-    create_language_model(captions, out, vocab_size=vocab_size, layers=layers, width=width, heads=heads, seed=seed)
-    print(f"wrote an untrained language model for {len(captions):,} captions to {out}")
+    create_language_model(
+        captions,
+        config.out,
+        vocab_size=config.vocab_size,
+        layers=config.layers,
+        width=config.width,
+        heads=config.heads,
+        seed=config.seed,
+    )
+    print(f"wrote an untrained language model for {len(captions):,} captions to {config.out}")
+    return config.out
+
+
+new_lm = command_of(NewLmConfig, _new_lm, "new-lm")

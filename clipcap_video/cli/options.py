@@ -1,6 +1,7 @@
 """From a dataclass of options to a command: field names are option names, metadata gives help and panel.
 
-Every such command also takes `--config FILE`, whose options stand in for those that the command line leaves out.
+Every such command also takes `--config FILE`, whose options stand in for those that the command line leaves out, and
+leaves the record of its run beside what it made.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 
-def command_of(config_class: type[Any], run: Callable[[Any], None], name: str) -> Callable[..., None]:
+def command_of(config_class: type[Any], run: Callable[[Any], Path | None], name: str) -> Callable[..., None]:
     """A typer command with one option for each field of `config_class`; it calls `run` with the filled dataclass.
 
-    name: what the command is called. The first paragraphs of `run`'s docstring become the command's help.
+    run: returns the file or folder that it made, beside or in which a record of the options is then left; None where
+    it made none, or keeps a fuller record itself. Its docstring becomes the command's help.
+    name: what the command is called.
     """
     hints = get_type_hints(config_class)
     flags = [field.name for field in fields(config_class) if hints[field.name] is bool]
@@ -27,7 +30,12 @@ def command_of(config_class: type[Any], run: Callable[[Any], None], name: str) -
         for flag in flags:
             if values.pop(f"no_{flag}"):
                 values[flag] = False
-        run(config_class(**values))
+        config = config_class(**values)
+        made = run(config)
+        if made is not None:
+            from clipcap_video.runs import record_run
+
+            record_run(made, name, config)
 
     parameters = [_config_parameter(config_class, hints, name)]
     parameters += [_parameter(field, hints[field.name]) for field in fields(config_class)]
@@ -73,19 +81,21 @@ def _unset_parameter(flag: str) -> inspect.Parameter:
 
 
 def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
+    default = field.default_factory() if field.default_factory is not MISSING else field.default
+    default = inspect.Parameter.empty if default is MISSING else default
     if field.metadata.get("argument"):
         argument = typer.Argument(help=field.metadata["help"], show_default=False)
-        return _keyword(field, Annotated[hint | None, argument], None)
+        return _keyword(field, Annotated[hint, argument], default)
     # The `--no_...` twin of a flag is for option files alone, and does not show: a flag is off until it is given.
     option = typer.Option(
         f"--{field.name}",
         help=field.metadata["help"],
         rich_help_panel=field.metadata.get("panel"),
         metavar=field.metadata.get("metavar"),
+        min=field.metadata.get("least"),
         show_default=hint is not bool,
     )
-    default = field.default_factory() if field.default_factory is not MISSING else field.default
-    return _keyword(field, Annotated[hint, option], inspect.Parameter.empty if default is MISSING else default)
+    return _keyword(field, Annotated[hint, option], default)
 
 
 def _keyword(field: Field[Any], annotation: Any, default: Any) -> inspect.Parameter:

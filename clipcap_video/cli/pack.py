@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 
-def pack(
-    model_dir: Annotated[Path, typer.Option("--model_dir", help="A checkpoint, or the out_dir of a run.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the packed checkpoint; what is there is replaced.")],
-) -> None:
+@dataclass
+class PackConfig:
+    """Options of `clipcap-video pack`."""
+
+    model_dir: Path = option(MISSING, "A checkpoint, or the out_dir of a run.")
+    out: Path = option(MISSING, "Folder for the packed checkpoint; what is there is replaced.", made=True)
+
+
+def _pack(config: PackConfig) -> None:
     """Pack a checkpoint for sharing: half the size, and without the paths of the machine that trained it.
 
     Weights are stored as float16 and computed with in float32 as before. The starter captioner is made this way.
     """
     from clipcap_video.models.checkpoint import find_checkpoint, pack_checkpoint
 
-    size = pack_checkpoint(find_checkpoint(model_dir), out)
-    print(f"packed into {out}: {size / 1e6:.1f} MB")
+    # No record of the run is left: it would carry this machine's paths to whoever gets the folder.
+    size = pack_checkpoint(find_checkpoint(config.model_dir), config.out)
+    print(f"packed into {config.out}: {size / 1e6:.1f} MB")
+
+
+pack = command_of(PackConfig, _pack, "pack")

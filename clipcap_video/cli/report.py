@@ -3,54 +3,42 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 
-def report(
-    predictions: Annotated[Path, typer.Argument(help="The predictions.json of inference.")],
-    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
-    videos: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--videos",
-            help="Where the videos are, if not where they were: a folder, a video, or a text file of paths. May be "
-            "given several times.",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="The features that the captions were made from: the page then shows how much each frame mattered.",
-        ),
-    ] = None,
-    caption: Annotated[
-        list[Path] | None,
-        typer.Option("--caption", help="Annotations: the page then shows references and each caption's CIDEr."),
-    ] = None,
-    model_dir: Annotated[
-        Path | None,
-        typer.Option("--model_dir", help="With --data: the captioner, if it is no longer where the predictions say."),
-    ] = None,
-    lm: Annotated[
-        str | None,
-        typer.Option("--lm", help="With --data: the frozen language model, if not where the checkpoint says."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto takes CUDA, then MPS, then the CPU.")] = "auto",
-    frames: Annotated[
-        int | None,
-        typer.Option("--frames", help="Frames shown of each video: 8, or 5 on a page of more than 300, unless given."),
-    ] = None,
-    frame_size: Annotated[
-        int | None,
-        typer.Option(
-            "--frame_size", help="Their longer side in pixels: 240, or 160 on a page of more than 300, unless given."
-        ),
-    ] = None,
-) -> None:
+@dataclass
+class ReportConfig:
+    """Options of `clipcap-video report`."""
+
+    predictions: Path = option(
+        MISSING,
+        "The predictions.json of inference, or the STEM.captions.jsonl of a long video.",
+        argument=True,
+    )
+    out: Path = option(Path("report.html"), "The page to write.", made=True)
+    videos: list[Path] | None = option(
+        None,
+        "Where the videos are, if not where they were: a folder, a video, or a text file of paths. May be given "
+        "several times.",
+    )
+    data: Path | None = option(
+        None, "The features that the captions were made from: the page then shows how much each frame mattered."
+    )
+    caption: list[Path] | None = option(None, "Annotations: the page then shows references and each caption's CIDEr.")
+    model_dir: Path | None = option(None, "With --data: the captioner, if it is no longer where the predictions say.")
+    lm: str | None = option(None, "With --data: the frozen language model, if not where the checkpoint says.")
+    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
+    frames: int | None = option(None, "Frames shown of each video: 8, or 5 on a page of more than 300, unless given.")
+    frame_size: int | None = option(
+        None, "Their longer side in pixels: 240, or 160 on a page of more than 300, unless given."
+    )
+
+
+def _report(config: ReportConfig) -> Path:
     """Make a page of captions: one file that asks for nothing from anywhere.
 
     It shows the frames with their times, all captions of each video with their confidence, references and CIDEr where
@@ -60,17 +48,21 @@ def report(
     from clipcap_video.page import make_page
 
     notes = make_page(
-        predictions,
-        out,
-        videos=videos,
-        data=data,
-        caption=caption,
-        model_dir=model_dir,
-        lm=lm,
-        device=device,
-        frames=frames,
-        frame_size=frame_size,
+        config.predictions,
+        config.out,
+        videos=config.videos or None,
+        data=config.data,
+        caption=config.caption or None,
+        model_dir=config.model_dir,
+        lm=config.lm,
+        device=config.device,
+        frames=config.frames,
+        frame_size=config.frame_size,
     )
     for note in notes:
         print(note, file=sys.stderr)
-    print(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    print(f"page: {config.out} ({config.out.stat().st_size / 1e6:.1f} MB)")
+    return config.out
+
+
+report = command_of(ReportConfig, _report, "report")

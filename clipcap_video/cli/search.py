@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
+from clipcap_video.cli.options import command_of
+from clipcap_video.training.config import option
 
 
-def search_videos(
-    text: Annotated[str | None, typer.Argument(help="What the videos should show: 'a man riding a horse'.")] = None,
-    features: Annotated[
-        Path, typer.Option("--features", help="Features to search: a folder from extract_features.py, or .hdf5.")
-    ] = Path("features"),
-    like: Annotated[
-        str | None,
-        typer.Option("--like", help="Search by a video instead: a file, or the id of one in the features."),
-    ] = None,
-    model_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--model_dir",
-            help="A retrieval model trained on these features; without it, the encoder that made them reads the text.",
-        ),
-    ] = None,
-    top: Annotated[int, typer.Option("--top", help="Videos to show.", min=1)] = 10,
-    rank_by: Annotated[
-        Literal["moment", "video"],
-        typer.Option(
-            "--rank_by", help="moment: by a video's best frame. video: by the mean of its frames, as CLIP4Clip does."
-        ),
-    ] = "moment",
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
-    index: Annotated[
-        Path | None, typer.Option("--index", help="Folder for the search index; FEATURES/search unless given.")
-    ] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index anew, whatever is there.")] = False,
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Where the encoder is, if not where the features say.")
-    ] = None,
-    encoder_weights: Annotated[
-        Path | None,
-        typer.Option("--encoder_weights", help="A file of weights for the encoder, where its own cannot be had."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto takes CUDA, then MPS, then the CPU.")] = "auto",
-) -> None:
+@dataclass
+class SearchConfig:
+    """Options of `clipcap-video search`."""
+
+    text: str | None = option(None, "What the videos should show: 'a man riding a horse'.", argument=True)
+    features: Path = option(Path("features"), "Features to search: a folder from extract_features.py, or .hdf5.")
+    like: str | None = option(None, "Search by a video instead: a file, or the id of one in the features.")
+    model_dir: Path | None = option(
+        None,
+        "A retrieval model trained on these features; without it, the encoder that made them reads the text.",
+    )
+    top: int = option(10, "Videos to show.", least=1)
+    rank_by: Literal["moment", "video"] = option(
+        "moment", "moment: by a video's best frame. video: by the mean of its frames, as CLIP4Clip does."
+    )
+    json: bool = option(False, "Print one JSON object instead of lines.")
+    index: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.")
+    rebuild: bool = option(False, "Make the index anew, whatever is there.")
+    encoder: str | None = option(None, "Where the encoder is, if not where the features say.")
+    encoder_weights: Path | None = option(None, "A file of weights for the encoder, where its own cannot be had.")
+    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
+
+
+def _search(config: SearchConfig) -> None:
     """Find videos by a text, or by another video.
 
     Prints the best videos with their scores (cosines) and the time of the frame that fits best. The index of all
@@ -55,17 +44,27 @@ def search_videos(
 
     from clipcap_video.errors import ClipcapError
 
+    text, like = config.text, config.like
     if (text is None) == (like is None):
         raise ClipcapError("give either a text to search for, or a video with --like")
     from clipcap_video.export.report import format_seconds
     from clipcap_video.search.searching import VideoSearch
 
     videos = VideoSearch(
-        features, model_dir, index_folder=index, rebuild=rebuild, encoder=encoder, encoder_weights=encoder_weights,
-        device=device,
-    )  # fmt: skip
-    hits = videos.by_video(like, top, rank_by) if like is not None else videos.by_text(text or "", top, rank_by)
-    if json_output:
+        config.features,
+        config.model_dir,
+        index_folder=config.index,
+        rebuild=config.rebuild,
+        encoder=config.encoder,
+        encoder_weights=config.encoder_weights,
+        device=config.device,
+    )
+    rank_by = config.rank_by
+    if like is not None:
+        hits = videos.by_video(like, config.top, rank_by)
+    else:
+        hits = videos.by_text(text or "", config.top, rank_by)
+    if config.json:
         results = [{"rank": rank, **asdict(hit)} for rank, hit in enumerate(hits, 1)]
         query = {"text": text} if like is None else {"like": like}
         print(json.dumps({**query, "rank_by": rank_by, "videos": len(videos.index.ids), "results": results}, indent=1))
@@ -74,3 +73,6 @@ def search_videos(
     for rank, hit in enumerate(hits, 1):
         moment = f"frame {hit.frame + 1}" if hit.time is None else f"at {format_seconds(hit.time)}"
         print(f"{rank:>4}  {hit.video:<{width}}  {hit.score:.3f}  {moment}")
+
+
+search_videos = command_of(SearchConfig, _search, "search")

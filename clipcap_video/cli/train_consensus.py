@@ -37,7 +37,7 @@ class ConsensusTrainConfig(RunConfig):
             raise ClipcapError(f"--dropout must be below 1, not {self.dropout}")
 
 
-def _train(config: ConsensusTrainConfig) -> None:
+def _train(config: ConsensusTrainConfig) -> Path:
     """Teach a captioner to choose among its own captions the one that people would most agree on.
 
     A small network learns from features and captions which n-grams people use of a video. It is put into the
@@ -46,7 +46,9 @@ def _train(config: ConsensusTrainConfig) -> None:
     """
     from clipcap_video.training.consensus import train_consensus as train
 
-    print(f"written to {train(config)}; beams are ranked by it from now on (--no_consensus to leave it out)")
+    file = train(config)
+    print(f"written to {file}; beams are ranked by it from now on (--no_consensus to leave it out)")
+    return file
 
 
 train_consensus = command_of(ConsensusTrainConfig, _train, "train-consensus")

@@ -48,7 +48,7 @@ class RetrievalEvaluationConfig:
         "Only the first caption of each video is a query, as in MSR-VTT 1k-A; otherwise all are. Always so with "
         "tightTransf, which reads each pair of text and video anew.",
     )
-    out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.")
+    out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=True)
     text_cache: Path | None = option(
         None, "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given."
     )
@@ -56,7 +56,7 @@ class RetrievalEvaluationConfig:
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
 
 
-def _evaluate(config: RetrievalEvaluationConfig) -> None:
+def _evaluate(config: RetrievalEvaluationConfig) -> Path:
     """Score how well texts find their videos, and videos their texts.
 
     Prints R@1, R@5, R@10, median and mean rank both ways, beside what guessing gives.
@@ -69,6 +69,7 @@ def _evaluate(config: RetrievalEvaluationConfig) -> None:
     out.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
     print(scores.table())
     print(f"written to {out}")
+    return out
 
 
 evaluate_retrieval = command_of(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval")

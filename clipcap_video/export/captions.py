@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError, VideoError
@@ -20,6 +23,8 @@ MANY_VIDEOS = 300
 FRAMES, FRAMES_OF_MANY = 8, 5
 SIDE, SIDE_OF_MANY = 240, 160
 QUALITY, QUALITY_OF_MANY = 75, 55
+# Segments of one video that are read in one pass: to open a long file and find a place takes as long as some of them.
+LONGEST_RUN = 32
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,14 @@ def report_predictions(
     references = {record.video_id: record.captions for record in records}
     pictures = pictures or Pictures.for_page_of(len(predictions))
 
-    def entry(found: Prediction) -> ReportEntry:
+    def entry(found: Prediction, frames: list[ReportFrame]) -> ReportEntry:
         return ReportEntry(
             video_id=found.video,
             captions=[
                 ReportCaption(caption.text, caption.mean_logprob, caption.logprob, caption.cut)
                 for caption in found.captions
             ],
-            frames=_frames(found, pictures),
+            frames=frames,
             path=found.path,
             references=references.get(found.video, []),
             cider=None if cider is None else cider.get(found.video),
@@ -90,42 +95,78 @@ def report_predictions(
             end=found.end,
         )
 
+    def entries_of(run: list[Prediction]) -> list[ReportEntry]:
+        return [entry(found, frames) for found, frames in zip(run, _frames(run, pictures), strict=True)]
+
     def entries() -> Iterator[ReportEntry]:
         # A few videos ahead of the page, so that their pictures never pile up.
-        waiting: deque[Future[ReportEntry]] = deque()
+        waiting: deque[Future[list[ReportEntry]]] = deque()
         with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
             try:
-                for found in predictions:
-                    waiting.append(pool.submit(entry, found))
+                for run in _runs(predictions):
+                    waiting.append(pool.submit(entries_of, run))
                     if len(waiting) > 4 * workers:
-                        yield waiting.popleft().result()
+                        yield from waiting.popleft().result()
                 while waiting:
-                    yield waiting.popleft().result()
+                    yield from waiting.popleft().result()
             finally:
                 for future in waiting:
                     future.cancel()
 
-    return write_report(entries(), out, count=len(predictions), title=title, details=details)
+    segments = len({found.video for found in predictions}) < len(predictions)
+    return write_report(
+        entries(),
+        out,
+        count=len(predictions),
+        counted="segments" if segments else "videos",
+        title=title,
+        details=details,
+    )
 
 
-def _frames(prediction: Prediction, pictures: Pictures) -> list[ReportFrame]:
-    shown = _choose(prediction, pictures.frames)
-    if prediction.path is None:
-        return [ReportFrame(None, s.seconds, s.drop, s.spans) for s in shown if s.drop is not None]
-    path = Path(prediction.path)
-    try:
-        if shown and all(s.seconds is not None for s in shown):
-            images = read_frames_at(path, [s.seconds for s in shown if s.seconds is not None])
+def _runs(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
+    """The predictions in their order, neighbours together that one pass over a stretch of a video can show."""
+    run: list[Prediction] = []
+    for found in predictions:
+        if run and (len(run) == LONGEST_RUN or not _follows(run[-1], found)):
+            yield run
+            run = []
+        run.append(found)
+    if run:
+        yield run
+
+
+def _follows(first: Prediction, second: Prediction) -> bool:
+    timed = first.path is not None and first.path == second.path and first.timestamps and second.timestamps
+    return bool(timed) and first.timestamps[-1] <= second.timestamps[0]
+
+
+def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFrame]]:
+    """The frames to show of each prediction in a run of `_runs`."""
+    shown = [_choose(found, pictures.frames) for found in run]
+    times = [frame.seconds for part in shown for frame in part]
+    timed = [time for time in times if time is not None]
+    if len(run) > 1 and len(timed) < len(times):
+        return [frames for found in run for frames in _frames([found], pictures)]
+    if run[0].path is None:
+        return [[ReportFrame(None, s.seconds, s.drop, s.spans) for s in part if s.drop is not None] for part in shown]
+    path = Path(run[0].path)
+
+    def encode(image: np.ndarray) -> Picture:
+        return encode_picture(image, pictures.side, pictures.quality)
+
+    small: list[Picture | None] = [None] * len(times)
+    # A video that was readable when it was captioned: a page without its frames is better than none.
+    with suppress(VideoError):
+        if times and len(timed) == len(times):
+            small = read_frames_at(path, timed, encode)
         else:  # features that never knew their times: any frames, spread over the video
-            found, times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
-            images, shown = list(found), [_Shown(float(time), None, None) for time in times]
-    except VideoError:  # it was readable when it was captioned; a page without its frames is better than none
-        images = [None] * len(shown)
-    small: list[Picture | None] = [
-        None if image is None else encode_picture(image, pictures.side, pictures.quality) for image in images
-    ]
-    frames = [ReportFrame(p, s.seconds, s.drop, s.spans) for p, s in zip(small, shown, strict=True)]
-    return [frame for frame in frames if frame.picture is not None or frame.drop is not None]
+            found, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
+            small = [encode(image) for image in found]
+            shown = [[_Shown(float(time), None, None) for time in spread_times]]
+    made = iter(small)
+    frames = [[ReportFrame(next(made), s.seconds, s.drop, s.spans) for s in part] for part in shown]
+    return [[frame for frame in part if frame.picture is not None or frame.drop is not None] for part in frames]
 
 
 def _choose(prediction: Prediction, most: int) -> list[_Shown]:

@@ -90,13 +90,15 @@ def write_report(
     out: Path,
     *,
     count: int,
+    counted: str = "videos",
     title: str,
     subtitle: str = "",
     details: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the page to `out` and returns `out`; the file appears, or is replaced, only when it is whole.
 
-    entries: one card each, in this order. They are read once and one at a time. count: how many they are.
+    entries: one card each, in this order. They are read once and one at a time. count, counted: how many they are,
+        of what.
     details: short facts for the head of the page, such as model, encoder and decoding; name -> value.
 
     Raises ClipcapError if `out` is a directory or cannot be written.
@@ -113,6 +115,7 @@ def write_report(
         "title": escape(title),
         "subtitle": f'<p class="subtitle" dir="auto">{escape(subtitle)}</p>\n' if subtitle else "",
         "count": f"{count:,}",
+        "counted": escape(counted),
         "details": "".join(
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in (details or {}).items()
         ),

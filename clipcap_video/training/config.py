@@ -11,9 +11,10 @@ from clipcap_video.errors import ClipcapError
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
-    """A dataclass field with the text that `--help` shows for it.
+    """A dataclass field with the text that `--help` shows for it. A default of MISSING makes the option a must.
 
-    once=True: the option belongs to one call of the command; no record of the run keeps it.
+    once=True: the option belongs to one call of the command; no record of the run keeps it. made=True: a file that the
+    command writes. least: smaller values are refused. panel, metavar: for `--help`. argument=True: a bare word.
     """
     metadata = {"help": help, **extra}
     if isinstance(default, list):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ import cv2
 from clipcap_video.video.seeking import LONG, PacketIndex, Unseekable, grab_at, read_index, worth_seeking
 
 Transform = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 DEFAULT_RATE = 25.0
 # Beyond 18 hours at 30 frames a second a header's frame count is taken to be nonsense.
@@ -387,22 +389,23 @@ def read_frames(path: str | Path, spec: SamplingSpec, max_side: int | None = Non
     return frames, np.concatenate([chunk.timestamps for chunk in chunks]).astype(np.float32)
 
 
-def read_frames_at(path: str | Path, times: Sequence[float]) -> list[np.ndarray | None]:
-    """The frames of a video that were sampled at `times` (seconds, ascending), to look at: uint8 RGB [H, W, 3] each.
+def read_frames_at(path: str | Path, times: Sequence[float], look: Callable[[np.ndarray], T]) -> list[T | None]:
+    """What `look` makes of the frames of a video that were sampled at `times` (seconds, ascending).
 
+    look: is given a frame, uint8 RGB [H, W, 3], while the video is read, so full-size frames never pile up.
     A time is met by the first frame that is not earlier, to within a millisecond. None stands for a frame that cannot
     be decoded, or a time beyond the end. Raises VideoError when the file cannot be read.
     """
-    images: list[np.ndarray | None] = []
+    seen: list[T | None] = []
     with Decoder(Path(path)) as decoder:
-        for time in decoder:
+        for time in decoder.times(times[0] if len(times) else 0.0):
             image = None
-            while len(images) < len(times) and time >= times[len(images)] - TIME_TOLERANCE:
+            while len(seen) < len(times) and time >= times[len(seen)] - TIME_TOLERANCE:
                 image = decoder.retrieve() if image is None else image
-                images.append(image)
-            if len(images) == len(times):
+                seen.append(None if image is None else look(image))
+            if len(seen) == len(times):
                 break
-    return images + [None] * (len(times) - len(images))
+    return seen + [None] * (len(times) - len(seen))
 
 
 @contextmanager
