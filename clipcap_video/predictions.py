@@ -121,8 +121,14 @@ class PredictionFile:
         return {found.video: found.text for found in self.predictions}
 
     def confidence(self) -> dict[str, float]:
-        """Mean log-probability a token (nats) of each video's best caption; NaN where it is not known."""
-        return {found.video: found.captions[0].mean_logprob for found in self.predictions if found.captions}
+        """Mean log-probability a token (nats) of each video's best caption; NaN where it is not known.
+
+        Where a consensus network chose, the CIDEr that it expects instead: it says more.
+        """
+        best = {found.video: found.captions[0] for found in self.predictions if found.captions}
+        expected = {video: caption.expected_cider for video, caption in best.items()}
+        known = {video: cider for video, cider in expected.items() if cider is not None}
+        return known if len(known) == len(best) else {video: caption.mean_logprob for video, caption in best.items()}
 
 
 def to_line(prediction: Prediction) -> str:

@@ -308,7 +308,9 @@ class TestBadInput:
         assert "contradicts" in refused(*infer, project.out, "--cross")
         assert "split" in refused(*infer, project.out, "--split", "nowhere")
         assert "beam" in refused(*infer, project.out, "--use_beam_search", "--top_p", "0.5")
-        assert "num_return" in refused(*infer, project.out, "--use_beam_search", "--num_return", "9")
+        assert "num_return" in refused(
+            *infer, project.out, "--use_beam_search", "--beam_size", "5", "--num_return", "9"
+        )
         assert "positions" in refused(*infer, project.out, "--entry_length", "999")
         assert "--videos" in refused(*infer, project.out, "--encoder", "x.pt")
         assert "cannot write" in refused(*infer, project.out, "--out", tmp_path)

@@ -138,3 +138,23 @@ def test_missing_file(tmp_path: Path) -> None:
     (tmp_path / "plain.json").write_text('{"a": "b"}', encoding="utf-8")
     with pytest.raises(ClipcapError, match="lacks the fields version and predictions"):
         PredictionFile.load(tmp_path / "plain.json")
+
+
+def test_confidence_is_what_the_consensus_network_expects_where_it_chose() -> None:
+    def file(*expected: float | None) -> PredictionFile:
+        found = [
+            Prediction(f"video{number}", [Caption("a dog", -3.0, -1.5, 2, expected_cider=cider)])
+            for number, cider in enumerate(expected)
+        ]
+        return PredictionFile("out", None, {}, found)
+
+    assert file(0.3, 0.1).confidence() == {"video0": 0.3, "video1": 0.1}
+    assert file(None, None).confidence() == {"video0": -1.5, "video1": -1.5}
+    # What was written with two models does not compare.
+    assert file(0.3, None).confidence() == {"video0": -1.5, "video1": -1.5}
+
+
+def test_the_expected_cider_is_written_and_read(tmp_path: Path) -> None:
+    found = [Prediction("video0", [Caption("a dog", -3.0, -1.5, 2, expected_cider=0.25)])]
+    PredictionFile("out", None, {}, found).save(tmp_path / "p.json")
+    assert PredictionFile.load(tmp_path / "p.json").predictions == found

@@ -42,8 +42,9 @@ class EvaluateConfig:
     seed: int = option(0, "Seed of --bootstrap.", least=0)
     confidence_curve: Path | None = option(
         None,
-        "Draw CIDEr by the captions' mean log-probability to this file (.png, .svg or .pdf), and print it as a table: "
-        "what a threshold on confidence would give.",
+        "Draw CIDEr by the captions' confidence to this file (.png, .svg or .pdf), and print it as a table: what a "
+        "threshold would give. Confidence is the CIDEr that a consensus network expects, or without one the mean "
+        "log-probability of a token.",
         made=True,
     )
 

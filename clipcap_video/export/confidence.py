@@ -35,7 +35,7 @@ def draw_confidence_curve(bins: Sequence[ConfidenceBin], out: Path) -> Path:
         label="these and all more confident",
     )
     axes.set_xticks(places, [f"{part.lowest:.2f}\nto {part.highest:.2f}" for part in bins], fontsize=8, color=SOFT)
-    axes.set_xlabel("mean log-probability a token (nats), least confident first", color=INK)
+    axes.set_xlabel("confidence, least confident first", color=INK)
     axes.set_ylabel("CIDEr × 100", color=INK)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,5 @@
-"""Whether confident captions are better captions: CIDEr by how likely the model found its own words."""
+"""Whether confident captions are better captions: CIDEr by how likely the model found its own words, or by what its
+consensus network expected."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from clipcap_video.errors import ClipcapError
 class ConfidenceBin:
     """Videos of about one confidence.
 
-    lowest, highest: their mean log-probabilities a token, in nats; videos: how many; cider: their mean CIDEr.
+    lowest, highest: of their confidences; videos: how many; cider: their mean CIDEr.
     kept, kept_cider: how many videos are left, and their mean CIDEr, when all less confident than these are dropped:
     what a threshold of `lowest` would give.
     """
@@ -33,7 +34,7 @@ def confidence_curve(
 ) -> tuple[list[ConfidenceBin], float]:
     """CIDEr by quantile of confidence, least confident first, and the rank correlation of the two.
 
-    confidence: mean log-probability of each video's caption; cider: the score of each caption, by video. Videos of
+    confidence: of each video's caption, as `PredictionFile.confidence` has it; cider: the score of each caption, by video. Videos of
     equal confidence keep their order. Bins differ by one video at most; there are fewer where videos are few.
     The correlation is Spearman's, ties at their mean rank; NaN where all are equal.
     Raises ClipcapError when the captions have no confidence.
@@ -77,7 +78,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def describe_curve(bins: list[ConfidenceBin], correlation: float) -> str:
     """The curve as a table, least confident first; CIDEr times 100."""
-    lines = ["mean log-probability   videos   CIDEr   these and all more confident"]
+    lines = ["confidence             videos   CIDEr   these and all more confident"]
     lines += [
         f"{part.lowest:8.2f} to {part.highest:5.2f} {part.videos:11,} {100 * part.cider:7.2f} "
         f"{part.kept:11,} videos {100 * part.kept_cider:7.2f}"
