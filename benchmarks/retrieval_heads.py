@@ -2,11 +2,11 @@
 
     python benchmarks/retrieval_heads.py --data features/ --caption videodatainfo.json --out out_heads/
 
-A run that is finished is not trained again. Prints R@k from text to video on a split: as queries all captions, and
-the first of each video, which is what the tight head can be asked in reasonable time. The error is the standard one
-over other videos of the kind (bootstrap, videos drawn whole, with all their captions); differences are between the
-same draws, so that they are far surer than the two figures by themselves. Runs that differ in their seed alone are
-one row: their hits are averaged.
+A run that was stopped goes on, and one that is finished is not trained again. Prints R@k from text to video on a split:
+as queries all captions, and the first of each video, which is what the tight head can be asked in reasonable time.
+Behind ± is the standard error over other videos of the kind (bootstrap, each video with all its captions); that of a
+difference is smaller than that of the two figures, because both are of the same draws. Runs that differ in their seed
+alone are one row: their hits are averaged.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
                     config = RetrievalTrainConfig(
                         data=options.data, caption=[captions[few]], sim_header=head, cross_num_hidden_layers=1,
                         lr=float(lr), bs=options.bs, epochs=options.epochs, eval_every=options.epochs // 4 or 1,
-                        seed=seed, text_cache=options.text_cache,
+                        seed=seed, text_cache=options.text_cache, resume=True,
                         out_dir=options.out / f"{few or 'all'}_{head}_{lr}_{seed}",
                     )  # fmt: skip
                     hits.append(measured(config, options.split))
@@ -99,10 +99,9 @@ def measured(config: RetrievalTrainConfig, split: str) -> tuple[np.ndarray | Non
 
     Of all captions (None for the tight head), and of the first. Trains the run unless it is there.
     """
-    if not (config.out_dir / "curves.png").exists():
-        train_retrieval(config)
     file = config.out_dir / f"hits_{split}.npz"
     if not file.exists():
+        train_retrieval(config)
         model = RetrievalModel.from_pretrained(config.out_dir)
         store = open_features(config.data)
         records = with_captions(select(annotated(config.caption, store.ids(), str(config.data)), split))
@@ -134,17 +133,8 @@ def hits(model: RetrievalModel, data: RetrievalData, first_only: bool) -> np.nda
 
 def print_header(videos: int, split: str) -> None:
     print(f"\n{videos:,} training videos, split {split}\n")
-    columns = (
-        "head",
-        "`--lr`",
-        "R@1",
-        "R@5",
-        "R@10",
-        "against the first row",
-        "R@10, first captions",
-        "against the first row",
-    )
-    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    print("| head | `--lr` | R@1 | R@5 | R@10 | to first row | R@10, first captions | to first row |")
+    print(f"|{' --- |' * 8}")
 
 
 def print_row(name: str, runs: list, base: list[np.ndarray] | None) -> list[np.ndarray]:
