@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ import clipcap_video.encoders as encoders
 import clipcap_video.training.loop as loop
 import clipcap_video.training.retrieval as retrieval
 from clipcap_video.cli import main
+from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features
 from clipcap_video.models.checkpoint import load_checkpoint
@@ -272,6 +274,19 @@ class TestEndToEnd:
         assert torch.equal(model.head.positions, square.positional_embedding)
         own = square.transformer.state_dict()
         begun = model.head.transformer.state_dict()
+        assert len(begun) == 2 * 12
+        assert all(torch.equal(begun[name], own[name]) for name in begun)
+        # The same beside stored features of that CLIP, where 90 frames need more positions than it has.
+        stored = RetrievalTrainConfig(
+            data=tmp_path, caption=[clips / "captions.csv"], text_encoder=str(tmp_path / "clip.pt"), dim=0,
+            sim_header=head, cross_num_hidden_layers=2, max_frames=90, precision="fp32", device="cpu",
+        )  # fmt: skip
+        store = SimpleNamespace(shape=lambda name: SimpleNamespace(dim=64))
+        training = [VideoRecord("clip0", "train", ["a dog"])]
+        beside = retrieval.build_retrieval(stored, store, training, torch.device("cpu"))
+        assert torch.equal(beside.head.positions[:77], square.positional_embedding)
+        assert len(beside.head.positions) == 91
+        begun = beside.head.transformer.state_dict()
         assert len(begun) == 2 * 12
         assert all(torch.equal(begun[name], own[name]) for name in begun)
 

@@ -67,20 +67,20 @@ class SentenceEncoder:
     def encode_text(self, texts: list[str]) -> Tensor:
         """n texts -> float32 [n, D] on the CPU, of unit length."""
         features = torch.zeros(len(texts), self.dim)
+        longest = min(LONGEST, self.network.config.max_position_embeddings)
+        tokens = self.tokenizer(texts, truncation=True, max_length=longest)["input_ids"] if texts else []
         # Texts of like length share a batch: padding is computed too.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
         for start in range(0, len(order), BATCH):
             chosen = order[start : start + BATCH]
-            features[chosen] = self._encode([texts[index] for index in chosen])
+            features[chosen] = self._encode([tokens[index] for index in chosen])
         return features
 
-    def _encode(self, texts: list[str]) -> Tensor:
-        longest = min(LONGEST, self.network.config.max_position_embeddings)
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        tokens = tokens.to(self.device)
+    def _encode(self, tokens: list[list[int]]) -> Tensor:
+        padded = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(self.device)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = self.network(**tokens).last_hidden_state.float()  # [n, L, D]
-        real = tokens["attention_mask"][..., None]
+            outputs = self.network(**padded).last_hidden_state.float()  # [n, L, D]
+        real = padded["attention_mask"][..., None]
         vectors = outputs[:, 0] if self.first else (outputs * real).sum(1) / real.sum(1)
         # The copy is made outside inference mode, so that autograd accepts it.
         return F.normalize(vectors, dim=-1).cpu().clone()

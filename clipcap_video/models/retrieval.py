@@ -330,10 +330,12 @@ class RetrievalModel(nn.Module):
     def text_encoder(self) -> Any:
         """The frozen text encoder, loaded by its name. Raises ClipcapError when it is not the one trained with."""
         if self._text_encoder is None:
+            from clipcap_video.devices import pick_precision
             from clipcap_video.encoders import load_text_encoder
 
             assert self.config.text_encoder is not None
-            encoder = load_text_encoder(self.config.text_encoder, self.device)
+            # In the precision that training embeds its captions in.
+            encoder = load_text_encoder(self.config.text_encoder, self.device, pick_precision(self.device))
             if encoder.weights_digest != self.config.text_digest:
                 raise ClipcapError(
                     f"text encoder {self.config.text_encoder} is not the one that the model was trained with "

@@ -17,7 +17,7 @@ from clipcap_video.errors import ClipcapError
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the package warns about pkg_resources, which its user cannot mend
     import clip
-    from clip.model import ModifiedResNet
+    from clip.model import CLIP, ModifiedResNet
 
 TEMPORAL = "visual.conv2.weight"
 # What CLIP4Clip's --freeze_layer_num never freezes.
@@ -113,8 +113,9 @@ class VideoClip(nn.Module):
             if not (name.startswith(_TOP) or (match and int(match[1]) >= layers)):
                 parameter.requires_grad_(False)
 
-    def first_text_layers(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Positions [77, W] and the weights `resblocks.*` of the text transformer's first layers, to begin a head."""
-        state = self.network.transformer.state_dict()
-        chosen = {name: value.clone() for name, value in state.items() if int(name.split(".")[1]) < count}
-        return self.network.positional_embedding.detach().clone(), chosen
+
+def first_text_layers(network: CLIP, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Positions [77, W] and the weights `resblocks.*` of the text transformer's first layers, to begin a head."""
+    state = network.transformer.state_dict()
+    chosen = {name: value.float().clone() for name, value in state.items() if int(name.split(".")[1]) < count}
+    return network.positional_embedding.detach().float().clone(), chosen

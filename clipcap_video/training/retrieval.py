@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
 from clipcap_video.encoders import VIT_CLIPS, load_text_encoder
-from clipcap_video.encoders.clip import fetch
+from clipcap_video.encoders.clip import CLIP, fetch
 from clipcap_video.encoders.weights import digest_weights, read_state_dict
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, Fingerprint, check_fingerprints, open_features
@@ -27,7 +27,7 @@ from clipcap_video.models.retrieval_checkpoint import (
     read_retrieval_config,
     save_retrieval,
 )
-from clipcap_video.models.video_clip import VideoClip
+from clipcap_video.models.video_clip import VideoClip, first_text_layers
 from clipcap_video.runs import digests, store_facts
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import check_tracker
@@ -149,7 +149,7 @@ def build_retrieval(
         )  # fmt: skip
         clip.freeze(config.freeze_layer_num)
         model = RetrievalModel(shape, clip)
-        _start_from_text_layers(model, clip)
+        _start_from_text_layers(model, clip.network)
         return model
     assert store is not None
     encoder = load_text_encoder(config.text_encoder, device, pick_precision(device, config.precision))
@@ -160,7 +160,11 @@ def build_retrieval(
         config.cross_num_hidden_layers, max(1, dim // 64), max(77, config.max_frames + 1), config.max_frames,
         config.max_words, config.dropout,
     )  # fmt: skip
-    return RetrievalModel(shape, text_encoder=encoder)
+    model = RetrievalModel(shape, text_encoder=encoder)
+    network = getattr(encoder, "network", None)
+    if isinstance(network, CLIP):
+        _start_from_text_layers(model, network)
+    return model
 
 
 def _begun(config: RetrievalTrainConfig, store: FeatureStore | None, training: Sequence[VideoRecord]) -> RetrievalModel:
@@ -186,13 +190,17 @@ def _begun(config: RetrievalTrainConfig, store: FeatureStore | None, training: S
     return model
 
 
-def _start_from_text_layers(model: RetrievalModel, clip: VideoClip) -> None:
-    """Sequential and tight transformers begin as the first layers of CLIP's text transformer, where widths agree."""
-    if model.config.sim_header == "meanP" or clip.network.positional_embedding.shape[1] != model.config.dim:
+def _start_from_text_layers(model: RetrievalModel, network: CLIP) -> None:
+    """Sequential and tight transformers begin as the first layers of CLIP's text transformer.
+
+    Not where widths differ, nor where learned projections lead to another space than CLIP's.
+    """
+    config = model.config
+    if config.project or network.positional_embedding.shape[1] != config.dim:
         return
-    positions, layers = clip.first_text_layers(model.config.num_layers)
     if isinstance(model.head, TransformerHead | TightHead):
-        model.head.positions.data.copy_(positions)
+        positions, layers = first_text_layers(network, config.num_layers)
+        model.head.positions.data[: len(positions)] = positions
         # A CLIP of fewer layers starts the first ones.
         model.head.transformer.load_state_dict(layers, strict=False)
 
@@ -309,7 +317,6 @@ def own_fingerprint(model: RetrievalModel, directory: Path, config: RetrievalTra
     )
 
 
-@torch.no_grad()
 def evaluate_retrieval(model: RetrievalModel, data: RetrievalData, first_only: bool | None = None) -> RetrievalScores:
     """Scores of `model` on `data`, an entry a video. Leaves the model's mode as it was.
 
@@ -318,7 +325,36 @@ def evaluate_retrieval(model: RetrievalModel, data: RetrievalData, first_only: b
     """
     was_training = model.training
     model.eval()
-    first_only = not model.separable if first_only is None else first_only
+    split = embed_split(model, data, not model.separable if first_only is None else first_only)
+    if split.mask is None:
+        scores = score_vectors(split.text, split.videos, split.video_of)
+    else:
+        scores = score_matrix(model.similarity(split.text, split.videos, split.mask), split.video_of)
+    model.train(was_training)
+    return scores
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """N texts and V videos of a split, as a model compares them.
+
+    text: [N, D]. videos: unit vectors [V, D], and mask None, of a separable head; frames [V, T, D] with mask [V, T]
+    bool of the tight one. video_of: [N] int64, the video that each text belongs to. Videos that could not be read are
+    not among them.
+    """
+
+    text: Tensor
+    videos: Tensor
+    mask: Tensor | None
+    video_of: Tensor
+
+
+@torch.no_grad()
+def embed_split(model: RetrievalModel, data: RetrievalData, first_only: bool) -> EmbeddedSplit:
+    """All captions of `data` (an entry a video), or the first of each video, and its videos; for a model in eval mode.
+
+    Raises ClipcapError when no video can be read.
+    """
     chosen = [own[:1] if first_only else own for own in data.captions]
     frames, masks, kept = [], [], []
     for start in range(0, len(data), VIDEOS_AT_ONCE):
@@ -340,14 +376,11 @@ def evaluate_retrieval(model: RetrievalModel, data: RetrievalData, first_only: b
     numbers = [number for index in kept for number in chosen[index]]
     text = _embed(model, data.text[numbers])
     if model.separable:
-        scores = score_vectors(text, torch.cat(frames), video_of)
-    else:
-        longest = max(part.shape[1] for part in frames)
-        wide = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in frames]
-        seen = [torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in masks]
-        scores = score_matrix(model.similarity(text, torch.cat(wide), torch.cat(seen)), video_of)
-    model.train(was_training)
-    return scores
+        return EmbeddedSplit(text, torch.cat(frames), None, video_of)
+    longest = max(part.shape[1] for part in frames)
+    wide = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in frames]
+    seen = [torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in masks]
+    return EmbeddedSplit(text, torch.cat(wide), torch.cat(seen), video_of)
 
 
 def _embed(model: RetrievalModel, inputs: Tensor) -> Tensor:
