@@ -53,6 +53,7 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "mean_logprob": -2.0,
         "tokens": 2,
         "cut": True,
+        "expected_cider": None,
     }
     assert set(content["predictions"][1]) == {
         "video",

@@ -231,8 +231,8 @@ class TestRecord:
 
 
 COMMANDS = [
-    "extract", "train", "infer", "caption", "serve", "evaluate", "report", "search", "train-retrieval",
-    "evaluate-retrieval", "convert", "new-lm", "pack", "doctor", "demo",
+    "extract", "train", "infer", "caption", "serve", "evaluate", "report", "search", "train-consensus",
+    "train-retrieval", "evaluate-retrieval", "convert", "new-lm", "pack", "doctor", "demo",
 ]  # fmt: skip
 
 
