@@ -22,7 +22,9 @@ def entry(number: int) -> ReportEntry:
     return ReportEntry(
         f"video{number}",
         [
-            ReportCaption(f"a {words} number {number}", -number / 10, -number, cut=number == 3),
+            ReportCaption(
+                f"a {words} number {number}", -number / 10, -number, cut=number == 3, expected=number % 6 / 4
+            ),
             ReportCaption("another caption", -2.0, -9.0),
         ],
         [ReportFrame(picture, 2.0 * turn, (-0.3, 0.1 * number, 0.02)[turn]) for turn in range(3)],
@@ -91,6 +93,7 @@ def test_sorting(page: Any) -> None:
     assert order("confidence,1") == list(range(11, 0, -1))
     ciders = [number * 7 % 5 for number in order("cider,-1")]
     assert ciders == sorted(ciders, reverse=True)
+    assert [number % 6 for number in order("expected,-1")] == [5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0]
     assert order("evidence,-1") == list(range(11, 0, -1))
     assert order("name") == list(range(1, 12))  # video2 before video10
     assert order("given") == list(range(1, 12))
@@ -103,6 +106,9 @@ def test_filters(page: Any) -> None:
     assert shown(page) == [number for number in range(1, 6) if number * 7 % 5 <= 2]
     page.fill("#least", "")
     page.fill("#most", "")
+    page.fill("#expected", "100")  # times 100
+    assert shown(page) == [4, 5, 10, 11]
+    page.fill("#expected", "")
     page.check("#cut")
     assert shown(page) == [3]
 
@@ -146,5 +152,5 @@ def test_controls_for_figures_that_no_card_has_are_gone(page: Any, tmp_path: Pat
     file = write_report([plain], tmp_path / "plain.html", count=1, title="Plain")
     page.goto(file.as_uri())
     assert page.eval_on_selector_all("#sort option", "nodes => nodes.map(node => node.value)") == ["given", "name"]
-    assert [page.locator(name).count() for name in ("#least", "#most")] == [0, 0]
+    assert [page.locator(name).count() for name in ("#least", "#expected", "#most")] == [0, 0, 0]
     assert not page.is_visible("#cut")

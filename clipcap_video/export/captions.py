@@ -84,7 +84,7 @@ def report_predictions(
         return ReportEntry(
             video_id=found.video,
             captions=[
-                ReportCaption(caption.text, caption.mean_logprob, caption.logprob, caption.cut)
+                ReportCaption(caption.text, caption.mean_logprob, caption.logprob, caption.cut, caption.expected_cider)
                 for caption in found.captions
             ],
             frames=frames,

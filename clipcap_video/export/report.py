@@ -28,6 +28,7 @@ CONFIDENCE_TIP = (
     "How sure the model was of its own wording, not the chance that the caption is right: "
     "exp of the mean log-probability per token."
 )
+EXPECTED_TIP = "The score that the captioner's consensus network expects, times 100. It chose this order."
 CUT_TIP = "The caption reached the length limit before the model ended it."
 
 
@@ -58,13 +59,15 @@ class ReportFrame:
 class ReportCaption:
     """One hypothesis. Log-probabilities are in nats: `mean_logprob` per token, `logprob` over the sentence.
 
-    cut: the length limit ended the caption, not the model.
+    cut: the length limit ended the caption, not the model. expected: the CIDEr (0 to 10) that a consensus network
+    expects of it, where one chose.
     """
 
     text: str
     mean_logprob: float
     logprob: float
     cut: bool = False
+    expected: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +195,8 @@ def _card(entry: ReportEntry) -> Iterator[str]:
     figures = ""
     if best is not None and math.isfinite(best.mean_logprob):
         figures += f' data-confidence="{best.mean_logprob:.6g}"'
+    if best is not None and best.expected is not None:
+        figures += f' data-expected="{best.expected:.6g}"'
     if entry.cider is not None and math.isfinite(entry.cider):
         figures += f' data-cider="{entry.cider:.6g}"'
     drops = [frame.drop for frame in entry.frames if frame.drop is not None and math.isfinite(frame.drop)]
@@ -219,8 +224,8 @@ def _card(entry: ReportEntry) -> Iterator[str]:
         for caption in entry.captions[1:]:
             yield (
                 f'<li><span dir="auto">{_sentence(caption)}</span>'
-                f'<span class="num" title="{_tip(caption)}"><b>{_percent(caption.mean_logprob)}</b>'
-                f" {_number(caption.mean_logprob)}</span></li>\n"
+                f'<span class="num" title="{_tip(caption)}">{_expected(caption)}'
+                f"<b>{_percent(caption.mean_logprob)}</b> {_number(caption.mean_logprob)}</span></li>\n"
             )
         yield "</ol>\n"
     yield "</div>\n"
@@ -287,7 +292,16 @@ def _confidence(caption: ReportCaption) -> str:
         f'<p class="sure" title="{_tip(caption)}">'
         f'<span class="level" style="--p:{share:.3f}" aria-hidden="true"></span>'
         f'<span>per-word probability <b class="num">{_percent(caption.mean_logprob)}</b></span>'
-        f'<span>mean log-probability <b class="num">{_number(caption.mean_logprob)}</b></span></p>\n'
+        f'<span>mean log-probability <b class="num">{_number(caption.mean_logprob)}</b></span>'
+        f"{_expected(caption)}</p>\n"
+    )
+
+
+def _expected(caption: ReportCaption) -> str:
+    if caption.expected is None:
+        return ""
+    return (
+        f'<span title="{EXPECTED_TIP}">expected CIDEr <b class="num">{_number(100 * caption.expected, 0)}</b></span> '
     )
 
 
