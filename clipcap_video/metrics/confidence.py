@@ -34,9 +34,9 @@ def confidence_curve(
 ) -> tuple[list[ConfidenceBin], float]:
     """CIDEr by quantile of confidence, least confident first, and the rank correlation of the two.
 
-    confidence: of each video's caption, as `PredictionFile.confidence` has it;
-    cider: the score of each caption, by video. Videos of
-    equal confidence keep their order. Bins differ by one video at most; there are fewer where videos are few.
+    confidence: of each video's caption, as `PredictionFile.confidence` has it; cider: the score of each caption, by
+    video. Videos of equal confidence keep their order. Bins differ by one video at most; there are fewer where videos
+    are few.
     The correlation is Spearman's, ties at their mean rank; NaN where all are equal.
     Raises ClipcapError when the captions have no confidence.
     """
