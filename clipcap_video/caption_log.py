@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.predictions import Prediction, PredictionFile, from_line, to_line
 
 LOG_SUFFIX = ".captions.jsonl"
@@ -165,9 +166,5 @@ def load_log(path: Path) -> PredictionFile:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

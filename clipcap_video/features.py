@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.video.sampling import SamplingSpec
 
 FORMAT_VERSION = 1
@@ -317,17 +318,13 @@ def write_features(
     from safetensors.numpy import save
 
     file = directory / f"{video_id}{SUFFIX}"
-    partial = directory / f".{video_id}.{os.getpid()}.partial"
     tensors = {
         "features": np.ascontiguousarray(features, dtype=np.float16),
         "timestamps": np.ascontiguousarray(timestamps, dtype=np.float32),
     }
-    try:
+    with whole_file(file) as partial:
         # `save_file` would make the file readable by its owner alone, whatever the umask.
         partial.write_bytes(save(tensors, metadata={"fingerprint": fingerprint.to_json()}))
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
     return file
 
 

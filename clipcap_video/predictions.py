@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 
 VERSION = 1
 
@@ -79,15 +79,12 @@ class PredictionFile:
         """Writes the file, whole or not at all. Raises ClipcapError when it cannot be written."""
         path = Path(path)
         content = {"version": VERSION, **asdict(self)}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise ClipcapError(f"cannot write {path} ({error.strerror}); choose another place") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str) -> PredictionFile:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import platform
 import shlex
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 from clipcap_video import __version__
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 
 RUN_FILE = "run.yaml"
 RECORD = "record"
@@ -76,12 +76,8 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
     )
     text += yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
     text += yaml.safe_dump({RECORD: record}, sort_keys=False, allow_unicode=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(file) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def record_run(made: Path, command: str, config: Any) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.metrics.captioning import score_untokenized
 
 
@@ -29,12 +29,9 @@ def write_program_files(
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> Path:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, file)
+        with whole_file(file) as partial:
+            partial.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         raise ClipcapError(f"cannot write {file} ({error.strerror}); choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return file

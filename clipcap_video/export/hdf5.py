@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FINGERPRINT, FeatureStore, open_features
+from clipcap_video.files import whole_file
 
 
 def check_replaceable(out: Path, covered: Collection[str]) -> None:
@@ -29,17 +29,13 @@ def write_hdf5(store: FeatureStore, out: Path) -> int:
     """
     import h5py
 
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
+        with whole_file(out) as partial, h5py.File(partial, "w") as file:
             for video_id in store.ids():
                 file.create_dataset(video_id, data=store.load(video_id).features)
             if store.fingerprint is not None:
                 file.attrs[FINGERPRINT] = store.fingerprint.to_json()
-        os.replace(partial, out)
     except OSError as error:
         raise ClipcapError(f"cannot write {out} ({error.strerror or error}); choose another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return len(store.ids())

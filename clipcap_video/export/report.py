@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 
 from clipcap_video import __version__
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 
 CONFIDENCE_TIP = (
     "How sure the model was of its own wording, not the chance that the caption is right: "
@@ -125,20 +125,19 @@ def write_report(
     }
     head, tail = template.split("{{cards}}")
 
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         # A path that is no valid UTF-8 reaches Python with lone surrogates, which do not encode as they are.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with (
+            whole_file(out) as partial,
+            partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+        ):
             file.write(_fill(head, values))
             for entry in entries:
                 file.writelines(_card(entry))
             file.write(_fill(tail, values))
-        os.replace(partial, out)
     except OSError as error:
         raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place for the page") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return out
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from clipcap_video.datasets.records import VideoRecord, select
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.metrics import java as java_program
 from clipcap_video.metrics import ptb
 from clipcap_video.metrics.bootstrap import bleu as bleu_of_counts
@@ -252,12 +252,9 @@ def save_scores(scores: CaptionScores, out: Path, split: str | None) -> None:
         "unpredicted": scores.unpredicted,
         "per_video": {video: {"CIDEr": value} for video, value in scores.per_video.items()},
     }
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, out)
+        with whole_file(out) as partial:
+            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.metrics import ptb
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams
 
@@ -191,12 +191,8 @@ class ConsensusRanker(nn.Module):
             "dropout": self.config.dropout,
             "ngrams": [" ".join(ngram) for ngram in self.ngrams],
         }
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-        try:
+        with whole_file(file) as partial:
             partial.write_bytes(save(tensors, {"consensus": json.dumps(described)}))
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: Path) -> ConsensusRanker:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from clipcap_video.datasets.packing import thin_frames
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints
+from clipcap_video.files import whole_file
 
 VERSION = "1"
 FOLDER = "search"
@@ -169,11 +170,10 @@ def _build(
         "offsets": ("I64", (len(ids) + 1,)), "stamps": ("I64", (len(ids), 2)), "times": ("F32", (rows_in_all,)),
         "frames": ("F16", (rows_in_all, dim)), "videos": ("F16", (len(ids), dim)), "ids": ("U8", named.shape),
     }  # fmt: skip
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     bar = tqdm(
         total=len(ids), initial=len(kept), unit="video", desc="index", disable=not (progress and sys.stderr.isatty())
     )
-    try:
+    with bar, whole_file(file) as partial:
         arrays = _create(partial, shapes, store.fingerprint)
         arrays["offsets"][:], arrays["stamps"][:], arrays["ids"][:] = offsets, stamps, named
         for number, place in kept.items():
@@ -194,10 +194,6 @@ def _build(
                 arrays["videos"][number] = mean_vector(vectors)
             bar.update(len(batch))
         del arrays
-        os.replace(partial, file)
-    finally:
-        bar.close()
-        partial.unlink(missing_ok=True)
 
 
 def _embed(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from clipcap_video.files import whole_file
 
 CURVES = "curves.png"
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
@@ -40,12 +41,8 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[-1].set_xlabel("step")
-    partial = picture.with_name(f".{picture.name}.partial")
-    try:
+    with whole_file(picture) as partial:
         figure.savefig(partial, format="png")
-        os.replace(partial, picture)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def smoothed(values: Sequence[float], window: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipcap_video.encoders import TextEncoder
+from clipcap_video.files import whole_file
 
 AT_ONCE = 4096  # texts between two looks at the progress bar
 
@@ -47,14 +48,11 @@ def embed_once(encoder: TextEncoder, texts: list[str], cache: Path | None = None
             bar.update(len(part))
     number = {text: row for row, text in enumerate(different)}
     embeddings = torch.cat(rows)[[number[text] for text in texts]]
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save({"text": embeddings}))
-        os.replace(partial, file)
+        with whole_file(file) as partial:
+            partial.write_bytes(save({"text": embeddings}))
     except OSError as error:
         # A convenience only: the run goes on without it.
         print(f"text embeddings are not kept: cannot write {file} ({error.strerror})", file=sys.stderr)
-    finally:
-        partial.unlink(missing_ok=True)
     return embeddings
