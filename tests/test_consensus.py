@@ -17,7 +17,10 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features, write_features
 from clipcap_video.metrics.cider import CiderReward
+from clipcap_video.models.checkpoint import read_config
 from clipcap_video.models.consensus import CONSENSUS, END, ConsensusConfig, ConsensusRanker, NgramTable
+from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.loop import prepare
 from tests.conftest import TinyProject
 from tests.test_cli import run
 from tests.tiny import WIDTH, captions_of, features_of, fingerprint, write_annotations, write_feature_folder
@@ -171,6 +174,20 @@ def test_training_it_again_gives_the_same_file(ranked: Path, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         copies.append((tmp_path / name / CONSENSUS).read_bytes())
     assert copies[0] == copies[1]
+
+
+def test_a_run_that_goes_on_keeps_it(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked / "out", tmp_path / "out")
+    last = tmp_path / "out" / "last"
+    shutil.copy(tmp_path / "out" / "best" / CONSENSUS, last)
+    before = (last / "model.safetensors").read_bytes()
+    info = read_config(last)[1]
+    going_on, resuming = prepare(TrainConfig(**(info.training | {"out_dir": tmp_path / "out", "resume": True})))
+    assert resuming
+    going_on.data_digest = info.progress["data_digest"]
+    going_on._save("last")  # of weights that were not restored, so that they are others
+    assert (last / "model.safetensors").read_bytes() != before
+    assert (last / CONSENSUS).read_bytes() == (ranked / "out" / "best" / CONSENSUS).read_bytes()
 
 
 def test_a_packed_and_a_saved_checkpoint_keep_it(ranked: Path, tmp_path: Path) -> None:

@@ -57,17 +57,23 @@ class CiderReward:
 
     def _vector(self, words: Sequence[str]) -> _Vector:
         """tf-idf weight of every n-gram, their norm for each n, and the length that the scorer compares."""
-        weights: dict[Ngram, float] = {}
-        squares = [0.0] * LONGEST
-        for ngram, count in count_ngrams(words).items():
-            weight = count * (self._log_videos - math.log(max(1, self._frequency[ngram])))
-            weights[ngram] = weight
-            squares[len(ngram) - 1] += weight * weight
+        weights = {
+            ngram: count * (self._log_videos - math.log(max(1, self._frequency[ngram])))
+            for ngram, count in count_ngrams(words).items()
+        }
         # The official scorer counts the pairs of words, not the words.
-        return weights, [math.sqrt(square) for square in squares], max(0, len(words) - 1)
+        return weights, vector_norms(weights), max(0, len(words) - 1)
 
 
 _Vector = tuple[dict[Ngram, float], list[float], int]
+
+
+def vector_norms(weights: Mapping[Ngram, float]) -> list[float]:
+    """Length of a caption's vector of n-gram weights, for each n."""
+    squares = [0.0] * LONGEST
+    for ngram, weight in weights.items():
+        squares[len(ngram) - 1] += weight * weight
+    return [math.sqrt(square) for square in squares]
 
 
 def count_ngrams(words: Sequence[str]) -> Counter[Ngram]:

@@ -130,13 +130,24 @@ def pack_checkpoint(checkpoint: Path, out: Path) -> int:
 def keep_parts(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
     """Writes what `checkpoint` has beside the captioner into another one: encoder layers that were trained along, and
     a consensus network."""
-    trained, consensus = checkpoint / ENCODER_WEIGHTS, checkpoint / CONSENSUS
+    trained = checkpoint / ENCODER_WEIGHTS
     layers = read_state_dict(trained) if trained.exists() else None
-    ranker = consensus.read_bytes() if consensus.exists() else None
+    keep_ranker = keep_consensus(checkpoint)
 
     def write(partial: Path) -> None:
         if layers is not None:
             _write_weights(partial / ENCODER_WEIGHTS, layers, dtype)
+        keep_ranker(partial)
+
+    return write
+
+
+def keep_consensus(checkpoint: Path) -> Callable[[Path], None]:
+    """Writes the consensus network that `checkpoint` has, if any, into another, or into what takes its place."""
+    file = checkpoint / CONSENSUS
+    ranker = file.read_bytes() if file.exists() else None
+
+    def write(partial: Path) -> None:
         if ranker is not None:
             (partial / CONSENSUS).write_bytes(ranker)
 

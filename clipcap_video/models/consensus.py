@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import whole_file
 from clipcap_video.metrics import ptb
-from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams
+from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
 
 CONSENSUS = "consensus.safetensors"
 
@@ -75,7 +75,7 @@ class NgramTable:
         for captions in videos:
             for words in captions:
                 weights = {ngram: times * rarity[ngram] for ngram, times in count_ngrams(words).items()}
-                norms = _norms(weights)
+                norms = vector_norms(weights)
                 for ngram, weight in weights.items():
                     order, place = len(ngram) - 1, index.get(ngram)
                     if place is None:
@@ -175,7 +175,7 @@ class ConsensusRanker(nn.Module):
             weights[ngram] = times * (unknown[order] if place is None else rarity[place])
             if place is not None:
                 gains[order] += weights[ngram] * worth[place]
-        cosines = (gain / norm for gain, norm in zip(gains, _norms(weights), strict=True) if norm)
+        cosines = (gain / norm for gain, norm in zip(gains, vector_norms(weights), strict=True) if norm)
         return 10 * sum(cosines) / LONGEST
 
     def save(self, file: Path) -> None:
@@ -219,11 +219,3 @@ class ConsensusRanker(nn.Module):
 def _length_penalty(length: int, lengths: Sequence[float]) -> float:
     """By what CIDEr-D multiplies the score of a caption of so many words, on average over the length of references."""
     return sum(share * math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other, share in enumerate(lengths))
-
-
-def _norms(weights: Mapping[Ngram, float]) -> list[float]:
-    """Length of a caption's vector for each n."""
-    squares = [0.0] * LONGEST
-    for ngram, weight in weights.items():
-        squares[len(ngram) - 1] += weight * weight
-    return [math.sqrt(square) for square in squares]

@@ -31,6 +31,7 @@ from clipcap_video.models.checkpoint import (
     WEIGHTS,
     CheckpointInfo,
     find_checkpoint,
+    keep_consensus,
     load_weights,
     save_checkpoint,
 )
@@ -492,7 +493,15 @@ class _Run(Run):
     def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
         fingerprint = self.captioner.fingerprint(self.store.fingerprint)
         info = CheckpointInfo(fingerprint, self.config.to_json(), progress)
-        save_checkpoint(directory, self.captioner, info, extra=extra)
+        # It was trained on the features, not on the captioner, so it still fits one that goes on.
+        keep_ranker = keep_consensus(directory)
+
+        def more(partial: Path) -> None:
+            keep_ranker(partial)
+            if extra is not None:
+                extra(partial)
+
+        save_checkpoint(directory, self.captioner, info, extra=more)
 
 
 @contextmanager
