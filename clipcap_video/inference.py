@@ -25,6 +25,7 @@ from clipcap_video.features import FeatureStore, open_features
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint
+from clipcap_video.models.consensus import CONSENSUS
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.plan import Plan, measure, peak_memory
 from clipcap_video.predictions import Prediction, PredictionFile
@@ -160,8 +161,9 @@ def _record(
     options = options_of(replace(config, out=out, **chosen))
     options |= {name: value for name, value in asdict(settings).items() if name in options}
     weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
+    ranker = {"consensus": file_digest(captioner.source / CONSENSUS)} if captioner.ranks(settings) else {}
     sources = {
-        "checkpoint": {"path": str(captioner.source.resolve()), "weights": file_digest(weights)},
+        "checkpoint": {"path": str(captioner.source.resolve()), "weights": file_digest(weights), **ranker},
         **sources,
         "annotations": digests(chosen.get("caption") or []),
     }

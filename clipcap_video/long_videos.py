@@ -235,11 +235,13 @@ def _made_by(
         content = hashlib.sha256(stream.read(1 << 20))
         stream.seek(max(0, size - (1 << 20)))
         content.update(stream.read())
+    ranker = captioner.ranker if settings.consensus else None
     return {
         "video": f"{path.name} ({size} bytes, sha256:{content.hexdigest()[:16]})",
         "model": f"{captioner.describe()['model']} ({digest_language_model(captioner.model)})",
         "segments": str(segmentation),
         "decoding": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
+        **({} if ranker is None else {"consensus": digest_language_model(ranker)}),
     }
 
 

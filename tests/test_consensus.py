@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from clipcap_video.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
@@ -19,6 +20,7 @@ from clipcap_video.features import open_features, write_features
 from clipcap_video.metrics.cider import CiderReward
 from clipcap_video.models.checkpoint import read_config
 from clipcap_video.models.consensus import CONSENSUS, END, ConsensusConfig, ConsensusRanker, NgramTable
+from clipcap_video.runs import file_digest
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.loop import prepare
 from tests.conftest import TinyProject
@@ -158,7 +160,11 @@ def test_inference_ranks_by_it_and_says_so(ranked: Path) -> None:
     assert content["decoding"]["beam_size"] == 20
     assert content["decoding"]["use_beam_search"]
     assert all(entry["captions"][0]["expected_cider"] > 0 for entry in content["predictions"])
+    record = yaml.safe_load(with_it.with_suffix(".run.yaml").read_text())["record"]
+    assert record["data"]["checkpoint"]["consensus"] == file_digest(ranked / "out" / "best" / CONSENSUS)
     plain = json.loads(without.read_text())
+    record = yaml.safe_load(without.with_suffix(".run.yaml").read_text())["record"]
+    assert "consensus" not in record["data"]["checkpoint"]
     assert plain["decoding"]["beam_size"] == 5
     assert all(entry["captions"][0]["expected_cider"] is None for entry in plain["predictions"])
     files = (file.with_suffix(".scores.json") for file in (with_it, without))
