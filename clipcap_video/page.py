@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from clipcap_video.datasets.records import VideoRecord, read_annotations, select
 from clipcap_video.errors import ClipcapError
 from clipcap_video.evidence import explain
 from clipcap_video.export.captions import Pictures, report_predictions
+from clipcap_video.export.verdicts import JUDGEMENTS, read_verdicts
 from clipcap_video.features import open_features
 from clipcap_video.metrics.captioning import cider
 from clipcap_video.predictions import Prediction, PredictionFile
@@ -28,6 +31,9 @@ def make_page(
     model_dir: Path | None = None,
     lm: str | None = None,
     device: str = "auto",
+    judged: Path | None = None,
+    sample: int = 0,
+    seed: int = 0,
     frames: int | None = None,
     frame_size: int | None = None,
 ) -> list[str]:
@@ -36,7 +42,8 @@ def make_page(
     predictions: or a STEM.captions.jsonl, the segments of a long video. These have no evidence, references or CIDEr.
     videos: where the video files are, if not where the predictions say. data: the features that the captions were
     made from, for the evidence. caption: annotations, for references and CIDEr. model_dir, lm: the captioner, if it is
-    not where the predictions say. frames, frame_size: pictures of a video and the longer side of each in pixels.
+    not where the predictions say. judged: verdicts of people, see `read_verdicts`. sample: so many videos drawn at
+    random; 0 is all. frames, frame_size: pictures of a video and the longer side of each in pixels.
     Raises ClipcapError when an input is missing or does not fit; nothing is written then.
     """
     is_log = predictions.name.endswith(LOG_SUFFIX)
@@ -44,13 +51,17 @@ def make_page(
         raise ClipcapError(f"{predictions} has the segments of one video; --data and --caption are about whole videos")
     file = load_log(predictions) if is_log else PredictionFile.load(predictions)
     found = file.predictions
-    pictures = Pictures.for_page_of(len(found), frames, frame_size)
+    verdicts = {} if judged is None else read_verdicts(judged)
     records = read_annotations(caption) if caption else []
     notes: list[str] = []
     if videos:
         found = _with_paths(found, find_all_videos(videos), notes)
     scores = _scores(found, records, file.split, notes) if records else None
     details = {"model": file.model, "split": file.split} if file.split else {"model": file.model}
+    if sample:
+        found, total = drawn(found, sample, seed), len(found)
+        details["drawn"] = f"{len(found)} of {total:,}, seed {seed}"
+    pictures = Pictures.for_page_of(len(found), frames, frame_size)
     if data is not None:
         store = open_features(data)
         captioner = Captioner.from_pretrained(_model(file, model_dir), lm=lm, device=device)
@@ -67,10 +78,24 @@ def make_page(
         notes.append(
             f"{unseen} of {len(found)} videos were not found: no frames of them; give their place with --videos"
         )
+    if verdicts:
+        counts = Counter(verdicts[one.video].judgement for one in found if one.video in verdicts)
+        if not counts:
+            raise ClipcapError(f"none of the videos of {judged} is on this page; give the predictions they are about")
+        details["looked at"] = ", ".join(f"{counts[judgement]} {judgement}" for judgement in JUDGEMENTS)
     if scores:
         details["CIDEr"] = f"{100 * sum(scores.values()) / len(scores):.2f} over {len(scores):,} videos"
-    report_predictions(found, out, details, records, cider=scores, pictures=pictures)
+    report_predictions(found, out, details, records, cider=scores, verdicts=verdicts, pictures=pictures)
     return notes
+
+
+def drawn(predictions: Sequence[Prediction], count: int, seed: int) -> list[Prediction]:
+    """The predictions of `count` videos drawn at random, in their order: a function of the seed and of their names."""
+    if count < 0:
+        raise ClipcapError(f"--sample must be 0 or more, not {count}")
+    names = sorted({prediction.video for prediction in predictions})
+    kept = set(random.Random(seed).sample(names, min(count, len(names))))
+    return [prediction for prediction in predictions if prediction.video in kept]
 
 
 def _model(file: PredictionFile, model_dir: Path | None) -> Path:

@@ -15,6 +15,7 @@ from clipcap_video.errors import VideoError
 from clipcap_video.export.captions import Pictures
 from clipcap_video.export.report import encode_picture
 from clipcap_video.metrics import java
+from clipcap_video.page import drawn
 from clipcap_video.predictions import Prediction, PredictionFile
 from clipcap_video.video.reader import read_frames, read_frames_at
 from clipcap_video.video.sampling import SamplingSpec
@@ -159,6 +160,53 @@ def test_bad_input_is_one_sentence(project: Project, tmp_path: Path) -> None:
     assert "is a directory" in refused("clipcap-video", "report", project.predictions, "--out", tmp_path)
     (tmp_path / "file").write_text("")
     assert "cannot use" in refused("clipcap-video", "report", project.predictions, "--out", tmp_path / "file" / "p")
+
+
+def test_verdicts_of_people_are_shown_and_counted(project: Project, tmp_path: Path) -> None:
+    judged = tmp_path / "judged.csv"
+    judged.write_text("video,judgement,note\nvideo4,Wrong,<a cat>\nvideo3,right,\nvideo9,partly,not here\n")
+    done = run("clipcap-video", "report", project.predictions, "--out", tmp_path / "page.html", "--judged", judged)
+    assert done.returncode == 0, done.stderr
+    page = page_of(tmp_path / "page.html")
+    names = [page.texts(card, "h2")[0] for card in range(len(page.cards))]
+    cat, other = (page.cards[names.index(video)]["text"] for video in ("video4", "video3"))
+    assert next(text for tag, _, text in cat if tag == "b") == "wrong"
+    assert "<a cat>" in [text for _, _, text in cat]
+    assert next(text for tag, _, text in other if tag == "b") == "right"
+    assert "1 right, 0 partly, 1 wrong" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("video,judgement\nvideo3,good\n", "line 2: 'good' is no judgement"),
+        ("video,verdict\nvideo3,right\n", "no column 'judgement'"),
+        ("video,judgement\nvideo3,right\nvideo3,wrong\n", "line 3: 'video3' is judged a second time"),
+        ("video,judgement\nother,right\n", "none of the videos"),
+        (None, "cannot read the judgements"),
+    ],
+)
+def test_bad_verdicts_are_one_sentence(project: Project, tmp_path: Path, text: str | None, said: str) -> None:
+    judged, out = tmp_path / "judged.csv", tmp_path / "page.html"
+    if text is not None:
+        judged.write_text(text)
+    assert said in refused("clipcap-video", "report", project.predictions, "--out", out, "--judged", judged)
+    assert not out.exists()
+
+
+def test_a_sample_is_drawn_by_its_seed(project: Project) -> None:
+    predictions = PredictionFile.load(project.predictions).predictions
+    assert drawn(predictions, 2, 3) == drawn(list(reversed(predictions)), 2, 3)[::-1]
+    assert {one.video for seed in range(20) for one in drawn(predictions, 1, seed)} == {p.video for p in predictions}
+    assert drawn(predictions, 9, 0) == predictions
+
+
+def test_a_page_of_a_sample(project: Project, tmp_path: Path) -> None:
+    done = run("clipcap-video", "report", project.predictions, "--out", tmp_path / "page.html", "--sample", "2")
+    assert done.returncode == 0, done.stderr
+    assert len(page_of(tmp_path / "page.html").cards) == 2
+    assert "2 of 5, seed 0" in (tmp_path / "page.html").read_text()
+    assert "--sample must be 0 or more" in refused("clipcap-video", "report", project.predictions, "--sample", "-1")
 
 
 def test_a_video_that_broke_since_has_a_card_without_frames(project: Project, tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ class ReportConfig:
     model_dir: Path | None = option(None, "With --data: the captioner, if it is no longer where the predictions say.")
     lm: str | None = option(None, "With --data: the frozen language model, if not where the checkpoint says.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
+    judged: Path | None = option(
+        None,
+        "A CSV file of video, judgement (right, partly or wrong) and, if you like, note: what people found who looked. "
+        "The page then shows each verdict and their number.",
+    )
+    sample: int = option(0, "Show so many videos, drawn at random, such as to judge them; 0 shows all.")
+    seed: int = option(0, "What --sample draws follows from it and the names of the videos.")
     frames: int | None = option(None, "Frames shown of each video: 8, or 5 on a page of more than 300, unless given.")
     frame_size: int | None = option(
         None, "Their longer side in pixels: 240, or 160 on a page of more than 300, unless given."
@@ -56,6 +63,9 @@ def _report(config: ReportConfig) -> Path:
         model_dir=config.model_dir,
         lm=config.lm,
         device=config.device,
+        judged=config.judged,
+        sample=config.sample,
+        seed=config.seed,
         frames=config.frames,
         frame_size=config.frame_size,
     )

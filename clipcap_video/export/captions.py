@@ -14,6 +14,7 @@ import numpy as np
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.export.report import Picture, ReportCaption, ReportEntry, ReportFrame, encode_picture, write_report
+from clipcap_video.export.verdicts import Verdict
 from clipcap_video.predictions import Prediction
 from clipcap_video.video.reader import one_opencv_thread, read_frames, read_frames_at
 from clipcap_video.video.sampling import SamplingSpec, spread
@@ -68,14 +69,15 @@ def report_predictions(
     records: Sequence[VideoRecord] = (),
     *,
     cider: Mapping[str, float] | None = None,
+    verdicts: Mapping[str, Verdict] | None = None,
     pictures: Pictures | None = None,
     title: str = "Video captions",
     workers: int = 2,
 ) -> Path:
     """Writes a page of the predictions, with frames where their `path` is known, and references where `records` are.
 
-    cider: of each video's best caption. pictures: how many and how large; chosen by the number of videos if None.
-    workers: threads that decode videos.
+    cider: of each video's best caption. verdicts: of people who looked, by video. pictures: how many and how large;
+    chosen by the number of videos if None. workers: threads that decode videos.
     """
     references = {record.video_id: record.captions for record in records}
     pictures = pictures or Pictures.for_page_of(len(predictions))
@@ -93,6 +95,7 @@ def report_predictions(
             cider=None if cider is None else cider.get(found.video),
             start=found.start,
             end=found.end,
+            verdict=None if verdicts is None else verdicts.get(found.video),
         )
 
     def entries_of(run: list[Prediction]) -> list[ReportEntry]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from clipcap_video import __version__
 from clipcap_video.errors import ClipcapError
+from clipcap_video.export.verdicts import Verdict
 from clipcap_video.files import whole_file
 
 CONFIDENCE_TIP = (
@@ -75,7 +76,7 @@ class ReportEntry:
     """One video of a report.
 
     captions: best first. cider: the score of the best caption, as a fraction. start, end: the part of the video that
-    is described, in seconds; None for all of it.
+    is described, in seconds; None for all of it. verdict: what somebody found who looked at the best caption.
     """
 
     video_id: str
@@ -86,6 +87,7 @@ class ReportEntry:
     cider: float | None = None
     start: float | None = None
     end: float | None = None
+    verdict: Verdict | None = None
 
 
 def write_report(
@@ -207,6 +209,11 @@ def _card(entry: ReportEntry) -> Iterator[str]:
         yield f'<span class="num">{format_seconds(entry.start)} to {format_seconds(entry.end)}</span>'
     if entry.path is not None:
         yield f'<bdi class="path">{escape(entry.path)}</bdi>'
+    if entry.verdict is not None:
+        yield (
+            f'<span class="verdict"><b class="find {entry.verdict.judgement}">{entry.verdict.judgement}</b> '
+            f'<span class="find" dir="auto">{escape(entry.verdict.note)}</span></span>'
+        )
     if entry.cider is not None:
         yield f'<span class="cider num">CIDEr <b>{_number(100 * entry.cider, 1)}</b></span>'
     yield "</div>\n"
