@@ -17,14 +17,9 @@ from clipcap_video.cli import main
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.checkpoint import CheckpointInfo, load_checkpoint
 from clipcap_video.models.legacy_retrieval import load_clip4clip
-from clipcap_video.models.retrieval import (
-    SIMILARITY_HEADS,
-    RetrievalBatch,
-    RetrievalConfig,
-    RetrievalModel,
-    contrastive_loss,
-)
+from clipcap_video.models.retrieval import RetrievalBatch, RetrievalConfig, RetrievalModel
 from clipcap_video.models.retrieval_checkpoint import load_retrieval, save_retrieval
+from clipcap_video.models.similarity_heads import SIMILARITY_HEADS, contrastive_loss
 from clipcap_video.models.video_clip import TEMPORAL, VideoClip
 from tests.golden import unpack
 from tests.tiny_clip import save_tiny_clip, tiny_clip
@@ -113,7 +108,7 @@ class TestHeads:
         frames, mask = videos()
         text = torch.randn(7, D)
         whole = head(text, frames, mask)
-        monkeypatch.setattr("clipcap_video.models.retrieval.PAIRS_AT_ONCE", 9)
+        monkeypatch.setattr("clipcap_video.models.similarity_heads.PAIRS_AT_ONCE", 9)
         torch.testing.assert_close(head(text, frames, mask), whole)
 
     def test_sequences_beyond_the_positions_are_refused(self) -> None:

@@ -26,7 +26,7 @@ from clipcap_video.models.packed_mask import (
     dense_mask,
     suits_blocks,
 )
-from clipcap_video.models.retrieval import FIRST_SCALE, LARGEST_SCALE, contrastive_loss
+from clipcap_video.models.similarity_heads import FIRST_SCALE, LARGEST_SCALE, contrastive_loss
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import FeatureStore, Fingerprint, check_fingerprints, open_features
 from clipcap_video.metrics.retrieval import RetrievalScores, score_matrix, score_vectors
 from clipcap_video.models.checkpoint import CheckpointInfo
-from clipcap_video.models.retrieval import RetrievalBatch, RetrievalConfig, RetrievalModel, TightHead, TransformerHead
+from clipcap_video.models.retrieval import RetrievalBatch, RetrievalConfig, RetrievalModel
 from clipcap_video.models.retrieval_checkpoint import (
     load_retrieval,
     load_retrieval_weights,
     read_retrieval_config,
     save_retrieval,
 )
+from clipcap_video.models.similarity_heads import TightHead, TransformerHead
 from clipcap_video.models.video_clip import VideoClip, first_text_layers
 from clipcap_video.runs import digests, store_facts
 from clipcap_video.training.data import EpochOrder
