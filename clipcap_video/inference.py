@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -16,7 +15,6 @@ from clipcap_video.captioner import Captioner
 from clipcap_video.datasets.records import VideoRecord, match_features, read_annotations, select, splits
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.defaults import default_annotations, default_features
-from clipcap_video.devices import peak_device_memory
 from clipcap_video.errors import ClipcapError
 from clipcap_video.export.captions import report_predictions
 from clipcap_video.export.clipcap import write_program_files
@@ -27,7 +25,6 @@ from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint
 from clipcap_video.models.consensus import CONSENSUS
 from clipcap_video.models.legacy import LegacyChoices
-from clipcap_video.plan import Plan, measure, peak_memory
 from clipcap_video.predictions import Prediction, PredictionFile
 from clipcap_video.runs import RUN_FILE, digests, file_digest, options_of, store_facts, videos_digest, write_run
 from clipcap_video.video.files import find_all_videos
@@ -54,14 +51,14 @@ def infer(config: InferConfig, settings: DecodingSettings) -> int:
     if config.out is not None:
         _check_writable(config.out)
     videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
-    captioner, settings = _prepare(config, settings)
+    captioner, settings = prepare(config, settings)
     if videos is not None:
         return _caption_videos(config, settings, captioner, videos)
     _caption_features(config, settings, captioner)
     return 0
 
 
-def _prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner, DecodingSettings]:
+def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner, DecodingSettings]:
     """The captioner that `config` names, and the settings with what the checkpoint decides."""
     checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir, config.prefix, config.epoch)
     captioner = Captioner.from_pretrained(
@@ -134,7 +131,7 @@ def _caption_videos(
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
     if config.encoder or config.encoder_weights:
         captioner.load_encoder(config.encoder, config.encoder_weights)
-    out = _place(config)
+    out = place_of_predictions(config)
     failed = caption_videos(
         captioner, videos, settings, out=out, report=config.report, records=records, batch_size=config.bs
     )
@@ -144,7 +141,7 @@ def _caption_videos(
     return failed
 
 
-def _place(config: InferConfig) -> Path:
+def place_of_predictions(config: InferConfig) -> Path:
     """Where the captions go."""
     if config.out is not None or config.videos is not None:
         return config.out or Path("predictions.json")
@@ -157,7 +154,7 @@ def _record(
     config: InferConfig, settings: DecodingSettings, captioner: Captioner, sources: dict[str, Any], **chosen: Any
 ) -> None:
     """Writes the run's record beside its captions. chosen: what options that were not given came to be."""
-    out = _place(config)
+    out = place_of_predictions(config)
     options = options_of(replace(config, out=out, **chosen))
     options |= {name: value for name, value in asdict(settings).items() if name in options}
     weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
@@ -218,7 +215,7 @@ def caption_videos(
 
 
 @dataclass(frozen=True)
-class _Stored:
+class StoredVideos:
     """Stored features that are to be captioned. annotations: the files that tell which, and hold the references.
 
     from_files: the model has an encoder of its own, so that the videos' files are read instead.
@@ -232,7 +229,8 @@ class _Stored:
     from_files: bool
 
 
-def _find_stored(config: InferConfig, captioner: Captioner) -> _Stored:
+def find_stored(config: InferConfig, captioner: Captioner) -> StoredVideos:
+    """The features to caption and their annotations, where `config` does not say from what the checkpoint knows."""
     trained = captioner.info.training
     data = config.data or (Path(trained["data"]) if "data" in trained else default_features())
     if config.data is None and "data" not in trained and not data.exists():
@@ -247,16 +245,16 @@ def _find_stored(config: InferConfig, captioner: Captioner) -> _Stored:
     paragraphs = config.paragraphs or bool(trained.get("paragraphs"))
     records, split = _choose(annotations or [], paragraphs, config.split, store)
     ids = [record.video_id for record in records] if records else store.ids()
-    return _Stored(store, ids, records, split, annotations or [], from_files)
+    return StoredVideos(store, ids, records, split, annotations or [], from_files)
 
 
 def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> None:
-    stored = _find_stored(config, captioner)
+    stored = find_stored(config, captioner)
     records, split = stored.records, stored.split
     started = time.perf_counter()
     if stored.from_files:
         # The features of its data are those of the encoder before it was trained along.
-        predictions = _caption_trained_on(config, settings, captioner, stored.ids)
+        predictions = caption_trained_on(config, settings, captioner, stored.ids)
     else:
         predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs)
     seconds = time.perf_counter() - started
@@ -265,7 +263,7 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         replace(found, start=spans[found.video].start, end=spans[found.video].end) if found.video in spans else found
         for found in predictions
     ]
-    out = _place(config)
+    out = place_of_predictions(config)
     _save(out, predictions, captioner, settings, split)
     print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
     sources = {"features": store_facts(stored.store.fingerprint, stored.store.path, stored.ids)}
@@ -280,7 +278,7 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
 
 
-def _caption_trained_on(
+def caption_trained_on(
     config: InferConfig, settings: DecodingSettings, captioner: Captioner, ids: Sequence[str]
 ) -> list[Prediction]:
     """Captions of the videos `ids` of the model's own data, from their files."""
@@ -298,77 +296,6 @@ def _caption_trained_on(
     if not predictions:
         raise ClipcapError(f"no video of {named[0]} could be read; give others with --videos")
     return predictions
-
-
-def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
-    """What `infer` would take, measured on some of the videos. Writes nothing; scores and page are not counted."""
-    captioner, settings = _prepare(config, settings)
-    if config.videos is not None:
-        return _plan_videos(config, settings, captioner)
-    stored = _find_stored(config, captioner)
-    written = count = 0
-
-    def caption_some(part: Sequence[str]) -> None:
-        nonlocal written, count
-        if stored.from_files:
-            predictions = _caption_trained_on(config, settings, captioner, part)
-        else:
-            predictions = captioner.caption_store(stored.store, part, settings, batch_size=config.bs)
-        written += _size(predictions)
-        count += len(part)
-
-    rate = measure(stored.ids, caption_some, first=config.bs, probe=config.bs)
-    most = captioner.model.max_frames
-    return Plan(
-        command="infer",
-        videos=len(stored.ids),
-        frames=sum(min(stored.store.shape(video_id).frames, most) for video_id in stored.ids),
-        disk=written * len(stored.ids) // max(1, count),
-        where=str(_place(config)),
-        memory=peak_memory(),
-        device_memory=peak_device_memory(captioner.device),
-        seconds=rate.of(len(stored.ids)),
-        measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
-        notes=["scores against references come on top"] if any(one.captions for one in stored.records) else [],
-    )
-
-
-def _plan_videos(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> Plan:
-    assert config.videos is not None
-    videos = find_all_videos(config.videos)
-    written = count = frames = failed = 0
-    captioner.encoder  # noqa: B018  (loaded before the clock runs)
-
-    def caption_some(part: Sequence[str]) -> None:
-        nonlocal written, count, frames, failed
-        chosen = {video_id: videos[video_id] for video_id in part}
-        predictions, summary = captioner.caption_files(chosen, settings, batch_size=config.bs, progress=False)
-        written += _size(predictions)
-        count += len(part)
-        frames += summary.frames
-        failed += summary.failed
-
-    rate = measure(list(videos), caption_some, first=16, probe=16)
-    notes = [f"{failed} of the {count} videos looked at cannot be read"] if failed else []
-    if config.report is not None:
-        notes.append("the page comes on top: it reads the frames again")
-    return Plan(
-        command="infer",
-        videos=len(videos),
-        frames=round(frames / count * len(videos)),
-        disk=round(written / count * len(videos)),
-        where=str(_place(config)),
-        memory=peak_memory(),
-        device_memory=peak_device_memory(captioner.device),
-        seconds=rate.of(len(videos)),
-        measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
-        notes=notes,
-    )
-
-
-def _size(predictions: list[Prediction]) -> int:
-    """Bytes that predictions.json needs for them."""
-    return sum(len(json.dumps(asdict(prediction), indent=1)) for prediction in predictions)
 
 
 def _choose(

@@ -165,7 +165,8 @@ def _infer(config: InferConfig) -> None:
     predictions.json; with references, the official scores go to scores.json beside it. predictions.run.yaml repeats
     the run.
     """
-    from clipcap_video.inference import infer, plan_inference
+    from clipcap_video.inference import infer
+    from clipcap_video.inference_plan import plan_inference
 
     settings = chosen_settings(config)
     if config.dry_run:
