@@ -80,8 +80,8 @@ def make_features(folder: Path, count: int) -> None:
 
 def training(folder: Path) -> float:
     quiet_libraries()
+    from clipcap_video.training.captioning import train
     from clipcap_video.training.config import TrainConfig
-    from clipcap_video.training.loop import train
 
     config = TrainConfig(
         data=folder / "features", caption=[folder / "data.json"], lm=str(folder / "lm"), out_dir=folder / "out",

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import clipcap_video.training.loop as loop
-from clipcap_video.training.loop import TrainingSummary, train
+from clipcap_video.training.captioning import train
+from clipcap_video.training.loop import TrainingSummary
 
 
 def differing_weights(

@@ -21,8 +21,8 @@ from clipcap_video.metrics.cider import CiderReward
 from clipcap_video.models.checkpoint import read_config
 from clipcap_video.models.consensus import CONSENSUS, END, ConsensusConfig, ConsensusRanker, NgramTable
 from clipcap_video.runs import file_digest
+from clipcap_video.training.captioning import prepare
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.loop import prepare
 from tests.conftest import TinyProject
 from tests.test_cli import run
 from tests.tiny import WIDTH, captions_of, features_of, fingerprint, write_annotations, write_feature_folder

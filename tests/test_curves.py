@@ -11,9 +11,9 @@ import pytest
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.training import log
+from clipcap_video.training.captioning import train
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.curves import draw_curves, smoothed
-from clipcap_video.training.loop import train
 from tests.conftest import TinyProject
 
 

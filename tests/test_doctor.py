@@ -256,8 +256,8 @@ class TestFeatures:
         assert kinds(examine(data=tmp_path / "f.hdf5")) == {"bad_features": ["f.hdf5"]}
 
     def test_a_model_and_features(self, tmp_path: Path, tiny_project: TinyProject) -> None:
+        from clipcap_video.training.captioning import prepare
         from clipcap_video.training.config import TrainConfig
-        from clipcap_video.training.loop import prepare
 
         options = TrainConfig(
             data=tiny_project.data, caption=[tiny_project.caption], lm=str(tiny_project.lm), num_layers=1,

@@ -100,8 +100,8 @@ class TestTrain:
         assert run(*train, "--dry_run").returncode == 1  # there is a run already
 
     def test_disk(self, tiny_project: TinyProject, tmp_path: Path) -> None:
+        from clipcap_video.training.captioning import train
         from clipcap_video.training.config import TrainConfig
-        from clipcap_video.training.loop import train
         from clipcap_video.training.plan import plan_training
 
         config = TrainConfig(

@@ -24,8 +24,8 @@ from clipcap_video.extraction import extract
 from clipcap_video.features import open_features
 from clipcap_video.models.checkpoint import load_checkpoint, pack_checkpoint
 from clipcap_video.models.language_model import load_tokenizer
+from clipcap_video.training.captioning import train
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.loop import train
 from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import write_clip
 from tests.conftest import TinyProject

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import clipcap_video.encoders as encoders
-import clipcap_video.training.loop as loop
+import clipcap_video.training.captioning as captioning
 import clipcap_video.training.retrieval as retrieval
 from clipcap_video.cli import main
 from clipcap_video.datasets.records import VideoRecord
@@ -64,7 +64,7 @@ def _bag_of_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def named(name: str, *options: Any) -> Any:
         return BagOfWords() if name == "bag-of-words" else load(name, *options)
 
-    for module in (encoders, retrieval, loop):
+    for module in (encoders, retrieval, captioning):
         monkeypatch.setattr(module, "load_text_encoder", named)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -365,8 +365,8 @@ class TestJointTraining:
             }  # fmt: skip
             return TrainConfig(**(values | changes))
 
-        loop.train(options("joint"))
-        loop.train(options("alone", retrieval_loss=0.0))
+        captioning.train(options("joint"))
+        captioning.train(options("alone", retrieval_loss=0.0))
         joint, alone = (load_checkpoint(tmp_path / name / "last") for name in ("joint", "alone"))
         assert (joint[0].config.text_dim, alone[0].config.text_dim) == (24, 0)
         assert not any(name.startswith("to_text") for name in alone[0].state_dict())
@@ -400,8 +400,8 @@ class TestJointTraining:
             seen.append([float(part.detach()) for part in (*parts, total)])
             return total
 
-        monkeypatch.setattr(loop._Run, "loss", watching)
-        loop.train(TrainConfig(**values))
+        monkeypatch.setattr(captioning.CaptioningRun, "loss", watching)
+        captioning.train(TrainConfig(**values))
         captions, contrast, total = seen[0]
         assert total == pytest.approx(captions + 0.5 * contrast, rel=1e-5)
         assert contrast > 1

@@ -53,7 +53,7 @@ class TestOptionFiles:
         return file
 
     def test_the_command_line_wins(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import clipcap_video.training.loop as loop
+        import clipcap_video.training.captioning as captioning
 
         seen: list[TrainConfig] = []
 
@@ -61,7 +61,7 @@ class TestOptionFiles:
             seen.append(config)
             raise ClipcapError("enough")
 
-        monkeypatch.setattr(loop, "train", stop)
+        monkeypatch.setattr(captioning, "train", stop)
         file = self.write(
             tmp_path, "lr: 3e-3\nbs: 7\nepochs: 4\nonly_prefix: true\nis_rn: true\ncaption: a.json\nmapping_type: mlp\n"
         )

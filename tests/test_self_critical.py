@@ -15,9 +15,9 @@ from clipcap_video.features import open_features
 from clipcap_video.metrics.captioning import cider
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import load_checkpoint
+from clipcap_video.training.captioning import train
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData
-from clipcap_video.training.loop import train
 from clipcap_video.training.optimisation import WeightAverage
 from clipcap_video.training.self_critical import SelfCritical
 from tests.conftest import TinyProject
@@ -100,7 +100,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_weights(
 ) -> None:
     options: dict[str, Any] = {"objective": "scst", "init_from": pretrained, "average": 0.9}
     train(config(tiny_project, tmp_path / "whole", **options))
-    step = loop._Run._step
+    step = loop.Run._step
 
     def interrupting(run: Any, batches: Any) -> float:
         loss = step(run, batches)
@@ -108,9 +108,9 @@ def test_stopped_and_resumed_it_ends_in_the_same_weights(
             loop.signal.raise_signal(loop.signal.SIGINT)
         return loss
 
-    monkeypatch.setattr(loop._Run, "_step", interrupting)
+    monkeypatch.setattr(loop.Run, "_step", interrupting)
     assert not train(config(tiny_project, tmp_path / "parts", **options)).finished
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(loop.Run, "_step", step)
     train(config(tiny_project, tmp_path / "parts", resume=True, **options))
     whole, parts = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts"))
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []

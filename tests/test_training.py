@@ -16,9 +16,10 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features, write_features
 from clipcap_video.models.captioner import PrefixCaptioner
 from clipcap_video.models.checkpoint import load_checkpoint
+from clipcap_video.training.captioning import train
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
-from clipcap_video.training.loop import TrainingSummary, train
+from clipcap_video.training.loop import TrainingSummary
 from clipcap_video.training.optimisation import learning_rate_factor, warmup_length
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights
@@ -158,13 +159,13 @@ def test_accumulated_batches_equal_one_large_batch(tiny_project: TinyProject, tm
 class TestReferenceRecipe:
     def test_is_that_programs(self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
-        step = loop._Run._step
+        step = loop.Run._step
 
         def watching(run: Any, batches: Any) -> float:
             seen.append((run, batches))
             return step(run, batches)
 
-        monkeypatch.setattr(loop._Run, "_step", watching)
+        monkeypatch.setattr(loop.Run, "_step", watching)
         options = config(tiny_project, tmp_path / "out").to_json()
         for name in ("lr", "lm_lr", "out_dir", "recipe", "dropout"):
             options.pop(name)

@@ -15,7 +15,7 @@ def _train(config: TrainConfig) -> None:
     OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, OUT_DIR/metrics.jsonl with its picture curves.png, and OUT_DIR/run.yaml,
     which repeats the run. Ctrl-C saves; --resume goes on.
     """
-    from clipcap_video.training.loop import train
+    from clipcap_video.training.captioning import train
     from clipcap_video.training.plan import plan_training
 
     if config.dry_run:

@@ -14,8 +14,8 @@ import torch
 from clipcap_video.devices import peak_device_memory
 from clipcap_video.models.checkpoint import read_config, trained_weights
 from clipcap_video.plan import BUDGET_SECONDS, Plan, peak_memory
+from clipcap_video.training.captioning import CaptioningRun, prepare
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.loop import _Run, prepare
 from clipcap_video.training.setup import EVAL_ENTRY_LENGTH
 from clipcap_video.training.validation import validate
 
@@ -59,13 +59,13 @@ def plan_training(config: TrainConfig) -> Plan:
     )
 
 
-def _validated(run: _Run, validations: int, seconds: float) -> str:
+def _validated(run: CaptioningRun, validations: int, seconds: float) -> str:
     if not validations:
         return "no validation"
     return f"a part of a validation ({validations} of {seconds:.2g} s each, less once captions end early)"
 
 
-def _time_steps(run: _Run) -> tuple[float, int]:
+def _time_steps(run: CaptioningRun) -> tuple[float, int]:
     """Mean seconds of a step, over steps drawn from the first epoch, and how many there were."""
     groups = [list(group) for group in run.groups(0)]
     random.Random(0).shuffle(groups)
@@ -88,7 +88,7 @@ def _time_steps(run: _Run) -> tuple[float, int]:
     return sum(times) / len(times), len(times)
 
 
-def _time_validation(run: _Run) -> float:
+def _time_validation(run: CaptioningRun) -> float:
     """Seconds of one validation, from a part of the split."""
     if not run.validation or not run.config.eval_every:
         return 0.0
@@ -101,7 +101,7 @@ def _time_validation(run: _Run) -> float:
     return (time.perf_counter() - started) / count * len(data)
 
 
-def _bytes_on_disk(run: _Run, epochs: float) -> int:
+def _bytes_on_disk(run: CaptioningRun, epochs: float) -> int:
     """Checkpoints that stay at the end: best, last and the kept ones; the last with the optimiser's two moments, and
     with the weights of the last step where the checkpoint has their average."""
     weights = sum(tensor.numel() for tensor in trained_weights(run.captioner).values())

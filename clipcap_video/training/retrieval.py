@@ -54,7 +54,7 @@ VIDEOS_AT_ONCE = 32
 def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     """Trains a retrieval model and leaves the checkpoints `best`, `last` and `PREFIX-EPOCH` in config.out_dir.
 
-    Stops and resumes as `training.loop.train` does. The best is that of the highest R@1 + R@5 + R@10 from text to
+    Stops and resumes as `training.captioning.train` does. The best is that of the highest R@1 + R@5 + R@10 from text to
     video on the validation split. Raises ClipcapError on bad input, before anything is written.
     """
     resuming = has_run(config, read_retrieval_config)
