@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def dtype_of(precision: str) -> torch.dtype:
     """What weights are kept in that only ever take part in products of `precision`."""
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    # Not on every system, and the one that knows of limits.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_thread_each() -> None:

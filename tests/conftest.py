@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipcap_video.video import reader
+from clipcap_video.video.seeking import Unseekable
 from tests.golden import unpack
 from tests.tiny import write_annotations, write_feature_folder, write_language_model
 
@@ -20,6 +22,16 @@ def empty_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clipcap_video.training.log.draw_curves", lambda metrics, picture: picture.touch())
         yield
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos are decoded from beginning to end, as those are whose packets do not tell their frames."""
+
+    def refuse(*args: object) -> None:
+        raise Unseekable
+
+    monkeypatch.setattr(reader, "IndexedVideo", refuse)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     opened: list[Path] = []
     original = Decoder.__init__
 
-    def counting(self: Decoder, path: Path) -> None:
+    def counting(self: Decoder, path: Path, threads: int) -> None:
         opened.append(path)
-        original(self, path)
+        original(self, path, threads)
 
     monkeypatch.setattr(Decoder, "__init__", counting)
     return opened
@@ -52,6 +52,7 @@ def test_every_container_gives_all_frames_in_order_with_their_times(tmp_path: Pa
     assert video.warning is None
 
 
+@pytest.mark.usefixtures("walked")
 @pytest.mark.parametrize(
     "spec",
     [
@@ -80,6 +81,7 @@ def test_each_sampling_keeps_the_frames_that_it_names(
     assert len(opened) == 1
 
 
+@pytest.mark.usefixtures("walked")
 @pytest.mark.parametrize("promised", [0, 1, 20, 29, 31, 300, -(2**63), 2**62])
 @pytest.mark.parametrize("spec", [SamplingSpec("uniform", 6), SamplingSpec("tail", 2), SamplingSpec("reference", 6)])
 def test_a_wrong_count_in_the_header_changes_nothing(
@@ -97,6 +99,7 @@ def test_a_wrong_count_in_the_header_changes_nothing(
     assert video.warning == ("header promises 300 frames, 30 decode" if promised == 300 else None)
 
 
+@pytest.mark.usefixtures("walked")
 def test_a_second_decoding_makes_only_the_images_that_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +141,7 @@ def test_gif_frames_keep_their_own_durations_and_transparency_is_no_obstacle(tmp
     assert sample(clips.write_gif(tmp_path / "clear.gif", [100] * 5, transparent=True))[0] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("walked")
 @pytest.mark.parametrize(
     ("stamps", "expected"),
     [
@@ -238,6 +242,7 @@ def test_a_cut_off_file_gives_what_it_has_and_a_warning(tmp_path: Path) -> None:
     assert online.warning == video.warning
 
 
+@pytest.mark.usefixtures("walked")
 def test_a_frame_that_cannot_be_retrieved_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write_clip(tmp_path / "clip.avi", 6)
     original = Decoder.retrieve

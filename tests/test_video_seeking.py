@@ -1,23 +1,70 @@
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipcap_video.video import reader
 from clipcap_video.video.reader import Decoder, SampledVideo
-from clipcap_video.video.sampling import SamplingSpec, choose
-from clipcap_video.video.seeking import PacketIndex, Unseekable, read_index
+from clipcap_video.video.sampling import SamplingSpec, Span, choose
+from clipcap_video.video.seeking import IndexedVideo, PacketIndex, Unseekable
 from tests import clips
 
-FRAMES, RATE = 400, 20
-SPECS = [SamplingSpec("uniform", 5), SamplingSpec("tail", 3), SamplingSpec("fps", fps=0.5, max_frames=6)]
+FRAMES, RATE = 90, 20
+SPECS = [SamplingSpec("uniform", 7), SamplingSpec("tail", 3), SamplingSpec("fps", fps=2, max_frames=6)]
+X264 = {"g": "30", "bf": "3", "x264-params": "b-pyramid=normal:ref=3:log-level=none"}
+CODINGS = {
+    "h264.mp4": ("libx264", X264, "yuv420p"),
+    "h264.mkv": ("libx264", X264, "yuv444p"),
+    "plain.avi": ("libx264", {"g": "30", "bf": "0", "x264-params": "log-level=none"}, "yuv420p"),
+    "mpeg4.mp4": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
+    "hevc.mp4": ("libx265", {"x265-params": "keyint=30:log-level=none"}, "yuv420p"),
+    "vp9.webm": ("libvpx-vp9", {"g": "30", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "8"}, "yuv420p"),
+}
+# Read from beginning to end: AVI with B-frames has no times of showing, VP8 has frames that are never shown, ...
+REFUSED = {
+    "mpeg4.avi": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
+    "vp8.webm": ("libvpx", {"deadline": "realtime"}, "yuv420p"),
+    "deep.mp4": ("libx264", X264, "yuv420p10le"),
+    "h264.ts": ("libx264", X264, "yuv420p"),
+}
 
 
-def shrink(frames):
-    return frames[:, :, ::2, ::2].contiguous()
+def write(path, codec, options, pixels):
+    """A clip with numbered frames over a moving pattern."""
+    rows, columns = np.mgrid[:96, :128]
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=RATE, options=options)
+            stream.width, stream.height, stream.pix_fmt = 128, 96, pixels
+            stream.codec_context.time_base = Fraction(1, RATE)
+            for number in range(FRAMES):
+                wave = 20 * np.sin((columns + 2 * number) / 9) * np.cos((rows - number) / 7)
+                picture = np.clip(clips.numbered_frame(number, 128, 96) + wave[..., None], 0, 255).astype(np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this PyAV cannot write {codec} ({error})")
+    return path
 
 
-def read(path, spec):
-    chunks = list(SampledVideo(path, spec, shrink, chunk=2))
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    folder, made = tmp_path_factory.mktemp("coded"), {}
+
+    def clip(name):
+        if name not in made:
+            made[name] = write(folder / name, *(CODINGS | REFUSED)[name])
+        return made[name]
+
+    return clip
+
+
+def read(path, spec, span=None):
+    chunks = list(SampledVideo(path, spec, lambda frames: frames, chunk=2, span=span, threads=1))
     return (
         np.concatenate([chunk.indices for chunk in chunks]).tolist(),
         np.concatenate([chunk.timestamps for chunk in chunks]),
@@ -25,87 +72,175 @@ def read(path, spec):
     )
 
 
-@pytest.fixture(scope="module")
-def long_clip(tmp_path_factory):
-    return clips.write_clip(tmp_path_factory.mktemp("clips") / "long.mp4", FRAMES, RATE)
+def walk(path, spec, span=None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "IndexedVideo", refuse)
+        return read(path, spec, span)
+
+
+def refuse(*args):
+    raise Unseekable
 
 
 @pytest.fixture
-def grabs(monkeypatch):
-    """Counts the frames that are decoded one by one, not those that OpenCV passes on its own."""
-    counted = []
-    plain = Decoder.__iter__
+def opened(monkeypatch):
+    """The files that are read from beginning to end."""
+    found = []
+    plain = Decoder.__init__
 
-    def counting(self):
-        for time in plain(self):
-            counted.append(time)
-            yield time
+    def noting(self, path, threads):
+        found.append(path)
+        plain(self, path, threads)
 
-    monkeypatch.setattr(Decoder, "__iter__", counting)
-    return counted
+    monkeypatch.setattr(Decoder, "__init__", noting)
+    return found
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    np.testing.assert_allclose(one[1], other[1], atol=1e-9)
+    assert torch.equal(one[2], other[2])
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.sampling)
-def test_jumping_gives_what_walking_gives(long_clip, spec, monkeypatch, grabs):
-    walked = read(long_clip, spec)
-    assert len(grabs) >= FRAMES
-    grabs.clear()
-    monkeypatch.setattr(reader, "LONG", 100)
-    jumped = read(long_clip, spec)
-    assert not grabs
-    assert jumped[0] == walked[0] == choose(spec, np.arange(FRAMES) / RATE).tolist()
-    assert clips.numbers_in(jumped[2]) == jumped[0]
-    np.testing.assert_array_equal(jumped[1], walked[1])
-    assert torch.equal(jumped[2], walked[2])
+@pytest.mark.parametrize("name", CODINGS)
+def test_kept_frames_are_those_of_a_whole_decoding_to_the_bit(coded, name, spec, opened):
+    path = coded(name)
+    picked = read(path, spec)
+    assert not opened
+    assert picked[0] == choose(spec, np.arange(FRAMES) / RATE).tolist()
+    assert clips.numbers_in(picked[2]) == picked[0]
+    assert_same(picked, walk(path, spec))
 
 
-def test_uneven_times_are_those_of_the_packets(tmp_path, monkeypatch, grabs):
+def test_every_frame_and_a_part(coded, opened):
+    path = coded("h264.mp4")
+    every = read(path, SamplingSpec("uniform", 1000))
+    part = read(path, SamplingSpec("uniform", 4), Span(1.51, 3.2))
+    assert not opened
+    assert_same(every, walk(path, SamplingSpec("uniform", 1000)))
+    assert every[0] == list(range(FRAMES))
+    assert_same(part, walk(path, SamplingSpec("uniform", 4), Span(1.51, 3.2)))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_files_whose_packets_do_not_tell_are_read_from_beginning_to_end(coded, name, opened):
+    found = read(coded(name), SamplingSpec("uniform", 7))
+    assert len(opened) == 1
+    assert clips.numbers_in(found[2]) == found[0] == choose(SamplingSpec("uniform", 7), np.arange(FRAMES)).tolist()
+
+
+def test_frames_that_nobody_needs_are_not_decoded(coded):
+    with IndexedVideo(coded("h264.mp4"), 1) as video:
+        index = video.index
+        # The key frames are 0, 30 and 60; frame 37 needs nothing that is shown before 30.
+        decoded = [frame.pts for frame in video._decoded(index.needed([37]), {int(index.stamps[index.order[37]]): 37})]
+        shown = np.searchsorted(index.stamps[index.order], sorted(decoded)).tolist()
+    assert 37 in shown
+    assert min(shown) >= 30
+    assert max(shown) < 44
+    assert len(shown) < 7  # half of them or fewer
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "vp9.webm"])
+@pytest.mark.parametrize("fault", ["blank", "flip", "cut"])
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_files_give_what_a_whole_decoding_gives(coded, tmp_path, name, fault, seed):
+    data = bytearray(coded(name).read_bytes())
+    random = np.random.default_rng(seed)
+    place = int(random.integers(len(data) // 10, len(data) * 8 // 10))
+    if fault == "blank":
+        data[place : place + 300] = bytes(300)
+    elif fault == "flip":
+        data[place] ^= 1 << int(random.integers(8))
+    path = tmp_path / name
+    path.write_bytes(data[:place] if fault == "cut" else data)
+    try:
+        whole = walk(path, SPECS[0])
+    except reader.VideoError as error:
+        with pytest.raises(reader.VideoError, match=f"^{str(error)[:20]}"):
+            read(path, SPECS[0])
+    else:
+        assert_same(read(path, SPECS[0]), whole)
+
+
+def test_a_turned_video(coded, tmp_path, opened):
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(coded("h264.mp4").read_bytes())
+    clips.rotate_quarter(path)
+    picked = read(path, SPECS[0])
+    assert not opened
+    assert picked[2].shape[2:] == (128, 96)
+    assert_same(picked, walk(path, SPECS[0]))
+
+
+def test_uneven_times_are_those_of_the_packets(tmp_path, opened):
     path = clips.write_clip(tmp_path / "uneven.mp4", FRAMES, RATE)
     step = clips.time_scale(path) // RATE
     clips.set_frame_durations(path, [step * (1 + number % 3) for number in range(FRAMES)])
     spec = SamplingSpec("uniform", 4, fps=1)
-    walked = read(path, spec)
-    monkeypatch.setattr(reader, "LONG", 100)
-    jumped = read(path, spec)
-    assert jumped[0] == walked[0]
-    np.testing.assert_array_equal(jumped[1], walked[1])
-    assert clips.numbers_in(jumped[2]) == jumped[0]
+    picked = read(path, spec)
+    assert not opened
+    assert_same(picked, walk(path, spec))
+    assert clips.numbers_in(picked[2]) == picked[0]
 
 
 @pytest.mark.parametrize("fault", ["shifted", "swapped"])
-def test_a_wrong_index_is_noticed_and_the_video_walked(long_clip, fault, monkeypatch, grabs):
-    index = read_index(long_clip)
-    assert index is not None
-    times = index.times.copy()
-    times[150:] += 7.0 if fault == "shifted" else np.where(np.arange(150, FRAMES) % 2, 4.0, 0.0)
-    spec = SamplingSpec("uniform", 5)
-    walked = read(long_clip, spec)
-    grabs.clear()
-    monkeypatch.setattr(reader, "LONG", 100)
-    monkeypatch.setattr(reader, "read_index", lambda _: PacketIndex(times, index.keys))
-    found = read(long_clip, spec)
-    assert len(grabs) >= FRAMES
-    assert found[0] == walked[0]
-    assert torch.equal(found[2], walked[2])
+def test_a_wrong_index_is_noticed_and_the_video_walked(coded, fault, monkeypatch, opened):
+    path = coded("h264.mp4")
+    whole = walk(path, SPECS[0])
+    opened.clear()
+    plain = IndexedVideo._read_index
+
+    def wrong(self):
+        index = plain(self)
+        stamps = index.stamps.copy()
+        stamps[40:] += 7 if fault == "shifted" else np.where(np.arange(40, FRAMES) % 2, 3 * (stamps[1] - stamps[0]), 0)
+        return PacketIndex(stamps, index.keys, index.unit)
+
+    monkeypatch.setattr(IndexedVideo, "_read_index", wrong)
+    assert_same(read(path, SPECS[0]), whole)
+    assert len(opened) == 1
 
 
-def test_no_index_where_packets_tell_no_times(tmp_path):
+def test_what_is_no_video_is_refused(tmp_path):
     path = tmp_path / "text.mp4"
     path.write_text("no video")
-    assert read_index(path) is None
+    with pytest.raises(Unseekable):
+        IndexedVideo(path)
 
 
-def test_cost_counts_from_the_key_frame_that_opencv_lands_on():
-    index = PacketIndex(np.arange(1000.0), np.array([0, 250, 500, 750]))
-    # 10 is walked to from 0; 260 lies within OpenCV's margin of key frame 250, so decoding begins at 0 again, but
-    # the decoder already stands at 10; 600 begins at 500.
-    assert index.cost([10, 260, 600]) == 11 + 250 + 101
+@st.composite
+def packet_orders(draw):
+    """Stamps in the order of a file with B-frames, key frames among them, and some frames to reach."""
+    groups = draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))
+    stamps, keys = [], []
+    for length in groups:
+        first = len(stamps)
+        stamps += [first, *draw(st.permutations(range(first + 1, first + length)))]
+        keys += [True] + [False] * (length - 1)
+    count = len(stamps)
+    return np.array(stamps) * 3, np.array(keys), sorted(draw(st.sets(st.integers(0, count - 1), min_size=1)))
 
 
-def test_a_decoder_that_stands_elsewhere_is_refused(long_clip):
-    index = read_index(long_clip)
-    assert index is not None
-    with Decoder(long_clip) as decoder:
-        next(iter(decoder))
-        with pytest.raises(Unseekable):
-            list(decoder.visit(index, [5]))
+@given(packet_orders())
+def test_needed_packets_lie_between_a_frame_and_its_key_frame(case):
+    stamps, keys, frames = case
+    expected = set()
+    for frame in frames:
+        place = stamps.tolist().index(3 * frame)
+        first = place
+        while not keys[first]:
+            first -= 1
+        expected |= set(range(first, place + 1))
+    index = PacketIndex(stamps, keys, 0.5)
+    assert set(np.flatnonzero(index.needed(frames)).tolist()) == expected
+    np.testing.assert_array_equal(index.seconds, np.arange(len(stamps)) * 1.5)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "keys"), [([0, 1, 1], [1, 0, 0]), ([0, 1, 2], [0, 1, 0]), ([], [])], ids=["twice", "no key", "none"]
+)
+def test_senseless_indexes_are_refused(stamps, keys):
+    with pytest.raises(Unseekable):
+        PacketIndex(np.array(stamps, dtype=np.int64), np.array(keys, dtype=bool), 0.1)

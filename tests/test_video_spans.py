@@ -60,8 +60,8 @@ def test_a_part_is_read_as_a_video_of_its_own(
     if promised is not None:
         original = Decoder.__init__
 
-        def lying(self: Decoder, path: Path) -> None:
-            original(self, path)
+        def lying(self: Decoder, path: Path, threads: int) -> None:
+            original(self, path, threads)
             self.promised = promised
 
         monkeypatch.setattr(Decoder, "__init__", lying)
@@ -70,6 +70,7 @@ def test_a_part_is_read_as_a_video_of_its_own(
     np.testing.assert_allclose(stamps, times[expected], atol=1e-6)
 
 
+@pytest.mark.usefixtures("walked")
 def test_decoding_ends_with_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write_clip(tmp_path / "clip.avi", 200)
     grabbed = []

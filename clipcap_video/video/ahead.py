@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.devices import one_thread_each
+from clipcap_video.devices import cores, one_thread_each
 from clipcap_video.errors import VideoError
 from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_opencv_thread
 from clipcap_video.video.sampling import SamplingSpec, Span
@@ -63,6 +63,7 @@ class DecodeAhead:
         self._spans = spans or {}
         self._spec = spec
         self._transform = transform
+        self._codec_threads = max(1, cores() // max(1, min(workers, len(self._videos))))
         self._stop = threading.Event()
         self._under_way = threading.Semaphore(workers + 2)
         self._claiming = threading.Lock()
@@ -130,7 +131,9 @@ class DecodeAhead:
             slot = self._slot(number)
             video_id, path = self._videos[number]
             span = self._spans.get(video_id)
-            video = SampledVideo(path, self._spec, self._transform, CHUNK_FRAMES, stop=self._stop, span=span)
+            video = SampledVideo(
+                path, self._spec, self._transform, CHUNK_FRAMES, self._stop, span, threads=self._codec_threads
+            )
             try:
                 for chunk in video:
                     self._put(slot, chunk)

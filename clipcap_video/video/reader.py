@@ -1,8 +1,9 @@
 """Sampled frames of a video file, decoded by OpenCV, with their true times.
 
-Every frame is decoded (`grab`), save in long videos (`seeking.py`), but only kept ones are converted to RGB
-(`retrieve`), and these go through a `transform` a few at a time, so that full-size frames never pile up. Counts and
-times that a file's header promises are taken as a guess and checked against what decodes.
+Where a file's packets tell its frames, only what is needed is decoded (`seeking.py`); in other files every frame is
+(`grab`), but only kept ones are converted to RGB (`retrieve`). They go through a `transform` a few at a time, so that
+full-size frames never pile up. Counts and times that a file's header promises are taken as a guess and checked against
+what decodes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 
-from clipcap_video.video.seeking import LONG, PacketIndex, Unseekable, grab_at, read_index, worth_seeking
+from clipcap_video.video.seeking import IndexedVideo, Unseekable
 
 Transform = Callable[[Tensor], Tensor]
 T = TypeVar("T")
@@ -67,11 +68,12 @@ class FrameChunk:
 class Decoder:
     """An open video: iterating grabs frame after frame and gives its time; `retrieve` is the grabbed frame.
 
+    threads: of the codec; 0 leaves it to the codec.
     rate: frames per second according to the header. promised: its frame count, 0 where it has none.
     Raises VideoError when the file is missing, empty or no video. Use it as a context manager.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         try:
             if not path.is_file():
                 raise VideoError(f"no video file at {path}; check the path")
@@ -82,6 +84,7 @@ class Decoder:
         except OSError as error:
             raise VideoError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
         self._path = path
+        self._threads = threads
         self._open()
         rate = self._property(cv2.CAP_PROP_FPS)
         count = self._property(cv2.CAP_PROP_FRAME_COUNT)
@@ -93,8 +96,10 @@ class Decoder:
         # An absolute path is never taken for a URL. Backends other than FFmpeg read "clip7.mp4" as a series
         # of images, so they are asked only where FFmpeg is absent.
         has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
+        backend = cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY
+        options = [cv2.CAP_PROP_N_THREADS, self._threads] if has_ffmpeg else []
         try:
-            self._capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
+            self._capture = cv2.VideoCapture(str(path.absolute()), backend, options)
         except (cv2.error, UnicodeError) as error:
             raise VideoError(f"{path} cannot be opened ({error}); rename, re-encode or remove it") from None
         if not self._capture.isOpened():
@@ -153,13 +158,6 @@ class Decoder:
         self._capture.grab()
         return None
 
-    def visit(self, index: PacketIndex, frames: Sequence[int]) -> Iterator[int]:
-        """Grabs `frames` (ascending) one after another, jumping from key frame to key frame; only once, and first.
-
-        Raises Unseekable when the video is not as its index says.
-        """
-        return grab_at(self._capture, self.rate, index, frames)
-
     def retrieve(self) -> np.ndarray | None:
         """The frame grabbed last, uint8 RGB [H, W, 3]; None where it cannot be decoded."""
         try:
@@ -181,6 +179,7 @@ class SampledVideo:
         kept images and those of a wrong first guess in memory.
     stop: looked at before every frame; once set, the iteration ends early.
     span: keep frames of this part of the video only, as if it were all. Times stay those in the video.
+    threads: of the codec; 0 leaves it to the codec.
     warning: None, or one sentence about a video that was read but is not what its header says; final when the
         iteration has ended.
 
@@ -195,6 +194,7 @@ class SampledVideo:
         chunk: int = 8,
         stop: threading.Event | None = None,
         span: Span | None = None,
+        threads: int = 0,
     ) -> None:
         self.path = Path(path)
         self.spec = spec
@@ -203,6 +203,7 @@ class SampledVideo:
         self.chunk = chunk
         self.warning: str | None = None
         self._stop = stop or threading.Event()
+        self._threads = threads
 
     def __iter__(self) -> Iterator[FrameChunk]:
         kept = 0
@@ -221,7 +222,7 @@ class SampledVideo:
         most = self.spec.frames if self.spec.sampling == "head" else None
         pending = _Pending(self.transform, self.chunk)
         kept = decoded = 0
-        with Decoder(self.path) as decoder:
+        with Decoder(self.path, self._threads) as decoder:
             for index, time in enumerate(decoder):
                 if self._stop.is_set():
                     return
@@ -239,14 +240,10 @@ class SampledVideo:
     def _planned(self) -> Iterator[FrameChunk]:
         """Keeps what the header makes likely, then decodes again only if the true times choose otherwise."""
         images: dict[int, Tensor] = {}
-        with Decoder(self.path) as decoder:
-            index = self._index(decoder)
-            timestamps = None if index is None else self._jump(decoder, index, images)
-            if index is None:
-                timestamps = self._walk(decoder, images)
-        if timestamps is None:  # the index was wrong
+        timestamps = self._pick(images)
+        if timestamps is None:
             images.clear()
-            with Decoder(self.path) as decoder:
+            with Decoder(self.path, self._threads) as decoder:
                 timestamps = self._walk(decoder, images)
         kept = [index for index in choose(self.spec, timestamps, self.span).tolist() if index in images]
         for start in range(0, len(kept), self.chunk):
@@ -256,29 +253,21 @@ class SampledVideo:
             stacked = torch.stack([images.pop(index) for index in part.tolist()])
             yield FrameChunk(part, timestamps[part], stacked)
 
-    def _index(self, decoder: Decoder) -> PacketIndex | None:
-        """The index of a video in which jumping pays."""
-        if decoder.promised < LONG or (index := read_index(self.path)) is None:
-            return None
-        # A count that differs from the header's is for the decoder to settle.
-        agrees = len(index.times) == decoder.promised
-        chosen = choose(self.spec, index.seconds, self.span).tolist()
-        return index if agrees and chosen and worth_seeking(index, chosen) else None
-
-    def _jump(self, decoder: Decoder, index: PacketIndex, images: dict[int, Tensor]) -> np.ndarray | None:
-        """Puts the chosen frames' images into `images`; the times of all frames. None where the index is wrong."""
+    def _pick(self, images: dict[int, Tensor]) -> np.ndarray | None:
+        """Puts the chosen frames' images into `images`; the times of all frames. None: packets do not tell."""
         pending = _Pending(self.transform, self.chunk)
         try:
-            for place in decoder.visit(index, choose(self.spec, index.seconds, self.span).tolist()):
-                if self._stop.is_set():
-                    break
-                if (frame := decoder.retrieve()) is None:
-                    return None
-                images.update(_by_index(pending.add(place, index.seconds[place], frame)))
+            with IndexedVideo(self.path, self._threads) as video:
+                timestamps = video.index.seconds
+                self._check_span(timestamps)
+                for index, frame in video.frames(choose(self.spec, timestamps, self.span).tolist()):
+                    if self._stop.is_set():
+                        return timestamps
+                    images.update(_by_index(pending.add(index, timestamps[index], frame)))
         except Unseekable:
             return None
         images.update(_by_index(pending.flush()))
-        return index.seconds
+        return timestamps
 
     def _walk(self, decoder: Decoder, images: dict[int, Tensor]) -> np.ndarray:
         """The same by decoding from beginning to end; frames that are not chosen may be among the images."""
@@ -288,18 +277,14 @@ class SampledVideo:
             return timestamps
         if self.span is None:
             self._compare(decoder.promised, len(timestamps))
-        elif len(timestamps) and timestamps[-1] < self.span.start - MOST_BEYOND:
-            raise VideoError(
-                f"{self.path} ends at {timestamps[-1]:.1f} s, before its segment {self.span.start:.1f}-"
-                f"{self.span.end:.1f} s; check that the file is the whole video"
-            )
+        self._check_span(timestamps)
         chosen = set(choose(self.spec, timestamps, self.span).tolist())
         # Planned frames that came but are not in `images` cannot be retrieved; a second try would not help.
         missing = chosen - set(plan.tolist())
         for index in images.keys() - chosen:
             del images[index]
         if missing:
-            with Decoder(self.path) as decoder:
+            with Decoder(self.path, self._threads) as decoder:
                 self._collect(decoder, missing, images, last=max(missing))
         return timestamps
 
@@ -323,6 +308,13 @@ class SampledVideo:
                 break
         images.update(_by_index(pending.flush()))
         return times
+
+    def _check_span(self, timestamps: np.ndarray) -> None:
+        if self.span is not None and len(timestamps) and timestamps[-1] < self.span.start - MOST_BEYOND:
+            raise VideoError(
+                f"{self.path} ends at {timestamps[-1]:.1f} s, before its segment {self.span.start:.1f}-"
+                f"{self.span.end:.1f} s; check that the file is the whole video"
+            )
 
     def _compare(self, promised: int, decoded: int) -> None:
         # Containers without a count promise duration x rate, which is off by a few frames in sound files.
