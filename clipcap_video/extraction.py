@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
@@ -151,7 +151,11 @@ def fitting_encoder(
 
 def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
     """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
-    features = encoder.encode_images(images).float()
+    return _finished(encoder.encode_images(images), normalize)
+
+
+def _finished(features: Tensor, normalize: bool) -> Tensor:
+    features = features.float()
     return torch.nn.functional.normalize(features, dim=-1) if normalize else features
 
 
@@ -240,6 +244,7 @@ class _Run:
         self._open: deque[_Assembly] = deque()  # videos not yet written, in order
         self._waiting: deque[tuple[_Assembly, Tensor]] = deque()  # images [n, 3, S, S] not yet encoded, in order
         self._waiting_frames = 0
+        self._encoding: deque[_Batch] = deque()  # begun, in order
 
     def add(self, video_id: str, chunk: FrameChunk) -> None:
         assembly = self._assembly(video_id)
@@ -249,7 +254,8 @@ class _Run:
         self._waiting_frames += len(chunk.images)
         while self._waiting_frames >= self._batch_size:
             self._encode()
-            self._write_complete()
+            while len(self._encoding) > 1:
+                self._collect()
 
     def end(self, video_id: str) -> None:
         self._assembly(video_id).ended = True
@@ -266,6 +272,8 @@ class _Run:
     def finish(self) -> None:
         while self._waiting_frames:
             self._encode()
+        while self._encoding:
+            self._collect()
         self._write_complete()
 
     def _assembly(self, video_id: str) -> _Assembly:
@@ -275,6 +283,7 @@ class _Run:
         return self._open[-1]
 
     def _encode(self) -> None:
+        """Hands the next batch to the encoder, which may still be at the one before."""
         batch: list[tuple[_Assembly, Tensor]] = []
         room = self._batch_size
         while room and self._waiting:
@@ -284,12 +293,17 @@ class _Run:
                 self._waiting.appendleft((assembly, images[room:]))
             room -= len(batch[-1][1])
         self._waiting_frames -= self._batch_size - room
-        images = torch.cat([images for _, images in batch])
-        features = encode_frames(self._encoder, images, self._fingerprint.normalized)
-        parts = features.split([len(images) for _, images in batch])
-        for (assembly, _), part in zip(batch, parts, strict=True):
+        features = self._encoder.begin_images(torch.cat([images for _, images in batch]))
+        self._encoding.append(_Batch([(assembly, len(images)) for assembly, images in batch], features))
+
+    def _collect(self) -> None:
+        """Hands the features of the oldest batch back to its videos."""
+        batch = self._encoding.popleft()
+        features = _finished(batch.features(), self._fingerprint.normalized)
+        for (assembly, count), part in zip(batch.parts, features.split([n for _, n in batch.parts]), strict=True):
             assembly.features.append(part.numpy())
-            assembly.unencoded -= len(part)
+            assembly.unencoded -= count
+        self._write_complete()
 
     def _write_complete(self) -> None:
         while self._open and self._open[0].ended and self._open[0].unencoded == 0:
@@ -313,6 +327,14 @@ class _Assembly:
         self.timestamps: list[np.ndarray] = []  # [n] each, seconds
         self.unencoded = 0
         self.ended = False
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Frames that are being encoded: videos with their numbers of frames, and what waits for the features."""
+
+    parts: list[tuple[_Assembly, int]]
+    features: Callable[[], Tensor]
 
 
 class _FailureLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
@@ -58,6 +59,14 @@ class ImageEncoder(ABC):
         Scales and normalises the pixels on the encoder's device, runs under its precision, no gradient.
         """
 
+    def begin_images(self, images: Tensor) -> Callable[[], Tensor]:
+        """As `encode_images`, but where it can it only begins: the features are what the returned function waits for.
+
+        Who begins a batch before the one before it has ended leaves no core idle between them.
+        """
+        features = self.encode_images(images)
+        return lambda: features
+
     def encode_text(self, texts: list[str]) -> Tensor:
         """Features of texts in the space of the images: n texts -> float32 [n, D] on the CPU."""
         raise NoTextSide(f"encoder {self.name} has no text side; use a CLIP or SigLIP encoder")
@@ -103,13 +112,18 @@ class NetworkEncoder(ImageEncoder):
         return self.pixels.resize_and_crop(frames)
 
     def encode_images(self, images: Tensor) -> Tensor:
+        return self.begin_images(images)()
+
+    def begin_images(self, images: Tensor) -> Callable[[], Tensor]:
         lanes = 0 if self.device.type != "cpu" else torch.get_num_threads()
         if lanes < 2 or len(images) < 2 * lanes:
-            return self._encode(images)
+            features = self._encode(images)
+            return lambda: features
         # On a CPU, whole pieces of the batch side by side, one a core, are faster than each operation spread over
         # all cores: nobody waits, neither for its like nor for threads that decode.
         size = min(self._piece, -(-len(images) // lanes))
-        return torch.cat(list(_lanes(lanes).map(self._encode, images.split(size))))
+        pieces = [_lanes(lanes).submit(self._encode, piece) for piece in images.split(size)]
+        return lambda: torch.cat([piece.result() for piece in pieces])
 
     def _encode(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
