@@ -293,7 +293,10 @@ class _Run:
                 self._waiting.appendleft((assembly, images[room:]))
             room -= len(batch[-1][1])
         self._waiting_frames -= self._batch_size - room
-        features = self._encoder.begin_images(torch.cat([images for _, images in batch]))
+        # torch.cat would wake a thread on each core, and these wait busily for more work while others compute. The
+        # pixels lie channels last.
+        pixels = np.concatenate([images.permute(0, 2, 3, 1).numpy() for _, images in batch])  # [n, S, S, 3]
+        features = self._encoder.begin_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         self._encoding.append(_Batch([(assembly, len(images)) for assembly, images in batch], features))
 
     def _collect(self) -> None:
