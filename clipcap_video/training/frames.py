@@ -12,11 +12,9 @@ import numpy as np
 from clipcap_video.devices import pick_device
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.extraction import fitting_encoder
 from clipcap_video.features import FeatureShape, FeatureStore, Fingerprint, VideoFeatures
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.video.files import find_all_videos
-from clipcap_video.video.reader import SampledVideo
 
 # Threads that decode the videos of a batch, each a whole one.
 WORKERS = 4
@@ -47,6 +45,9 @@ class FrameStore(FeatureStore):
         return self._videos[video_id]
 
     def load(self, video_id: str) -> VideoFeatures:
+        # What decodes videos takes a tenth of a second to import, and most runs are on features.
+        from clipcap_video.video.reader import SampledVideo
+
         chunks = list(SampledVideo(self._videos[video_id], self.fingerprint.sampling, self.encoder.preprocess))
         images = np.concatenate([chunk.images.numpy() for chunk in chunks])
         return VideoFeatures(images, np.concatenate([chunk.timestamps for chunk in chunks]).astype(np.float32))
@@ -61,6 +62,8 @@ def open_frames(config: TrainConfig, features: FeatureStore) -> FrameStore:
 
     Raises ClipcapError when the features do not say how they were made, or no video is there.
     """
+    from clipcap_video.extraction import fitting_encoder
+
     fingerprint = features.fingerprint
     if fingerprint is None:
         raise ClipcapError(
