@@ -12,6 +12,7 @@ from clipcap_video.models.loss import summed_cross_entropy
 @pytest.mark.parametrize("at_once", [2**20, 3 * 11])
 def test_it_is_pytorchs_cross_entropy(smoothing, with_bias, weighted, at_once, monkeypatch):
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(loss_module, "WORDS_AT_ONCE", 4)
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
         torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)

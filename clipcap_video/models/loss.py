@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS_AT_ONCE = 2**25  # 128 MiB in float32
+# The gradient of the weights is added up in parts of so many tokens, or a second one would be held for a moment.
+WORDS_AT_ONCE = 2**13
 
 
 def summed_cross_entropy(
@@ -80,7 +82,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[start : start + size] = product_gradient @ product_weight
                 if grad_weight is not None:
-                    grad_weight += product_gradient.T @ rows
+                    for first in range(0, len(weight), WORDS_AT_ONCE):
+                        part = slice(first, first + WORDS_AT_ONCE)
+                        grad_weight[part] += product_gradient[:, part].T @ rows
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
