@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap_video.video import reader
+from clipcap_video.video import reader, seeking
 from clipcap_video.video.reader import Decoder, SampledVideo
 from clipcap_video.video.sampling import SamplingSpec, Span, choose
 from clipcap_video.video.seeking import IndexedVideo, PacketIndex, Unseekable
@@ -113,7 +113,9 @@ def test_kept_frames_are_those_of_a_whole_decoding_to_the_bit(coded, name, spec,
     assert_same(picked, walk(path, spec))
 
 
-def test_every_frame_and_a_part(coded, opened):
+@pytest.mark.parametrize("small", [0, 2**24], ids=["read twice", "in memory"])
+def test_every_frame_and_a_part(coded, opened, small, monkeypatch):
+    monkeypatch.setattr(seeking, "SMALL", small)
     path = coded("h264.mp4")
     every = read(path, SamplingSpec("uniform", 1000))
     part = read(path, SamplingSpec("uniform", 4), Span(1.51, 3.2))

@@ -24,6 +24,8 @@ CODECS = ("h264", "hevc", "mpeg4", "vp9", "mjpeg")
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 # A file with fewer packets than this share of what its header promises is cut off.
 WHOLE = 0.9
+# Packets of a file of so many bytes at most are kept in memory rather than read twice.
+SMALL = 2**24
 QUARTERS = {0: 0, 90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
 
 
@@ -96,6 +98,7 @@ class IndexedVideo:
             self._context.thread_count = threads
             # Damage is not to be hidden: what a whole decoding makes of it is what counts.
             self._context.options = {"err_detect": "explode"}
+            self._kept: list[Any] | None = [] if path.stat().st_size <= SMALL else None
             self.index = self._read_index()
         except (av.FFmpegError, Unseekable) as error:
             self._container.close()
@@ -119,6 +122,8 @@ class IndexedVideo:
                 raise Unseekable
             stamps.append(packet.pts)
             keys.append(packet.is_keyframe)
+            if self._kept is not None:
+                self._kept.append(packet)
         length = (self._container.duration or 0) / av.time_base * float(self._stream.average_rate or 0)
         if len(stamps) < WHOLE * (self._stream.frames or length) - 1:
             raise Unseekable
@@ -154,9 +159,10 @@ class IndexedVideo:
         """Frames of the `needed` packets; of those not `wanted`, the ones that others refer to."""
         stamps = self.index.stamps.tolist()
         last = int(np.flatnonzero(needed)[-1])
-        self._container.seek(min(stamps), stream=self._stream)
+        if self._kept is None:
+            self._container.seek(min(stamps), stream=self._stream)
         entry = None  # the stamp of the key frame that this run of packets began with
-        for place, packet in zip(range(last + 1), self._packets(), strict=False):
+        for place, packet in zip(range(last + 1), self._kept or self._packets(), strict=False):
             if packet.pts != stamps[place]:
                 raise Unseekable
             if not needed[place]:
