@@ -63,8 +63,8 @@ def coded(tmp_path_factory):
     return clip
 
 
-def read(path, spec, span=None):
-    chunks = list(SampledVideo(path, spec, lambda frames: frames, chunk=2, span=span, threads=1))
+def read(path, spec, span=None, threads=1):
+    chunks = list(SampledVideo(path, spec, lambda frames: frames, chunk=2, span=span, threads=threads))
     return (
         np.concatenate([chunk.indices for chunk in chunks]).tolist(),
         np.concatenate([chunk.timestamps for chunk in chunks]),
@@ -117,8 +117,8 @@ def test_kept_frames_are_those_of_a_whole_decoding_to_the_bit(coded, name, spec,
 def test_every_frame_and_a_part(coded, opened, small, monkeypatch):
     monkeypatch.setattr(seeking, "SMALL", small)
     path = coded("h264.mp4")
-    every = read(path, SamplingSpec("uniform", 1000))
-    part = read(path, SamplingSpec("uniform", 4), Span(1.51, 3.2))
+    every = read(path, SamplingSpec("uniform", 1000), threads=3)
+    part = read(path, SamplingSpec("uniform", 4), Span(1.51, 3.2), threads=3)
     assert not opened
     assert_same(every, walk(path, SamplingSpec("uniform", 1000)))
     assert every[0] == list(range(FRAMES))
