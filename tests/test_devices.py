@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import ast
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 import clipcap_video
-from clipcap_video.devices import autocast, has_fast_bf16, pick_device, pick_precision
+from clipcap_video.devices import autocast, has_fast_bf16, one_thread_each, pick_device, pick_precision
 from clipcap_video.errors import ClipcapError
 
 CPU = torch.device("cpu")
@@ -58,3 +59,27 @@ def test_nothing_else_names_a_device() -> None:
             if isinstance(node, ast.Attribute) and node.attr in ("cuda", "mps") and file.name != "devices.py":
                 named.append(f"{file.name}:{node.lineno}")
     assert named == []
+
+
+def test_a_thread_that_computes_alone_stays_alone() -> None:
+    """Also when the number of its process is set after its own, before it has computed anything."""
+    before = torch.get_num_threads()
+    told, go_on = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def work() -> None:
+        one_thread_each()
+        told.set()
+        go_on.wait(10)
+        found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+        told.wait(10)
+        torch.set_num_threads(2)
+        go_on.set()
+        thread.join(10)
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1]

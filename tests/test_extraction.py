@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipcap_video.encoders.base import ImageEncoder
+from clipcap_video.encoders.base import ImageEncoder, NetworkEncoder
+from clipcap_video.encoders.preprocessing import Preprocessing
 from clipcap_video.errors import ClipcapError
 from clipcap_video.extraction import extract
 from clipcap_video.features import open_features, read_header
@@ -115,6 +117,45 @@ def test_two_runs_write_the_same_bytes_and_batches_matter_only_by_rounding(
     for video_id in videos:
         alone = open_features(tmp_path / "one").load(video_id).features
         np.testing.assert_allclose(open_features(tmp_path / "a").load(video_id).features, alone, atol=2e-3)
+
+
+def test_a_batch_is_begun_before_the_one_before_it_has_ended(tmp_path: Path, videos: dict[str, Path]) -> None:
+    steps: list[str] = []
+
+    class Noting(GridEncoder):
+        def begin_images(self, images: Tensor) -> Callable[[], Tensor]:
+            number = sum(step.startswith("begin") for step in steps)
+            steps.append(f"begin {number}")
+            features = self.encode_images(images)
+
+            def end() -> Tensor:
+                steps.append(f"end {number}")
+                return features
+
+            return end
+
+    extract(videos, Noting(), SPEC, tmp_path / "noted", batch_size=4, progress=False)
+    assert steps[:5] == ["begin 0", "begin 1", "end 0", "begin 2", "end 1"]
+    assert sum(step.startswith("end") for step in steps) == len(steps) // 2
+    extract(videos, GridEncoder(), SPEC, tmp_path / "plain", batch_size=4, progress=False)
+    assert contents(tmp_path / "noted") == contents(tmp_path / "plain")
+
+
+def test_pieces_that_are_encoded_side_by_side_are_put_together_in_order() -> None:
+    class Means(NetworkEncoder):
+        def image_features(self, pixels: Tensor) -> Tensor:
+            return pixels.mean(dim=(2, 3))
+
+    recipe = Preprocessing(8, (8, 8), "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    encoder = Means("means", torch.nn.Identity(), 3, recipe, "sha256:0", torch.device("cpu"), "fp32")
+    images = torch.randint(0, 256, (37, 3, 8, 8), dtype=torch.uint8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = encoder.encode_images(images)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found, images.float().mean(dim=(2, 3)))
 
 
 def test_normalised_features_have_length_one(tmp_path: Path, videos: dict[str, Path]) -> None:
