@@ -27,7 +27,9 @@ from clipcap_video.files import whole_file
 RUN_FILE = "run.yaml"
 RECORD = "record"
 # What may change a result, and how bits come out.
-PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "numpy", "safetensors", "opencv-python-headless")
+PACKAGES = (
+    "torch", "torchvision", "transformers", "accelerate", "numpy", "safetensors", "opencv-python-headless", "av",
+)  # fmt: skip
 
 
 def options_of(config: Any) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class FrameStore(FeatureStore):
         # What decodes videos takes a tenth of a second to import, and most runs are on features.
         from clipcap_video.video.reader import SampledVideo
 
-        chunks = list(SampledVideo(self._videos[video_id], self.fingerprint.sampling, self.encoder.preprocess))
+        spec, preprocess = self.fingerprint.sampling, self.encoder.preprocess
+        chunks = list(SampledVideo(self._videos[video_id], spec, preprocess, threads=1))
         images = np.concatenate([chunk.images.numpy() for chunk in chunks])
         return VideoFeatures(images, np.concatenate([chunk.timestamps for chunk in chunks]).astype(np.float32))
 
