@@ -99,7 +99,7 @@ def reference(videos: list[Path]) -> tuple[float, np.ndarray]:
     return clock() - start, torch.cat(features).numpy()
 
 
-def ours(videos: list[Path]) -> tuple[float, int]:
+def ours(videos: list[Path], key_frames: bool = False) -> tuple[float, int]:
     """Seconds and frames of our extraction, encoder and threads warm as in the middle of a long run."""
     from clipcap_video.extraction import extract
     from clipcap_video.video.sampling import SamplingSpec
@@ -109,7 +109,7 @@ def ours(videos: list[Path]) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as out:
         named = {f"{number}": video for number, video in enumerate(videos)}
         start = clock()
-        summary = extract(named, encoder, SamplingSpec("uniform", FRAMES), Path(out), progress=False)
+        summary = extract(named, encoder, SamplingSpec(frames=FRAMES, key_frames=key_frames), Path(out), progress=False)
         return clock() - start, summary.frames
 
 
@@ -137,7 +137,7 @@ def bare(count: int) -> dict[str, float]:
     }
 
 
-def decode_alone(videos: list[Path]) -> float:
+def decode_alone(videos: list[Path], key_frames: bool = False) -> float:
     """Seconds of one core that reading the kept frames takes, without encoding them."""
     from clipcap_video.video.reader import SampledVideo, one_opencv_thread
     from clipcap_video.video.sampling import SamplingSpec
@@ -147,12 +147,19 @@ def decode_alone(videos: list[Path]) -> float:
     start = time.process_time()
     with one_opencv_thread():
         for video in videos:
-            list(SampledVideo(video, SamplingSpec("uniform", FRAMES), encoder.preprocess, threads=1))
+            spec = SamplingSpec(frames=FRAMES, key_frames=key_frames)
+            list(SampledVideo(video, spec, encoder.preprocess, threads=1))
     return time.process_time() - start
 
 
-def compare(what: str, videos: list[Path], encoder: dict[str, float], reference_seconds: float | None) -> list[Row]:
-    run, decoding = apart(ours, videos), apart(decode_alone, videos).value
+def compare(
+    what: str,
+    videos: list[Path],
+    encoder: dict[str, float],
+    reference_seconds: float | None,
+    key_frames: bool = False,
+) -> list[Row]:
+    run, decoding = apart(ours, videos, key_frames), apart(decode_alone, videos, key_frames).value
     seconds, frames = run.value
     floor = frames / (frames / encoder["floor"] + decoding / torch.get_num_threads())
     rate = frames / seconds
@@ -188,6 +195,7 @@ def main() -> None:
         if long is not None:
             seconds = apart(reference, [long]).value[0] if options.long_reference else None
             rows += compare("one long video", [long], encoder, seconds)
+            rows += compare("the same, --key_frames", [long], encoder, seconds, key_frames=True)
         print_table(rows)
 
 

@@ -64,7 +64,7 @@ class Fingerprint:
         spec = self.sampling
         rate = "" if spec.fps is None else f" at {spec.fps:g} fps"
         count = spec.max_frames or "all" if spec.sampling == "fps" else spec.frames
-        return f"{spec.sampling} {count}{rate}"
+        return f"{spec.sampling} {count}{rate}{', at key frames' if spec.key_frames else ''}"
 
     def unlike(self, other: Fingerprint) -> tuple[str, str]:
         """What is different about both, in words; all of both where it is more than one thing."""

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, base_indices, choose
+from clipcap_video.video.sampling import (
+    TIME_TOLERANCE,
+    FrameClock,
+    SamplingSpec,
+    Span,
+    base_indices,
+    choose,
+    to_key_frames,
+)
 
 
 def constant(count: int, rate: float) -> np.ndarray:
@@ -138,3 +146,38 @@ def test_left_out_rates_are_resolved_and_idle_fields_normalised() -> None:
 def test_senseless_specs_are_refused(fields: dict, word: str) -> None:
     with pytest.raises(ClipcapError, match=word):
         SamplingSpec(**fields)
+
+
+@given(
+    times=increasing_times,
+    count=st.integers(1, 12),
+    marks=st.lists(st.booleans(), min_size=61, max_size=61),
+)
+def test_frames_move_to_key_frames_that_are_near(times: np.ndarray, count: int, marks: list[bool]) -> None:
+    keys = np.flatnonzero([True, *marks[1 : len(times)]])
+    chosen = choose(SamplingSpec(frames=count), times)
+    moved = to_key_frames(chosen, times, keys)
+    assert (np.diff(moved) > 0).all()
+    assert choose(SamplingSpec(frames=count, key_frames=True), times, keys=keys).tolist() == moved.tolist()
+    for place, (old, new) in enumerate(zip(chosen, moved, strict=True)):  # brute force
+        others = np.delete(chosen, place)
+        room = min((abs(times[other] - times[old]) / 2 for other in others), default=np.inf)
+        nearest = min(abs(times[key] - times[old]) for key in keys)
+        if nearest < room:
+            assert new in keys
+            assert abs(times[new] - times[old]) == nearest
+        else:
+            assert new == old
+
+
+def test_key_frames_by_hand() -> None:
+    # Ten seconds at 2 a second, four of them wanted (0, 3.0, 6.0, 9.5 s), key frames at 0, 4 and 8 s.
+    times, keys = constant(20, 2), np.array([0, 8, 16])
+    assert choose(SamplingSpec(frames=4), times).tolist() == [0, 6, 12, 19]
+    assert choose(SamplingSpec(frames=4, key_frames=True), times, keys=keys).tolist() == [0, 8, 12, 16]
+    # A part of the video takes no key frame from outside.
+    assert choose(SamplingSpec(frames=2, key_frames=True), times, Span(3.0, 7.0), keys).tolist() == [8, 13]
+    # Where it is not known which they are, nothing moves.
+    assert choose(SamplingSpec(frames=4, key_frames=True), times).tolist() == [0, 6, 12, 19]
+    with pytest.raises(ClipcapError, match="key_frames belongs to sampling uniform"):
+        SamplingSpec("tail", 4, key_frames=True)

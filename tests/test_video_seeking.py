@@ -246,3 +246,17 @@ def test_needed_packets_lie_between_a_frame_and_its_key_frame(case):
 def test_senseless_indexes_are_refused(stamps, keys):
     with pytest.raises(Unseekable):
         PacketIndex(np.array(stamps, dtype=np.int64), np.array(keys, dtype=bool), 0.1)
+
+
+def test_key_frames_are_decoded_by_themselves(coded) -> None:
+    path = coded("h264.mp4")
+    numbers, times, images = read(path, SamplingSpec("uniform", 3, key_frames=True))
+    assert numbers == [0, 30, 89]  # of 0, 44, 89 and key frames at 0, 30, 60
+    everything = walk(path, SamplingSpec("uniform", FRAMES))
+    assert torch.equal(images, everything[2][numbers])
+    assert times.tolist() == everything[1][numbers].tolist()
+    with IndexedVideo(path) as video:
+        assert video.index.key_frames.tolist() == [0, 30, 60]
+        assert video.index.needed([0, 30]).sum() == 2
+    # A file that cannot be read by its packets gives the frames that it would give without.
+    assert walk(path, SamplingSpec("uniform", 3, key_frames=True))[0] == [0, 44, 89]

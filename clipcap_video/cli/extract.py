@@ -63,6 +63,12 @@ class ExtractConfig:
         panel="Frames",
     )
     max_frames: int | None = option(None, "With --sampling fps: at most so many, evenly spread.", panel="Frames")
+    key_frames: bool = option(
+        False,
+        "Take the nearest key frame where there is one near: long videos are read many times faster, and their frames "
+        "are no longer evenly spread to the second.",
+        panel="Frames",
+    )
 
     workers: int = option(2, "Threads that decode videos.", panel="Run")
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
@@ -101,7 +107,7 @@ def _extract(config: ExtractConfig) -> None:
 
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
-    spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames)
+    spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames, config.key_frames)
     videos = find_all_videos(config.videos)
     spans: dict[str, Span] = {}
     if config.caption:

@@ -245,7 +245,7 @@ class SampledVideo:
             images.clear()
             with Decoder(self.path, self._threads) as decoder:
                 timestamps = self._walk(decoder, images)
-        kept = [index for index in choose(self.spec, timestamps, self.span).tolist() if index in images]
+        kept = sorted(images)
         for start in range(0, len(kept), self.chunk):
             if self._stop.is_set():
                 return
@@ -260,7 +260,8 @@ class SampledVideo:
             with IndexedVideo(self.path, self._threads) as video:
                 timestamps = video.index.seconds
                 self._check_span(timestamps)
-                for index, frame in video.frames(choose(self.spec, timestamps, self.span).tolist()):
+                chosen = choose(self.spec, timestamps, self.span, video.index.key_frames)
+                for index, frame in video.frames(chosen.tolist()):
                     if self._stop.is_set():
                         return timestamps
                     images.update(_by_index(pending.add(index, timestamps[index], frame)))
@@ -270,7 +271,7 @@ class SampledVideo:
         return timestamps
 
     def _walk(self, decoder: Decoder, images: dict[int, Tensor]) -> np.ndarray:
-        """The same by decoding from beginning to end; frames that are not chosen may be among the images."""
+        """The same by decoding from beginning to end; which frames are key frames is not known then."""
         plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate, self.span)
         timestamps = np.asarray(self._collect(decoder, set(plan.tolist()), images), dtype=np.float64)
         if self._stop.is_set():

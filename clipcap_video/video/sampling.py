@@ -35,6 +35,8 @@ class SamplingSpec:
     fps: frames per second of the base frames; None is every frame of the file. Left out, it becomes 1 under
         `head`, `tail` and `fps` (CLIP4Clip's --feature_framerate) and stays None under `uniform`.
     max_frames: for `fps` alone, the most frames to keep (a uniform choice among them); None keeps all.
+    key_frames: for `uniform` alone, see `to_key_frames`. Files whose packets do not tell key frames give the frames
+        that they would give without it.
 
     Two specs that choose the same frames are equal. Raises ClipcapError for values that make no sense.
     """
@@ -43,6 +45,7 @@ class SamplingSpec:
     frames: int = 28
     fps: float | None = None
     max_frames: int | None = None
+    key_frames: bool = False
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLINGS:
@@ -55,6 +58,8 @@ class SamplingSpec:
             raise ClipcapError(f"max_frames belongs to sampling fps, not {self.sampling}; set frames instead")
         if self.max_frames is not None and self.max_frames < 1:
             raise ClipcapError(f"max_frames cannot be {self.max_frames}; ask for 1 or more, or leave it out")
+        if self.key_frames and self.sampling != "uniform":
+            raise ClipcapError(f"key_frames belongs to sampling uniform, not {self.sampling}; leave it out")
         if self.fps is not None and self.sampling == "reference":
             raise ClipcapError("sampling reference counts every frame of the file; leave fps out")
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
@@ -133,18 +138,24 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, num=most, dtype=int).astype(np.int64)
 
 
-def choose(spec: SamplingSpec, timestamps: np.ndarray, span: Span | None = None) -> np.ndarray:
+def choose(
+    spec: SamplingSpec, timestamps: np.ndarray, span: Span | None = None, keys: np.ndarray | None = None
+) -> np.ndarray:
     """Frames to keep of a video whose n frames are at `timestamps` [n], seconds, ascending.
 
-    span: choose among the frames of that part, as if it were the whole video.
+    span: choose among the frames of that part, as if it were the whole video. keys: int64 [m], ascending, which of the
+        frames are key frames, where that is known.
     Returns indices int64 [k], ascending, without duplicates.
     """
     if span is not None and len(timestamps):
         inside = span.frames(timestamps)
-        return inside[choose(spec, timestamps[inside] - min(span.start, timestamps[inside[0]]))]
+        if keys is not None:
+            keys = keys[(keys >= inside[0]) & (keys <= inside[-1])] - inside[0]
+        return inside[choose(spec, timestamps[inside] - min(span.start, timestamps[inside[0]]), keys=keys)]
     base = base_indices(timestamps, spec.fps)
     if spec.sampling == "uniform":
-        return base[spread(len(base), spec.frames)]
+        chosen = base[spread(len(base), spec.frames)]
+        return to_key_frames(chosen, timestamps, keys) if spec.key_frames and keys is not None else chosen
     if spec.sampling == "head":
         return base[: spec.frames]
     if spec.sampling == "tail":
@@ -154,3 +165,23 @@ def choose(spec: SamplingSpec, timestamps: np.ndarray, span: Span | None = None)
     # The reference program divides by the step, and so crashes where the video has fewer than N frames.
     step = max(len(base) // spec.frames, 1)
     return base[::step][: spec.frames]
+
+
+def to_key_frames(chosen: np.ndarray, timestamps: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Chosen frames moved to key frames, which are decoded by themselves, where there is one near.
+
+    chosen: int64 [k], ascending, among frames at `timestamps` [n], seconds, ascending. keys: int64 [m], ascending, the
+    key frames among them. A frame moves to the nearest key frame if that is closer than half the way to the next
+    chosen frame on either side, so none meet and their order stays. Long videos, whose chosen frames are further
+    apart than their key frames, move; short ones hardly do. Returns int64 [k].
+    """
+    if len(chosen) == 0 or len(keys) == 0:
+        return chosen
+    times, key_times = timestamps[chosen], timestamps[keys]
+    after = np.searchsorted(key_times, times).clip(1, len(keys) - 1) if len(keys) > 1 else np.zeros(len(times), int)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(times - key_times[before] <= key_times[after] - times, before, after)
+    gaps = np.diff(times, prepend=-np.inf, append=np.inf)
+    room = np.minimum(gaps[:-1], gaps[1:]) / 2
+    near = np.abs(key_times[nearest] - times) < room
+    return np.where(near, keys[nearest], chosen)

@@ -58,10 +58,15 @@ class PacketIndex:
         ordered = self.stamps[self.order]
         return (ordered - ordered[0]) * self.unit
 
+    @property
+    def key_frames(self) -> np.ndarray:
+        """int64 [m], ascending: numbers of the key frames, in the order of showing."""
+        return np.flatnonzero(self.keys[self.order])
+
     def needed(self, frames: Sequence[int]) -> np.ndarray:
         """bool [n], in the order of the file: whether a packet comes between one of `frames` (ascending numbers in
         the order of showing) and the key frame that it is decoded from."""
-        keys = np.flatnonzero(self.keys[self.order])
+        keys = self.key_frames
         ends = self.order[np.asarray(frames, dtype=np.int64)]
         starts = self.order[keys[np.searchsorted(keys, frames, side="right") - 1]]
         if (starts > ends).any():
