@@ -116,7 +116,7 @@ class World:
             return
         kinds = {
             "--data": "features", "--caption": "annotations", "--model_dir": "run", "--init_from": "run", "--lm": "lm",
-            "--predictions": "predictions", "--report": "", "--encoder": "",
+            "--predictions": "predictions", "--judged": "verdicts", "--report": "", "--encoder": "",
         }  # fmt: skip
         kind = kinds.get(option)
         if kind is None and re.search(r"\.(mp4|mov|mkv|webm|avi)$", word):

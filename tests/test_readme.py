@@ -77,6 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> World:
         "run": lambda path: shutil.copytree(store / "out", path),
         "lm": lambda path: shutil.copytree(tiny_lm, path),
         "predictions": lambda path: shutil.copy(store / "predictions.json", path),
+        "verdicts": lambda path: path.write_text("video,judgement\nvideo4,wrong\nvideo5,right\n"),
     }
     folder = tmp_path_factory.mktemp("user")
     # What a reader's folder has when the documents speak of it, whichever command comes first.
