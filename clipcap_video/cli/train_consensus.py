@@ -18,6 +18,7 @@ class ConsensusTrainConfig(RunConfig):
     caption: list[Path] | None = option(None, "Annotations. Unless given, those that the captioner was trained on.")
     train_split: str = option("train", "Split to train on.")
     eval_split: str = option("validate", "Split to report on; skipped when the annotations have none.")
+    raw_captions: bool = option(False, "Learn from captions as they are; see clipcap-video train.")
     ngrams: int = option(8000, "Commonest n-grams of the training captions that are foretold.")
     hidden: int = option(384, "Width of the hidden layer.")
     dropout: float = option(0.5, "Dropout before both layers.")

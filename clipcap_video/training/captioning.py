@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipcap_video.datasets.mending import mend_captions
 from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
@@ -90,6 +91,8 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
 
     if config.reference:
         training = [replace(record, captions=record.captions[:1]) for record in training]
+    elif not config.raw_captions:
+        training = mend_captions(training)
     train_data, eval_data = tokenise(training), tokenise(validation)
     if encoder is not None:
         texts = [caption for record in training for caption in record.captions]

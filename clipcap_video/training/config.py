@@ -116,6 +116,12 @@ class TrainConfig(RunConfig):
         0, "Captions of each video that an epoch trains on, taking turns; 0 is all of them.", panel="Data"
     )
     max_caption_tokens: int = option(40, "Longer captions are cut to this many tokens.", panel="Data")
+    raw_captions: bool = option(
+        False,
+        "Train on captions as they are. Unless given, those that have their verb twice, as some of MSR-VTT, lose the "
+        'first: "there is a man is talking" is "a man is talking".',
+        panel="Data",
+    )
 
     model: Literal["prefix", "lstm"] = option(
         "prefix",

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import trange
 
+from clipcap_video.datasets.mending import mend_captions
 from clipcap_video.datasets.packing import stack_features, thin_frames
 from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
 from clipcap_video.devices import pick_device
@@ -51,6 +52,8 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
             f"fewer than two videos of split {config.train_split!r} have features in {data} and captions; "
             "there is nothing to agree on"
         )
+    if not config.raw_captions:
+        training = mend_captions(training)
     split = normal_split(config.eval_split)
     validation = [record for record in records if record.split == split and record.captions]
 
