@@ -90,6 +90,17 @@ def test_targets_are_the_shares_of_captions() -> None:
     assert shares[("two",)] == 0.0
 
 
+def test_folded_networks_say_the_mean_of_what_each_says() -> None:
+    table = NgramTable.of([[["a", "dog"]], [["a", "cat", "runs"]]], 10)
+    rankers = [ConsensusRanker(ConsensusConfig(WIDTH, hidden), table).eval() for hidden in (5, 3, 8)]
+    for ranker in rankers:
+        ranker.mean, ranker.std = torch.arange(2.0 * WIDTH), torch.arange(1.0, 2 * WIDTH + 1)
+    one = ConsensusRanker.folded(rankers)
+    pooled = one.pool(torch.randn(4, 3, WIDTH), torch.ones(4, 3, dtype=torch.bool))
+    torch.testing.assert_close(one(pooled), torch.stack([ranker(pooled) for ranker in rankers]).mean(0))
+    assert one.config.hidden_dim == 16
+
+
 def test_padded_frames_do_not_count() -> None:
     ranker = ConsensusRanker(ConsensusConfig(WIDTH), NgramTable.of([[["a", "dog"]], [["a", "cat"]]], 10))
     frames = torch.from_numpy(features_of(1, frames=3))

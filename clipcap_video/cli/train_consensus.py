@@ -20,7 +20,8 @@ class ConsensusTrainConfig(RunConfig):
     eval_split: str = option("validate", "Split to report on; skipped when the annotations have none.")
     raw_captions: bool = option(False, "Learn from captions as they are; see clipcap-video train.")
     ngrams: int = option(8000, "Commonest n-grams of the training captions that are foretold.")
-    hidden: int = option(384, "Width of the hidden layer.")
+    networks: int = option(3, "Networks that are trained, each from another seed, and folded into one.")
+    hidden: int = option(192, "Width of the hidden layer of each.")
     dropout: float = option(0.5, "Dropout before both layers.")
     mixup: float = option(1.0, "Videos are mixed in pairs by shares of a Beta(A, A) distribution of this A; 0 is off.")
     epochs: int = option(24, "Passes over the videos.")
@@ -33,7 +34,7 @@ class ConsensusTrainConfig(RunConfig):
     def __post_init__(self) -> None:
         from clipcap_video.errors import ClipcapError
 
-        check_least(self, ngrams=1, hidden=1, dropout=0, mixup=0, epochs=1, bs=1, lr=0, weight_decay=0)
+        check_least(self, ngrams=1, networks=1, hidden=1, dropout=0, mixup=0, epochs=1, bs=1, lr=0, weight_decay=0)
         if self.dropout >= 1:
             raise ClipcapError(f"--dropout must be below 1, not {self.dropout}")
 

@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -134,6 +134,22 @@ class ConsensusRanker(nn.Module):
             nn.Dropout(config.dropout),
             nn.Linear(config.hidden_dim, len(self.ngrams)),
         )
+
+    @classmethod
+    def folded(cls, rankers: Sequence[ConsensusRanker]) -> ConsensusRanker:
+        """One network with the hidden units of all, whose logits are the mean of theirs; all read the same inputs."""
+        first, states = rankers[0], [ranker.state_dict() for ranker in rankers]
+        table = NgramTable(first.ngrams, first.rarity, first.unknown, first.weight, first.lengths)
+        width = sum(ranker.config.hidden_dim for ranker in rankers)
+        state = states[0] | {
+            "layers.1.weight": torch.cat([each["layers.1.weight"] for each in states]),
+            "layers.1.bias": torch.cat([each["layers.1.bias"] for each in states]),
+            "layers.4.weight": torch.cat([each["layers.4.weight"] for each in states], dim=1) / len(states),
+            "layers.4.bias": torch.stack([each["layers.4.bias"] for each in states]).mean(0),
+        }
+        one = cls(replace(first.config, hidden_dim=width), table)
+        one.load_state_dict(state)
+        return one.eval()
 
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
         """features [B, T, D], mask [B, T] bool -> mean and maximum over the real frames, standardised, [B, 2D]."""

@@ -60,24 +60,40 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
     words = [[caption_words(text) for text in record.captions] for record in training]
     table = NgramTable.of(words, config.ngrams)
     feature_dim = store.shape(training[0].video_id).dim
-    ranker = ConsensusRanker(ConsensusConfig(feature_dim, config.hidden, config.dropout), table)
+    network = ConsensusConfig(feature_dim, config.hidden, config.dropout)
+    ranker = ConsensusRanker(network, table)
     device = pick_device(config.device)
     pooled = _pooled(ranker, store, training, model_config.max_frames)
-    mean, std = pooled.mean(0), pooled.std(0) + 1e-3
-    inputs, targets = (pooled - mean) / std, torch.stack([ranker.targets(lists) for lists in words])
-    ranker.mean, ranker.std = mean, std
-    held_out = None
-    if validation:
-        shares = [ranker.targets(map(caption_words, record.captions)) for record in validation]
-        held_out = _pooled(ranker, store, validation, model_config.max_frames), torch.stack(shares)
+    ranker.mean, ranker.std = pooled.mean(0), pooled.std(0) + 1e-3
+    inputs = ((pooled - ranker.mean) / ranker.std).to(device)
+    targets = torch.stack([ranker.targets(lists) for lists in words])
     print(
         f"{len(training):,} videos, {sum(map(len, words)):,} captions, {len(table.ngrams):,} n-grams on {device}",
         file=sys.stderr,
     )
-    _fit(ranker.to(device), inputs, targets, held_out, config)
+    rankers = []
+    for number in range(config.networks):
+        rankers.append(ConsensusRanker(network, table).to(device))
+        rankers[-1].mean, rankers[-1].std = ranker.mean.to(device), ranker.std.to(device)
+        _fit(rankers[-1], inputs, targets, config, number)
+    ranker = ConsensusRanker.folded([ranker.cpu() for ranker in rankers])
+    if validation:
+        shares = torch.stack([ranker.targets(map(caption_words, record.captions)) for record in validation])
+        found = _mean_loss(ranker(_pooled(ranker, store, validation, model_config.max_frames)), shares)
+        blind = _mean_loss(_logit(targets.mean(0)).expand_as(shares), shares)
+        print(f"validation cross-entropy {found:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
     file = checkpoint / CONSENSUS
     ranker.save(file)
     return file
+
+
+def _logit(shares: Tensor) -> Tensor:
+    return shares.clamp(1e-5, 1 - 1e-5).logit()
+
+
+@torch.inference_mode()
+def _mean_loss(logits: Tensor, shares: Tensor) -> float:
+    return F.binary_cross_entropy_with_logits(logits, shares).item()
 
 
 def _pooled(ranker: ConsensusRanker, store: FeatureStore, records: Sequence[VideoRecord], max_frames: int) -> Tensor:
@@ -89,36 +105,35 @@ def _pooled(ranker: ConsensusRanker, store: FeatureStore, records: Sequence[Vide
     return torch.cat(parts)
 
 
-def _fit(
-    ranker: ConsensusRanker,
-    inputs: Tensor,
-    targets: Tensor,
-    held_out: tuple[Tensor, Tensor] | None,
-    config: ConsensusTrainConfig,
-) -> None:
-    """Cross-entropy of every n-gram's share, on mixtures of videos (mixup: Zhang et al., arXiv 1710.09412)."""
-    device = ranker.mean.device
-    torch.manual_seed(config.seed)
+def _fit(ranker: ConsensusRanker, inputs: Tensor, targets: Tensor, config: ConsensusTrainConfig, number: int) -> None:
+    """Cross-entropy of every n-gram's share, on mixtures of videos (mixup: Zhang et al., arXiv 1710.09412).
+
+    number: 0, 1, ..., which of the networks it is.
+    """
+    device = inputs.device
+    seed = config.seed * config.networks + number
+    torch.manual_seed(seed)
     for layer in ranker.layers:
         if isinstance(layer, torch.nn.Linear):
             layer.reset_parameters()
     last = ranker.layers[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():  # begins with what is said of any video
-        last.bias.copy_(targets.mean(0).clamp(1e-5, 1 - 1e-5).logit())
+        last.bias.copy_(_logit(targets.mean(0)))
     optimizer = make_optimizer(parameter_groups([(ranker.parameters(), config.lr)], config.weight_decay), config.lr)
-    random = np.random.default_rng(config.seed)
+    random = np.random.default_rng(seed)
     starts = range(0, len(inputs), config.bs)
     steps = len(starts) * config.epochs
     step = 0
     ranker.train()
-    with trange(config.epochs, desc="consensus", unit="epoch", disable=None) as epochs:
+    label = f"network {number + 1}/{config.networks}"
+    with trange(config.epochs, desc=label, unit="epoch", disable=None) as epochs:
         for _ in epochs:
             order = torch.from_numpy(random.permutation(len(inputs)))
             for start in starts:
                 set_learning_rate(optimizer, 1 - step / steps)
                 batch = order[start : start + config.bs]
-                x, y = inputs[batch].to(device), targets[batch].to(device)
+                x, y = inputs[batch.to(device)], targets[batch].to(device)
                 if config.mixup:
                     share = float(random.beta(config.mixup, config.mixup))
                     other = torch.from_numpy(random.permutation(len(batch))).to(device)
@@ -129,10 +144,3 @@ def _fit(
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
     ranker.eval()
-    if held_out is not None:
-        x, y = (part.to(device) for part in held_out)
-        with torch.inference_mode():
-            found = F.binary_cross_entropy_with_logits(ranker(x), y).item()
-            known = targets.mean(0).to(device).clamp(1e-5, 1 - 1e-5).expand_as(y)
-            blind = F.binary_cross_entropy(known, y).item()
-        print(f"validation cross-entropy {found:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
