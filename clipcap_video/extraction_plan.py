@@ -15,6 +15,7 @@ from pathlib import Path
 from clipcap_video import __version__
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import SUFFIX, Fingerprint, read_header, sorted_ids
+from clipcap_video.files import whole_file
 from clipcap_video.video.sampling import SamplingSpec
 
 FAILURES_FILE = "failures.jsonl"
@@ -48,9 +49,9 @@ class Request:
     def remember(self, out: Path, fingerprint: Fingerprint) -> None:
         """Notes in `out` which fingerprint this request has."""
         if (state := self._state()) is not None:
-            partial = out / f"{REQUEST_FILE}.{os.getpid()}.partial"
-            partial.write_text(json.dumps({"request": state, "fingerprint": fingerprint.to_json()}), encoding="utf-8")
-            os.replace(partial, out / REQUEST_FILE)
+            noted = {"request": state, "fingerprint": fingerprint.to_json()}
+            with whole_file(out / REQUEST_FILE) as partial:
+                partial.write_text(json.dumps(noted), encoding="utf-8")
 
     def recall(self, out: Path) -> Fingerprint | None:
         """The fingerprint that a run into `out` with the same request had."""

@@ -235,7 +235,7 @@ def _made_by(
         content = hashlib.sha256(stream.read(1 << 20))
         stream.seek(max(0, size - (1 << 20)))
         content.update(stream.read())
-    ranker = captioner.ranker if settings.consensus else None
+    ranker = captioner.ranker if captioner.ranks(settings) else None
     return {
         "video": f"{path.name} ({size} bytes, sha256:{content.hexdigest()[:16]})",
         "model": f"{captioner.describe()['model']} ({digest_language_model(captioner.model)})",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipcap_video.video import reader  # noqa: F401  (silences OpenCV before it is imported)
+from clipcap_video.video import decoder  # noqa: F401  (silences OpenCV before it is imported)
 
 import cv2  # isort: skip
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import VideoError
-from clipcap_video.video import reader
-from clipcap_video.video.reader import Decoder, SampledVideo, read_frames
+from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.decoder import cv2 as opencv
+from clipcap_video.video.reader import SampledVideo, read_frames
 from clipcap_video.video.sampling import SamplingSpec, choose
 from tests import clips
 
@@ -92,7 +93,7 @@ def test_a_wrong_count_in_the_header_changes_nothing(
     monkeypatch.setattr(
         Decoder,
         "_property",
-        lambda self, which: promised if which == reader.cv2.CAP_PROP_FRAME_COUNT else original(self, which),
+        lambda self, which: promised if which == opencv.CAP_PROP_FRAME_COUNT else original(self, which),
     )
     numbers, _, video = sample(path, spec)
     assert numbers == choose(spec, np.arange(30) / 10).tolist()
@@ -169,10 +170,10 @@ def test_unusable_times_fall_back_to_the_nominal_rate(
             return self.capture.grab()
 
         def get(self, which: int) -> float:
-            return stamps[self.grabbed] if which == reader.cv2.CAP_PROP_POS_MSEC else self.capture.get(which)
+            return stamps[self.grabbed] if which == opencv.CAP_PROP_POS_MSEC else self.capture.get(which)
 
-    original = reader.cv2.VideoCapture
-    monkeypatch.setattr(reader.cv2, "VideoCapture", Stamped)
+    original = opencv.VideoCapture
+    monkeypatch.setattr(opencv, "VideoCapture", Stamped)
     numbers, times, _ = sample(path)
     assert numbers == [0, 1, 2, 3]
     np.testing.assert_allclose(times, expected, atol=1e-9)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcap_video.video import reader, seeking
-from clipcap_video.video.reader import Decoder, SampledVideo
+from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.reader import SampledVideo
 from clipcap_video.video.sampling import SamplingSpec, Span, choose
 from clipcap_video.video.seeking import IndexedVideo, PacketIndex, Unseekable
 from tests import clips

@@ -12,7 +12,8 @@ from scenedetect import AdaptiveDetector, detect
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.video.reader import Decoder, read_frames
+from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.reader import read_frames
 from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import Segmentation, SegmentBuilder, SegmentedVideo, SegmentFrames
 from tests.clips import numbers_in, set_frame_durations, time_scale, write_clip, write_shots

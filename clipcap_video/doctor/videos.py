@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import VideoError
-from clipcap_video.video.reader import Decoder
+from clipcap_video.video.decoder import Decoder
 
 # Files with the same first bytes as these are videos, whole or not: (offset, bytes, container).
 MAGIC = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.training.optimisation import WeightAverage
 
 STATE = "training_state.pt"
@@ -67,9 +67,8 @@ class MetricsLog:
         if resume_at is not None and file.exists():
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             kept = [line for line in lines if line["step"] <= resume_at]
-            partial = file.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            os.replace(partial, file)
+            with whole_file(file) as partial:
+                partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         else:
             file.write_text("", encoding="utf-8")
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.video.reader import Decoder, SampledVideo, Transform
+from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.reader import SampledVideo, Transform
 from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, choose
 
 # Frames that are looked at, a second: every frame of usual videos, every second one of those for games and sport.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clipcap_video.video import reader  # noqa: F401  (silences OpenCV before it is imported)
+from clipcap_video.video import decoder  # noqa: F401  (silences OpenCV before it is imported)
 
 import cv2  # isort: skip
 from scenedetect import FrameTimecode
