@@ -40,7 +40,7 @@ from clipcap_video.video.segments import SegmentFrames
 STARTER = Path(__file__).parent / "starter"
 
 # Hypotheses that a consensus network has to choose among, unless the user says.
-RANKED_BEAMS = 20
+RANKED_BEAMS = 40
 
 
 class Captioner(HubModel):
@@ -266,12 +266,18 @@ class Captioner(HubModel):
             [caption_words(self.model.decode_tokens(one.tokens, one.stop_token), one.ended) for one in hypotheses]
             for hypotheses in found
         ]
-        expected = self.ranker.expected_cider(features, mask, words)
-        ranked = [
-            [replace(one, expected_cider=score) for one, score in zip(hypotheses, scores, strict=True)]
-            for hypotheses, scores in zip(found, expected, strict=True)
-        ]
-        return [sorted(row, key=lambda one: (one.ended, one.expected_cider), reverse=True)[:count] for row in ranked]
+        ranked = []
+        for hypotheses, judgements in zip(found, self.ranker.judge(features, mask, words), strict=True):
+            judged = sorted(
+                zip(hypotheses, judgements, strict=True), key=lambda pair: (pair[0].ended, pair[1].merit), reverse=True
+            )
+            ranked.append(
+                [
+                    replace(one, expected_cider=judgement.cider, support=judgement.support)
+                    for one, judgement in judged[:count]
+                ]
+            )
+        return ranked
 
     def _load_ranker(self) -> ConsensusRanker | None:
         file = self.source / CONSENSUS
@@ -347,6 +353,7 @@ class Captioner(HubModel):
                 tokens=len(hypothesis.tokens),
                 cut=hypothesis.cut,
                 expected_cider=hypothesis.expected_cider,
+                support=hypothesis.support,
             )
             for hypothesis in hypotheses
         ]

@@ -20,6 +20,7 @@ class Caption:
     """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it ended for want of room.
 
     expected_cider: the CIDEr (0 to 10) that the checkpoint's consensus network expects; None where it has none.
+    support: the share (0 to 1) of its words that somebody would say of the video, by that network's estimate.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Caption:
     tokens: int
     cut: bool = False
     expected_cider: float | None = None
+    support: float | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ def _prediction(entry: Any, where: str) -> Prediction:
                 tokens=int(caption.get("tokens", 0)),
                 cut=bool(caption.get("cut", False)),
                 expected_cider=caption.get("expected_cider"),
+                support=caption.get("support"),
             )
             for caption in _of_type(list, entry["captions"], "captions")
         ]

@@ -19,7 +19,16 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features, write_features
 from clipcap_video.metrics.cider import CiderReward
 from clipcap_video.models.checkpoint import read_config
-from clipcap_video.models.consensus import CONSENSUS, END, ConsensusConfig, ConsensusRanker, NgramTable
+from clipcap_video.models.consensus import (
+    CONSENSUS,
+    END,
+    INDEPENDENT_PEOPLE,
+    ConsensusConfig,
+    ConsensusRanker,
+    Judgement,
+    NgramTable,
+)
+from clipcap_video.predictions import Caption
 from clipcap_video.runs import file_digest
 from clipcap_video.training.captioning import prepare
 from clipcap_video.training.config import TrainConfig
@@ -40,6 +49,12 @@ def foretelling(ranker: ConsensusRanker, shares: torch.Tensor) -> ConsensusRanke
     return ranker.eval()
 
 
+def merit(caption: Caption) -> float:
+    assert caption.expected_cider is not None
+    assert caption.support is not None
+    return Judgement(caption.expected_cider, caption.support).merit
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_expects_the_cider_that_comes_out_when_it_foretells_right(seed: int) -> None:
     """Of words and pairs that are equally rare, every n-gram of a caption weighs the same, and nothing is estimated:
@@ -57,8 +72,8 @@ def test_expects_the_cider_that_comes_out_when_it_foretells_right(seed: int) -> 
     for number, captions in enumerate(videos):
         foretelling(ranker, ranker.targets(captions))
         candidates = [rng.sample([f"{word}{number}" for word in VOCABULARY], 7) for _ in range(20)] + captions
-        (found,) = ranker.expected_cider(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), [candidates])
-        assert found == pytest.approx(reward.score(str(number), candidates), abs=1e-4)
+        (found,) = ranker.judge(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), [candidates])
+        assert [one.cider for one in found] == pytest.approx(reward.score(str(number), candidates), abs=1e-4)
 
 
 def test_the_order_is_that_of_cider_where_weights_are_estimated() -> None:
@@ -75,9 +90,32 @@ def test_the_order_is_that_of_cider_where_weights_are_estimated() -> None:
     for number, captions in enumerate(videos):
         foretelling(ranker, ranker.targets(captions))
         candidates = [caption(other) for other in range(20)]
-        (found,) = ranker.expected_cider(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), [candidates])
-        correlations.append(np.corrcoef(found, reward.score(str(number), candidates))[0, 1])
+        (found,) = ranker.judge(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), [candidates])
+        correlations.append(np.corrcoef([one.cider for one in found], reward.score(str(number), candidates))[0, 1])
     assert np.mean(correlations) > 0.95
+
+
+def test_support_is_how_often_somebody_says_the_words() -> None:
+    """Against people drawn at random who each use a word as often as was foretold, and whom nobody else influences."""
+    videos = [[["a", "dog", "runs"], ["a", "cat"]], [["two", "dogs"]], [["a", "dog", "sits"]]]
+    table = NgramTable.of(videos, 100)
+    ranker = ConsensusRanker(ConsensusConfig(feature_dim=3, hidden_dim=4), table)
+    shares = {"a": 0.9, "dog": 0.3, "runs": 0.05}
+    foretelling(ranker, torch.tensor([shares.get(ngram[0], 0.0) if len(ngram) == 1 else 0.0 for ngram in table.ngrams]))
+    rng, draws = np.random.default_rng(0), 100_000
+    rarity = {"a": math.log(3 / 2), "dog": math.log(3 / 2), "runs": math.log(3), "zebra": float(table.unknown[0])}
+
+    def simulated(caption: str) -> float:
+        words = caption.split()
+        said = {word: (rng.random((draws, INDEPENDENT_PEOPLE)) < shares.get(word, 0.0)).any(1).mean() for word in words}
+        return sum(rarity[word] * said[word] for word in said) / sum(rarity[word] for word in words)
+
+    captions = ["a dog runs", "a dog", "runs", "a zebra", "a dog a dog"]
+    (found,) = ranker.judge(
+        torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), [[caption.split() for caption in captions]]
+    )
+    assert [one.support for one in found] == pytest.approx([simulated(caption) for caption in captions], abs=0.01)
+    assert found[4].support == pytest.approx(found[1].support / 2)  # what is said twice is supported once
 
 
 def test_targets_are_the_shares_of_captions() -> None:
@@ -139,8 +177,9 @@ def test_it_foretells_what_people_say(ranked: Path) -> None:
     for number in range(108, 120):
         frames = torch.from_numpy(features_of(number))[None]
         captions = [[*captions_of(shown)[0].split(), END] for shown in (number, number + 1)]
-        ((mine, other),) = ranker.expected_cider(frames, torch.ones(frames.shape[:2], dtype=torch.bool), [captions])
-        right, wrong = right + mine, wrong + other
+        ((mine, other),) = ranker.judge(frames, torch.ones(frames.shape[:2], dtype=torch.bool), [captions])
+        right, wrong = right + mine.cider, wrong + other.cider
+        assert mine.support > other.support
     assert right > 2 * wrong
 
 
@@ -153,9 +192,9 @@ def test_hypotheses_come_in_its_order(ranked: Path) -> None:
     found = captioner.caption_store(store, ids, settings)
     for before, after in zip(plain, found, strict=True):
         assert sorted(caption.text for caption in before.captions) == sorted(caption.text for caption in after.captions)
-        assert all(caption.expected_cider is None for caption in before.captions)
-        scores = [caption.expected_cider for caption in after.captions if not caption.cut]
-        assert None not in scores
+        assert all(caption.expected_cider is caption.support is None for caption in before.captions)
+        merits = [merit(caption) for caption in after.captions if not caption.cut]
+        assert merits == sorted(merits, reverse=True)
     best = captioner.caption_store(store, ids, DecodingSettings(**{**vars(settings), "num_return": 1}))
     assert [one.text for one in best] == [one.text for one in found]
     alone = [captioner.caption_store(store, [name], settings)[0] for name in ids]
@@ -168,9 +207,10 @@ def test_inference_ranks_by_it_and_says_so(ranked: Path) -> None:
         done = run("inference_vtt.py", "--model_dir", ranked / "out", "--split", "test", "--out", out, *more)
         assert done.returncode == 0, done.stderr
     content = json.loads(with_it.read_text())
-    assert content["decoding"]["beam_size"] == 20
+    assert content["decoding"]["beam_size"] == 40
     assert content["decoding"]["use_beam_search"]
     assert all(entry["captions"][0]["expected_cider"] > 0 for entry in content["predictions"])
+    assert all(0 < entry["captions"][0]["support"] <= 1 for entry in content["predictions"])
     record = yaml.safe_load(with_it.with_suffix(".run.yaml").read_text())["record"]
     assert record["data"]["checkpoint"]["consensus"] == file_digest(ranked / "out" / "best" / CONSENSUS)
     plain = json.loads(without.read_text())
@@ -178,6 +218,7 @@ def test_inference_ranks_by_it_and_says_so(ranked: Path) -> None:
     assert "consensus" not in record["data"]["checkpoint"]
     assert plain["decoding"]["beam_size"] == 5
     assert all(entry["captions"][0]["expected_cider"] is None for entry in plain["predictions"])
+    assert all(entry["captions"][0]["support"] is None for entry in plain["predictions"])
     files = (file.with_suffix(".scores.json") for file in (with_it, without))
     scores = [json.loads(file.read_text())["CIDEr"] for file in files]
     assert scores[0] >= scores[1]

@@ -54,6 +54,7 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "tokens": 2,
         "cut": True,
         "expected_cider": None,
+        "support": None,
     }
     assert set(content["predictions"][1]) == {
         "video",
@@ -155,7 +156,7 @@ def test_confidence_is_what_the_consensus_network_expects_where_it_chose() -> No
     assert file(0.3, None).confidence() == {"video0": -1.5, "video1": -1.5}
 
 
-def test_the_expected_cider_is_written_and_read(tmp_path: Path) -> None:
-    found = [Prediction("video0", [Caption("a dog", -3.0, -1.5, 2, expected_cider=0.25)])]
+def test_what_a_consensus_network_expects_is_written_and_read(tmp_path: Path) -> None:
+    found = [Prediction("video0", [Caption("a dog", -3.0, -1.5, 2, expected_cider=0.25, support=0.5)])]
     PredictionFile("out", None, {}, found).save(tmp_path / "p.json")
     assert PredictionFile.load(tmp_path / "p.json").predictions == found

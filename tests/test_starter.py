@@ -8,6 +8,7 @@ import pytest
 
 from clipcap_video.captioner import STARTER, Captioner
 from clipcap_video.decoding import DecodingSettings
+from clipcap_video.models.consensus import Judgement
 from clipcap_video.predictions import Prediction
 from tests.clips import write_clip
 
@@ -41,9 +42,10 @@ def test_it_writes_whole_sentences(captioner: Captioner, tmp_path: Path) -> None
             assert len(caption.text.split()) >= 3
             assert caption.text.split()[-1] not in ("a", "an", "the", "and", "of", "in", "on", "with", "to", "is")
         assert len({caption.text for caption in prediction.captions}) == 3
-        scores = [caption.expected_cider or 0.0 for caption in prediction.captions]
-        assert scores == sorted(scores, reverse=True)
-        assert scores[-1] > 0
+        scores = [Judgement(caption.expected_cider or 0.0, caption.support or 0.0) for caption in prediction.captions]
+        assert scores == sorted(scores, key=lambda one: one.merit, reverse=True)
+        assert min(one.cider for one in scores) > 0
+        assert min(one.support for one in scores) > 0
 
 
 def test_a_batch_gives_what_one_at_a_time_gives(captioner: Captioner, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class InferConfig:
     )
     beam_size: int | None = option(
         None,
-        "Hypotheses kept by beam search: 5, or 20 where a consensus network chooses among them.",
+        "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them.",
         panel="Decoding",
     )
     no_consensus: bool = option(

@@ -35,6 +35,9 @@ class Hypothesis:
     expected_cider: float | None = None
     """The CIDEr (0 to 10) that the checkpoint's consensus network expects of it; None where there is none."""
 
+    support: float | None = None
+    """The share (0 to 1) of its words that somebody would say, by the same network; None where there is none."""
+
     @property
     def mean_logprob(self) -> float:
         """Nats a token, the stop token counted: comparable between captions of different lengths."""

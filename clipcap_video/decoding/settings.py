@@ -53,8 +53,7 @@ class DecodingSettings:
     """Never write the same n tokens in a row twice; 0 is off."""
 
     consensus: bool = True
-    """Put the hypotheses in the order of the CIDEr that the checkpoint's consensus network expects of them, where it
-    has one."""
+    """Put the hypotheses in the order of what the checkpoint's consensus network expects of them, where it has one."""
 
     complete: bool = True
     """Return whole sentences only: a caption too long for `entry_length` gives way to the best shorter one.

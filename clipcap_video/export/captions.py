@@ -86,7 +86,14 @@ def report_predictions(
         return ReportEntry(
             video_id=found.video,
             captions=[
-                ReportCaption(caption.text, caption.mean_logprob, caption.logprob, caption.cut, caption.expected_cider)
+                ReportCaption(
+                    caption.text,
+                    caption.mean_logprob,
+                    caption.logprob,
+                    caption.cut,
+                    caption.expected_cider,
+                    caption.support,
+                )
                 for caption in found.captions
             ],
             frames=frames,

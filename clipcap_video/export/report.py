@@ -29,7 +29,10 @@ CONFIDENCE_TIP = (
     "How sure the model was of its own wording, not the chance that the caption is right: "
     "exp of the mean log-probability per token."
 )
-EXPECTED_TIP = "The score that the captioner's consensus network expects, times 100. It chose this order."
+EXPECTED_TIP = (
+    "The score that the captioner's consensus network expects, times 100. With the support it made this order."
+)
+SUPPORT_TIP = "The share of the caption's words, weighed by their rarity, that somebody would say of this video."
 CUT_TIP = "The caption reached the length limit before the model ended it."
 
 
@@ -61,7 +64,7 @@ class ReportCaption:
     """One hypothesis. Log-probabilities are in nats: `mean_logprob` per token, `logprob` over the sentence.
 
     cut: the length limit ended the caption, not the model. expected: the CIDEr (0 to 10) that a consensus network
-    expects of it, where one chose.
+    expects of it, where one chose; support: the share (0 to 1) of its words that somebody would say.
     """
 
     text: str
@@ -69,6 +72,7 @@ class ReportCaption:
     logprob: float
     cut: bool = False
     expected: float | None = None
+    support: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,11 +308,12 @@ def _confidence(caption: ReportCaption) -> str:
 
 
 def _expected(caption: ReportCaption) -> str:
-    if caption.expected is None:
-        return ""
-    return (
-        f'<span title="{EXPECTED_TIP}">expected CIDEr <b class="num">{_number(100 * caption.expected, 0)}</b></span> '
-    )
+    parts = []
+    if caption.expected is not None:
+        parts.append((EXPECTED_TIP, "expected CIDEr", _number(100 * caption.expected, 0)))
+    if caption.support is not None:
+        parts.append((SUPPORT_TIP, "support", f"{100 * caption.support:.0f}%"))
+    return "".join(f'<span title="{tip}">{name} <b class="num">{value}</b></span> ' for tip, name, value in parts)
 
 
 def _tip(caption: ReportCaption) -> str:
