@@ -23,7 +23,12 @@ def entry(number: int) -> ReportEntry:
         f"video{number}",
         [
             ReportCaption(
-                f"a {words} number {number}", -number / 10, -number, cut=number == 3, expected=number % 6 / 4
+                f"a {words} number {number}",
+                -number / 10,
+                -number,
+                cut=number == 3,
+                expected=number % 6 / 4,
+                support=number % 4 / 4,
             ),
             ReportCaption("another caption", -2.0, -9.0),
         ],
@@ -97,6 +102,7 @@ def test_sorting(page: Any) -> None:
     ciders = [number * 7 % 5 for number in order("cider,-1")]
     assert ciders == sorted(ciders, reverse=True)
     assert [number % 6 for number in order("expected,-1")] == [5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0]
+    assert [number % 4 for number in order("support,1")] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert order("evidence,-1") == list(range(11, 0, -1))
     assert order("name") == list(range(1, 12))  # video2 before video10
     assert order("given") == list(range(1, 12))
@@ -112,6 +118,9 @@ def test_filters(page: Any) -> None:
     page.fill("#expected", "100")  # times 100
     assert shown(page) == [4, 5, 10, 11]
     page.fill("#expected", "")
+    page.fill("#supported", "75")
+    assert shown(page) == [3, 7, 11]
+    page.fill("#supported", "")
     page.check("#cut")
     assert shown(page) == [3]
 
@@ -155,5 +164,5 @@ def test_controls_for_figures_that_no_card_has_are_gone(page: Any, tmp_path: Pat
     file = write_report([plain], tmp_path / "plain.html", count=1, title="Plain")
     page.goto(file.as_uri())
     assert page.eval_on_selector_all("#sort option", "nodes => nodes.map(node => node.value)") == ["given", "name"]
-    assert [page.locator(name).count() for name in ("#least", "#expected", "#most")] == [0, 0, 0]
+    assert [page.locator(name).count() for name in ("#least", "#expected", "#supported", "#most")] == [0, 0, 0, 0]
     assert not page.is_visible("#cut")

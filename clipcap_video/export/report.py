@@ -32,7 +32,9 @@ CONFIDENCE_TIP = (
 EXPECTED_TIP = (
     "The score that the captioner's consensus network expects, times 100. With the support it made this order."
 )
-SUPPORT_TIP = "The share of the caption's words, weighed by their rarity, that somebody would say of this video."
+SUPPORT_TIP = (
+    "The share of the caption's words, each by its rarity, that somebody can be expected to say of this video."
+)
 CUT_TIP = "The caption reached the length limit before the model ended it."
 
 
@@ -202,6 +204,8 @@ def _card(entry: ReportEntry) -> Iterator[str]:
         figures += f' data-confidence="{best.mean_logprob:.6g}"'
     if best is not None and best.expected is not None:
         figures += f' data-expected="{best.expected:.6g}"'
+    if best is not None and best.support is not None:
+        figures += f' data-support="{best.support:.6g}"'
     if entry.cider is not None and math.isfinite(entry.cider):
         figures += f' data-cider="{entry.cider:.6g}"'
     drops = [frame.drop for frame in entry.frames if frame.drop is not None and math.isfinite(frame.drop)]
