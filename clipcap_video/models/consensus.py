@@ -4,8 +4,8 @@
 
 p[g] is the share of people who would use n-gram g (of one to four words) of this video. A caption's CIDEr (Vedantam et
 al., CVPR 2015) is a sum over its n-grams of its weight times theirs, so what it can be expected to score follows from p
-without a reference, and the hypotheses of beam search are put in that order. The choice is that of minimum Bayes risk
-(Kumar and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is foretold from the frames, not counted over samples
+without a reference, and the hypotheses of beam search are ranked by it. The choice is that of minimum Bayes risk (Kumar
+and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is foretold from the frames, not counted over samples
 or over captions of similar videos (Devlin et al., arXiv 1505.04467), and so owes nothing to the captioner.
 
 CIDEr asks how much of what people say a caption has, and hardly whether they say what it has. So the caption's support
@@ -38,7 +38,7 @@ END = "</s>"
 LONGEST_COUNTED = 40
 
 # People who caption one video agree. That one of the twenty of an MSR-VTT video uses a word is as likely as among so
-# many who know nothing of each other (6 to 10 of them, for words that 5 to 40 % use; counted on the validation split).
+# many who know nothing of each other (7 to 10 of them, for words that 5 to 40 % use; counted on the validation split).
 INDEPENDENT_PEOPLE = 8
 # What full support is worth in CIDEr, on its scale of 0 to 10.
 SUPPORT_WORTH = 0.5
