@@ -1,4 +1,4 @@
-"""Retrieval runs on stored features and end to end, their options, and joint training of captioners."""
+"""Retrieval runs on stored features and end to end, and their options."""
 
 from __future__ import annotations
 
@@ -15,24 +15,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-import clipcap_video.encoders as encoders
-import clipcap_video.training.captioning as captioning
 import clipcap_video.training.retrieval as retrieval
 from clipcap_video.cli import main
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features import open_features
-from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.retrieval import RetrievalModel
 from clipcap_video.models.retrieval_checkpoint import load_retrieval, read_retrieval_config
-from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.optimisation import cosine_factor
 from clipcap_video.training.retrieval import train_retrieval
 from clipcap_video.training.retrieval_config import RetrievalTrainConfig
 from clipcap_video.training.retrieval_data import sliced
 from clipcap_video.training.texts import embed_once
+from tests.bag_of_words import BagOfWords, use_bag_of_words
 from tests.clips import write_clip
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights
@@ -42,31 +38,9 @@ from tests.tiny_clip import save_tiny_clip
 HEADS = ("meanP", "seqLSTM", "seqTransf", "tightTransf")
 
 
-class BagOfWords:
-    """A text encoder: which words a text has, hashed; counts what it is asked."""
-
-    name, dim, weights_digest = "bag-of-words", 24, "sha256:1"
-    asked = 0
-
-    def encode_text(self, texts: list[str]) -> Tensor:
-        BagOfWords.asked += len(texts)
-        vectors = torch.zeros(len(texts), self.dim)
-        for row, text in enumerate(texts):
-            for word in text.split():
-                vectors[row, sum(map(ord, word)) % self.dim] += 1
-        return vectors
-
-
 @pytest.fixture(autouse=True)
 def _bag_of_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    load = encoders.load_text_encoder
-
-    def named(name: str, *options: Any) -> Any:
-        return BagOfWords() if name == "bag-of-words" else load(name, *options)
-
-    for module in (encoders, retrieval, captioning):
-        monkeypatch.setattr(module, "load_text_encoder", named)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    use_bag_of_words(monkeypatch, tmp_path / "cache")
 
 
 def config(project: TinyProject, out: Path, **changes: Any) -> RetrievalTrainConfig:
@@ -350,58 +324,3 @@ class TestBadInput:
         assert len(bad.stderr.splitlines()) == 1
         bad = run("evaluate-retrieval", "--model_dir", tmp_path)
         assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 1)
-
-
-class TestJointTraining:
-    def test_the_prefix_learns_to_find_its_captions(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        """The contrastive loss falls below that of guessing among five videos, and captions are learned as well."""
-
-        def options(out: str, **changes: Any) -> TrainConfig:
-            values: dict[str, Any] = {
-                "data": tiny_project.data, "caption": [tiny_project.caption], "out_dir": tmp_path / out,
-                "lm": str(tiny_project.lm), "epochs": 6, "bs": 5, "num_layers": 1, "prefix_length": 4, "lr": 3e-3,
-                "lm_lr": 1e-3, "precision": "fp32", "device": "cpu", "dropout": 0.0, "eval_every": 6, "save_every": 0,
-                "text_encoder": "bag-of-words", "retrieval_loss": 1.0,
-            }  # fmt: skip
-            return TrainConfig(**(values | changes))
-
-        captioning.train(options("joint"))
-        captioning.train(options("alone", retrieval_loss=0.0))
-        joint, alone = (load_checkpoint(tmp_path / name / "last") for name in ("joint", "alone"))
-        assert (joint[0].config.text_dim, alone[0].config.text_dim) == (24, 0)
-        assert not any(name.startswith("to_text") for name in alone[0].state_dict())
-        store = open_features(tiny_project.data)
-        features = torch.nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(store.load(f"video{number}").features) for number in range(12)], batch_first=True
-        )
-        mask = features.abs().sum(-1) > 0
-        text = BagOfWords().encode_text([captions_of(number)[0] for number in range(12)])
-        with torch.no_grad():
-            video = joint[0].to_text(joint[0].mapping(features, mask).mean(1))
-        closest = torch.cosine_similarity(text[:, None], video[None], dim=-1).argmax(1)
-        assert (closest == torch.arange(12)).float().mean() > 0.6
-        assert joint[1].progress["val_loss"] == pytest.approx(alone[1].progress["val_loss"], abs=0.6)
-
-    def test_the_loss_is_the_sum(
-        self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        values: dict[str, Any] = {
-            "data": tiny_project.data, "caption": [tiny_project.caption], "out_dir": tmp_path / "out", "epochs": 1,
-            "lm": str(tiny_project.lm), "bs": 24, "num_layers": 1, "prefix_length": 4, "precision": "fp32",
-            "device": "cpu", "dropout": 0.0, "eval_every": 0, "text_encoder": "bag-of-words", "retrieval_loss": 0.5,
-        }  # fmt: skip
-        seen: list[list[float]] = []
-
-        def watching(run: Any, batch: Any) -> Tensor:
-            model = run.bare_model.eval()  # the language model drops out in training
-            prefix = model.mapping(batch.features, batch.mask)
-            parts = model._caption_loss(prefix, batch, 0.0), model.retrieval_loss(prefix, batch)
-            total = model(batch, 0.0, 0.5)
-            seen.append([float(part.detach()) for part in (*parts, total)])
-            return total
-
-        monkeypatch.setattr(captioning.CaptioningRun, "loss", watching)
-        captioning.train(TrainConfig(**values))
-        captions, contrast, total = seen[0]
-        assert total == pytest.approx(captions + 0.5 * contrast, rel=1e-5)
-        assert contrast > 1
