@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import sorted_ids
+from clipcap_video.files import sorted_ids
 
 VIDEO_SUFFIXES = (
     ".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v", ".mpg", ".mpeg",
