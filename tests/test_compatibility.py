@@ -82,6 +82,7 @@ def _texts(file: Path) -> dict[str, list[str]]:
     return {one["video"]: [caption["text"] for caption in one["captions"]] for one in predictions}
 
 
+@pytest.mark.parametrize("kind", ["only_prefix", "lstm"])
 def test_a_stopped_training_is_resumed_and_ends_in_the_same_weights(before: Path, kind: str) -> None:
     done = run("train_vtt.py", "--config", before / f"stopped_{kind}" / "run.yaml", "--resume")
     assert done.returncode == 0, done.stderr
