@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
-from clipcap_video.decoding import DecodingSettings, Hypothesis
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.scores import likeliest
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError

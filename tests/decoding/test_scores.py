@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.decoding.processors import forbid_repeated_ngrams, penalise_repetition
+from clipcap_video.decoding.scores import forbid_repeated_ngrams, penalise_repetition
 from clipcap_video.decoding.search import decode
 from tests.decoding_models import HistoryModel, random_logits, recomputed_logprob
 
