@@ -18,7 +18,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.models.checkpoint import CheckpointInfo, load_checkpoint
 from clipcap_video.models.contrastive import contrastive_loss
 from clipcap_video.retrieval.clip4clip import load_clip4clip
-from clipcap_video.retrieval.heads import SIMILARITY_HEADS
+from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from clipcap_video.retrieval.model import (
     RetrievalBatch,
     RetrievalConfig,
@@ -69,7 +69,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestHeads:
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_padding_has_no_influence(self, name: str) -> None:
         head = model(name).head
         frames, mask = videos()
@@ -78,7 +78,7 @@ class TestHeads:
         torch.testing.assert_close(head(text, noisy, mask), head(text, frames, mask))
         torch.testing.assert_close(head(text, frames[1:2, :1], mask[1:2, :1]), head(text, frames[1:2], mask[1:2]))
 
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_a_pair_scores_the_same_among_any_others(self, name: str) -> None:
         head = model(name).head
         frames, mask = videos()
@@ -100,7 +100,7 @@ class TestHeads:
                 expected = torch.cosine_similarity(text[row], mean, dim=0) / 0.07
                 torch.testing.assert_close(head(text, frames, mask)[row, column], expected, atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_only_the_mean_does_not_see_the_order(self, name: str) -> None:
         head = model(name).head
         torch.nn.init.normal_(head.positions) if hasattr(head, "positions") else None
@@ -265,7 +265,7 @@ class TestVideoClip:
 
 
 class TestCheckpoints:
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_saved_and_loaded_is_the_same(self, tmp_path: Path, name: str) -> None:
         first = model(name)
         save_retrieval(tmp_path / "m", first, CheckpointInfo(progress={"epoch": 3}))
