@@ -163,13 +163,6 @@ class RetrievalTrainConfig(Options):
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Optimisation", free=True)
     seed: int = option(0, "Every random choice follows from it.", panel="Optimisation", least=0)
-    text_cache: Path | None = option(
-        None,
-        "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given.",
-        panel="Optimisation",
-        free=True,
-        unless={"videos": ANY},
-    )
 
     prefix: str = option(
         "prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", panel="Checkpoints", free=True
@@ -224,8 +217,5 @@ class RetrievalEvaluationConfig(Options):
         "tightTransf, which reads each pair of text and video anew.",
     )
     out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=True)
-    text_cache: Path | None = option(
-        None, "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given."
-    )
     workers: int = option(2, "Threads that decode videos.", least=1)
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")

@@ -110,7 +110,6 @@ TRAIN = [
     (["--sample_top_p", "0.5"], "--sample_top_p belongs to --objective scst"),
     (["--baseline", "greedy"], "--baseline belongs to --objective scst"),
     (["--text_encoder", "x"], "--text_encoder belongs to --objective contrastive"),
-    (["--text_cache", "x"], "--text_cache belongs to --objective contrastive"),
     (["--mapping_type", "mlp", "--num_layers", "4"], "--num_layers has no effect with --mapping_type mlp"),
     (["--only_prefix", "--lm_lr", "1e-3"], "--lm_lr has no effect with --only_prefix"),
     (["--only_prefix", "--lora_rank", "4"], "--lora_rank has no effect with --only_prefix"),
@@ -120,7 +119,7 @@ TRAIN = [
 ]
 STORED = ("max_words 9", "feature_framerate 2", "workers 3", "pretrained_clip_name ViT-B/16", "linear_patch 3d",
           "freeze_layer_num 3", "coef_lr 0.1")  # fmt: skip
-FRAMES = ("text_encoder x", "dim 9", "dropout 0.3", "text_cache x")
+FRAMES = ("text_encoder x", "dim 9", "dropout 0.3")
 
 
 class TestNoEffect:

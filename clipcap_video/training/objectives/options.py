@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcap_video.errors import ClipcapError
@@ -68,9 +67,6 @@ class ContrastiveOptions(ObjectiveOptions):
     text_encoder: str = _of_contrastive(
         "all-minilm-l6-v2",
         "The frozen text encoder of --retrieval_loss: all-minilm-l6-v2, st:NAME_OR_PATH, or a CLIP or SigLIP encoder.",
-    )
-    text_cache: Path | None = _of_contrastive(
-        None, "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given.", free=True
     )
 
     @classmethod
