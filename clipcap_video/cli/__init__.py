@@ -44,7 +44,12 @@ def run_command(command: Callable[..., None]) -> None:
     run_app(app)
 
 
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+def with_underscores(name: str) -> str:
+    """`--beam-size` is `--beam_size`."""
+    return name.replace("-", "_")
+
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
 
 
 # name -> (file here, command in it), in the order of --help

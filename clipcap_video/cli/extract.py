@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import ANY, Options, option
 
 
 @dataclass
-class ExtractConfig:
+class ExtractConfig(Options):
     """Options of `extract_features.py`."""
 
     videos: list[Path] = option(
@@ -24,7 +24,9 @@ class ExtractConfig:
         "Annotations: extract only the videos that they name. Of timed sentences (ActivityNet Captions, DiDeMo), each "
         "segment by itself, as OUT/VIDEO@START-END. May be given several times.",
     )
-    paragraphs: bool = option(False, "With --caption of timed sentences: extract the videos whole.")
+    paragraphs: bool = option(
+        False, "With --caption of timed sentences: extract the videos whole.", needs={"caption": ANY}
+    )
     out: Path | None = option(
         None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
     )
@@ -48,7 +50,7 @@ class ExtractConfig:
         "auto", "auto is bf16 where the device is fast at it.", panel="Encoder"
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Encoder")
-    bs: int = option(64, "Frames encoded at once.", panel="Encoder")
+    bs: int = option(64, "Frames encoded at once.", panel="Encoder", least=1)
 
     frames: int = option(28, "Frames kept of each video, at most.", panel="Frames")
     sampling: Literal["uniform", "head", "tail", "fps", "reference"] = option(
@@ -70,13 +72,14 @@ class ExtractConfig:
         panel="Frames",
     )
 
-    workers: int = option(2, "Threads that decode videos.", panel="Run")
+    workers: int = option(2, "Threads that decode videos.", panel="Run", least=1)
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
         False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from clipcap_video.errors import ClipcapError
         from clipcap_video.runs.defaults import FEATURES, PROGRAM_FEATURES
 
@@ -85,11 +88,6 @@ class ExtractConfig:
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
-        if self.paragraphs and not self.caption:
-            raise ClipcapError("--paragraphs is about annotations; give them with --caption, or leave it out")
-        for name in ("bs", "workers"):
-            if getattr(self, name) < 1:
-                raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
 
 
 def _extract(config: ExtractConfig) -> None:
