@@ -11,7 +11,7 @@ from clipcap_video.doctor.features import StoreFacts, compare_features, examine_
 from clipcap_video.doctor.findings import Examination, Finding, describe
 from clipcap_video.doctor.videos import Limits, examine_videos
 from clipcap_video.features import natural_key, sorted_ids
-from clipcap_video.video.files import list_videos
+from clipcap_video.video.files import search, shown, skipped_note, video_id
 
 __all__ = ["Examination", "Finding", "Limits", "describe", "examine"]
 
@@ -33,15 +33,18 @@ def examine(
     """
     started = time.perf_counter()
     result = Examination()
-    paths = [path for source in videos for path in list_videos(source)]
-    paths.sort(key=lambda path: natural_key(path.stem))
+    listings = [search(source) for source in videos]
+    paths = [path for listing in listings for path in listing.paths]
+    if skipped := [path for listing in listings for path in listing.skipped]:
+        result.notes.append(skipped_note(skipped))
+    paths.sort(key=lambda path: natural_key(video_id(path)))
     facts = None if data is None else examine_features(data)
     records, problems, complete = read_all(caption)
     result.findings += problems
     ids: list[str] | None = None
     if paths:
         result.findings += _same_ids(paths)
-        ids = sorted_ids({path.stem for path in paths})
+        ids = sorted_ids({video_id(path) for path in paths})
         found, checked = examine_videos(paths, limits or Limits(), workers, progress)
         result.findings += found
         result.checked |= checked
@@ -80,11 +83,11 @@ def _same_ids(paths: Sequence[Path]) -> list[Finding]:
     """Files of one id, which no run could tell apart; a file that is named twice is one file."""
     files: dict[str, list[Path]] = {}
     for path in paths:
-        others = files.setdefault(path.stem, [])
+        others = files.setdefault(video_id(path), [])
         if not any(path == other or path.samefile(other) for other in others):
             others.append(path)
     return [
-        Finding("same_id", video_id, f"{' and '.join(map(str, same))} have the same id", tuple(map(str, same)))
-        for video_id, same in files.items()
+        Finding("same_id", name, f"{' and '.join(map(shown, same))} have the same id", tuple(map(shown, same)))
+        for name, same in files.items()
         if len(same) > 1
     ]

@@ -23,8 +23,13 @@ KINDS: dict[str, Kind] = {
     "empty": Kind("error", "fetch the file again, or remove it"),
     "unreadable": Kind("error", "give yourself the right to read the file"),
     "not_video": Kind("error", "remove or rename the file; its content is of another kind than its name says"),
-    "truncated": Kind("error", "fetch the file again; what is there of it is used where it can be opened"),
-    "corrupt": Kind("error", "fetch the file again, or re-encode it: ffmpeg -err_detect ignore_err -i IN OUT.mp4"),
+    "no_video": Kind("error", "remove the file; it holds sound or other data alone"),
+    "no_decoder": Kind("error", "convert the file to H.264 with a program that can read it; it is not damaged"),
+    "truncated": Kind("error", "fetch the file again; --max_damage takes what is there of it"),
+    "corrupt": Kind(
+        "error", "fetch the file again, or re-encode it: ffmpeg -i IN OUT.mp4; --max_damage takes it as it is"
+    ),
+    "damaged": Kind("warning", "fetch the file again; until then it is read, and its sound frames are taken"),
     "too_short": Kind("warning", "remove the video, or lower --min_seconds or --min_frames if it is meant to be short"),
     "variable_rate": Kind(
         "warning",

@@ -1,136 +1,267 @@
-"""A video file decoded from beginning to end by OpenCV, with the true time of each frame."""
+"""The only decoder: a video from beginning to end, or from a time on, with the true time of each frame.
+
+Times are those that the file gives its frames, counted from the first. Damage is counted on the way.
+"""
 
 from __future__ import annotations
 
-import math
-import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 
-from clipcap_video.errors import VideoError
+from clipcap_video.video.clock import FrameTimes, sorted_stamps
+from clipcap_video.video.damage import Damage, bytes_missing
+from clipcap_video.video.packets import NO_STAMP, SEEKABLE, UNCOUNTED, PacketIndex, Unseekable
+from clipcap_video.video.picture import PictureMaker
+from clipcap_video.video.source import MATROSKA, Source
 
-# Read once, when cv2 loads and opens its first file. Damaged videos become a VideoError or a warning of ours;
-# what the libraries would print about them says no more and cannot be tied to a file.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-import cv2
-
-DEFAULT_RATE = 25.0
-# Beyond 18 hours at 30 frames a second a header's frame count is taken to be nonsense.
-MOST_PROMISED = 2_000_000
-# `grab` fails alike at a damaged frame and at the end, so it is tried again: often while the video is shorter
-# than its header says (damage lasts up to the next key frame), else a few times. A try takes 50 us.
-PATIENCE_WHILE_SHORT, PATIENCE = 500, 10
+# Which decoder made features, as their header says.
+DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
+SOUND, DOUBTFUL, DAMAGED = range(3)
 # Seconds: decoding from the middle of a file begins this much before the time that is asked for.
 ENTRY_MARGIN = 1.0
-# Containers that know where each frame lies. In others (MPEG) times after a jump are estimates.
-INDEXED = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+# Frames after a decoder's error in which a gap may be of its making.
+TROUBLE_FRAMES = 20
+# A step between frames that is so many times the usual one is a gap.
+GAP = 1.5
+
+
+class Frame:
+    """A decoded frame. time: seconds from the first frame of the video. number: its place among those that decode.
+
+    state: DAMAGED where it was decoded with errors; DOUBTFUL from there to the next key frame, for it may refer to a
+    damaged one; else SOUND.
+    """
+
+    __slots__ = ("_after", "_before", "_maker", "_raw", "number", "state", "time")
+
+    def __init__(self, raw: Any, number: int, time: float, state: int, maker: PictureMaker) -> None:
+        self.number = number
+        self.time = time
+        self.state = state
+        self._raw = raw
+        self._before: Any = None
+        self._after: Any = None
+        self._maker = maker
+
+    def picture(self) -> np.ndarray | None:
+        """As players show it: uint8 RGB [H, W, 3]; None where FFmpeg cannot convert it."""
+        try:
+            return self._maker.picture(self._raw, self._before, self._after)
+        except (av.FFmpegError, ValueError):
+            return None
 
 
 class Decoder:
-    """An open video: iterating grabs frame after frame and gives its time; `retrieve` is the grabbed frame.
+    """An open video; a context manager.
 
-    threads: of the codec; 0 leaves it to the codec.
-    rate: frames per second according to the header. promised: its frame count, 0 where it has none.
-    Raises VideoError when the file is missing, empty or no video. Use it as a context manager.
+    threads: of the codec; 0 leaves it to the codec. plain: see PictureMaker.
+    Raises VideoError when the file is missing, empty or no video.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        try:
-            if not path.is_file():
-                raise VideoError(f"no video file at {path}; check the path")
-            if path.stat().st_size == 0:
-                raise VideoError(f"{path} is empty (0 bytes); fetch it again or remove it")
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise VideoError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
-        self._path = path
-        self._threads = threads
-        self._open()
-        rate = self._property(cv2.CAP_PROP_FPS)
-        count = self._property(cv2.CAP_PROP_FRAME_COUNT)
-        self.rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
-        self.promised = int(count) if 0 < count <= MOST_PROMISED else 0
-
-    def _open(self) -> None:
-        path = self._path
-        # An absolute path is never taken for a URL. Backends other than FFmpeg read "clip7.mp4" as a series
-        # of images, so they are asked only where FFmpeg is absent.
-        has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
-        backend = cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY
-        options = [cv2.CAP_PROP_N_THREADS, self._threads] if has_ffmpeg else []
-        try:
-            self._capture = cv2.VideoCapture(str(path.absolute()), backend, options)
-        except (cv2.error, UnicodeError) as error:
-            raise VideoError(f"{path} cannot be opened ({error}); rename, re-encode or remove it") from None
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise VideoError(f"{path} is not a video, or is cut off or damaged; re-encode, fetch or remove it")
-
-    def _property(self, which: int) -> float:
-        value = float(self._capture.get(which))
-        return value if math.isfinite(value) else 0.0
+    def __init__(self, path: Path, threads: int = 0, plain: bool = False) -> None:
+        self._source = Source(path, threads)
+        self.path = path
+        self.maker = PictureMaker(self._source.aspect, threads, plain)
+        self._fresh = True
+        self._count = _Count()
 
     def __enter__(self) -> Decoder:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._capture.release()
+        self._source.close()
 
-    def __iter__(self) -> Iterator[float]:
-        """Seconds from the first frame to each, strictly increasing.
+    @property
+    def source(self) -> Source:
+        return self._source
 
-        Times are relative to the first frame because AVI files with B-frames start one frame late (and stamp
-        the last frame 0). A time that does not increase becomes the one before plus a frame's nominal length.
-        """
-        return self.times()
+    @property
+    def rate(self) -> float:
+        """Frames per second according to the header."""
+        return self._source.rate
 
-    def times(self, start: float = 0.0) -> Iterator[float]:
-        """As iterating; with `start` (seconds), most of what comes before it is skipped without being decoded."""
-        first = last = 0.0
-        decoded = failed = 0
-        while failed <= (PATIENCE_WHILE_SHORT if decoded < self.promised else PATIENCE):
-            if not self._capture.grab():
-                failed += 1
-                continue
-            time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
-            if decoded == 0:
-                first = time
-                indexed = self._path.suffix.lower() in INDEXED
-                entered = self._enter(first, start) if indexed and start > ENTRY_MARGIN else None
-                if entered is not None:
-                    last, decoded = entered, round(entered * self.rate)
+    @property
+    def duration(self) -> float:
+        """Seconds according to the header; 0 where it says nothing."""
+        return self._source.duration
+
+    @property
+    def likely(self) -> int:
+        """How many frames will probably decode; 0 where nothing tells."""
+        return len(self._source.table.stamps) - self._source.table.hidden
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        """Frames in the order of showing. start: seconds; where the packets tell, most of what comes before it is
+        skipped without being decoded. Iterate to the end for `damage`."""
+        held: Frame | None = None
+        before = None
+        for frame in self._timed(start):
+            if held is not None:
+                held._after = frame._raw
+                yield held
+                held = None
+            frame._before = before
+            before = frame._raw
+            # The fields of an interlaced frame are completed from the frame behind it as well.
+            if frame._raw.interlaced_frame:
+                held = frame
             else:
-                last = time - first if time - first > last else last + 1 / self.rate
-            decoded += 1
-            failed = 0
-            yield last
+                yield frame
+        if held is not None:
+            yield held
 
-    def _enter(self, first: float, start: float) -> float | None:
-        """Grabs a frame a little before `start`: its time. None, and the first frame grabbed anew, where that fails."""
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, (first + start - ENTRY_MARGIN) * 1000)
-        if self._capture.grab():
-            time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000 - first
-            if 0 < time <= start:
-                return time
-        # A missing index or a variable frame rate may mislead the search: then all of it is decoded.
-        self._capture.release()
-        self._open()
-        self._capture.grab()
-        return None
+    def begin(self) -> None:
+        """Makes sure that decoding starts at the beginning, with a decoder that has seen nothing."""
+        if not self._fresh or self._source.table.packets is None:
+            self._source.again()
+        self._fresh = False
 
-    def retrieve(self) -> np.ndarray | None:
-        """The frame grabbed last, uint8 RGB [H, W, 3]; None where it cannot be decoded."""
+    def _timed(self, start: float) -> Iterator[Frame]:
+        self.begin()
+        source = self._source
+        self._count = _Count()
+        times = FrameTimes(source.unit, source.rate, source.restarts)
+        entry = self._entry(start) if start > ENTRY_MARGIN else None
+        if entry is None:
+            stamped: Iterator[tuple[tuple[Any, int], int | None]] = (
+                (pair, pair[0].pts) for pair in self._decoded(source.packets())
+            )
+        else:
+            first, stamp = entry
+            times(first)
+            self._count.whole = False
+            stamped = (
+                (pair, pair[0].pts)
+                for pair in self._decoded(source.packets(stamp))
+                if pair[0].pts is not None and pair[0].pts >= stamp
+            )
+        if self.reorders_by_decoding_times:
+            stamped = sorted_stamps(stamped)
+        for number, ((raw, state), stamp_of_frame) in enumerate(stamped):
+            time = times(stamp_of_frame)
+            self._count.times.append(time)
+            yield Frame(raw, number, time, state, self.maker)
+
+    @property
+    def reorders_by_decoding_times(self) -> bool:
+        """Whether the file tells when frames are decoded and not when they are shown: AVI, and what was made of it."""
+        return bool(self._source.context.has_b_frames) and self._source.table.tell_decoding
+
+    def _decoded(self, packets: Iterator[Any]) -> Iterator[tuple[Any, int]]:
+        """Frames and their states, in the order of showing, with damage counted."""
+        context, count = self._source.context, self._count
+        gaps = self._source.table.gaps
+        for packet in packets:
+            yield from count.states(_decode(context, packet, count), gaps)
+        yield from count.states(_decode(context, None, count), gaps)
+
+    def index(self) -> PacketIndex:
+        """What the packets tell of the frames. Raises Unseekable where they do not tell all."""
+        source, table = self._source, self._source.table
+        if not source.is_indexed or source.codec not in SEEKABLE or self.reorders_by_decoding_times:
+            raise Unseekable
+        if (table.stamps == NO_STAMP).any() or table.hidden or table.corrupt or table.gaps:
+            raise Unseekable
+        if source.promised > len(table.stamps) or bytes_missing(self.path):
+            raise Unseekable
+        return PacketIndex(table.stamps, table.keys, source.unit, source.rate)
+
+    def _entry(self, start: float) -> tuple[int, int] | None:
+        """The stamps of the first frame and of the last key frame a little before `start`; None: no way in."""
         try:
-            good, frame = self._capture.retrieve()
-        except cv2.error:
+            index = self.index()
+        except Unseekable:
             return None
-        if not good or frame is None or frame.size == 0:
-            return None
-        if frame.ndim == 2 or frame.shape[2] == 1:
-            return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
-        return cv2.cvtColor(frame, cv2.COLOR_BGRA2RGB if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        keys = index.key_frames
+        place = int(np.searchsorted(index.seconds[keys], start - ENTRY_MARGIN, side="right")) - 1
+        ordered = index.stamps[index.order]
+        return (int(ordered[0]), int(ordered[keys[place]])) if place > 0 else None
+
+    @property
+    def damage(self) -> Damage:
+        """What was found in the last iteration, final when that has reached its end."""
+        source, count = self._source, self._count
+        decoded, times = len(count.times), np.asarray(count.times)
+        cut = bool(bytes_missing(self.path))
+        missing = count.missing_in_gaps(times)
+        if source.codec not in UNCOUNTED and source.is_indexed and (count.errors or count.corrupt or cut):
+            missing = max(missing, self.likely - decoded)
+        if count.whole and source.promised and source.is_indexed:
+            absent = source.promised - len(source.table.stamps) - source.table.empty
+            # Encoders miscount by one or two.
+            missing += absent if absent > 1 + 0.01 * source.promised else 0
+        elif cut and source.format == MATROSKA and decoded:
+            missing = max(missing, round((source.duration - float(times[-1])) * source.rate) - 1)
+        missing = max(0, missing)
+        return Damage(decoded + missing, count.corrupt, missing, count.errors, cut, count.whole)
+
+
+class _Count:
+    """What happens while a video is decoded."""
+
+    def __init__(self) -> None:
+        self.times = array("d")
+        self.errors = 0
+        self.corrupt = 0
+        self.whole = True
+        self._doubtful = False
+        self._trouble = 0
+        self._frames = 0
+        self._troubled: list[int] = []  # frames that a gap of the decoder's making may precede
+
+    def error(self) -> None:
+        self.errors += 1
+        self._doubtful = True
+        self._trouble = TROUBLE_FRAMES
+
+    def states(self, frames: list[Any], gaps: frozenset[int]) -> Iterator[tuple[Any, int]]:
+        """Frames as they come out, each with its state. gaps: stamps of frames before which bytes are missing."""
+        for frame in frames:
+            if frame.pts in gaps:
+                self._doubtful = True
+                self._trouble = TROUBLE_FRAMES
+            if frame.is_corrupt:
+                self.corrupt += 1
+                self._doubtful = True
+                self._trouble = TROUBLE_FRAMES
+                state = DAMAGED
+            else:
+                if frame.key_frame:
+                    self._doubtful = False
+                state = DOUBTFUL if self._doubtful else SOUND
+            if self._trouble:
+                self._trouble -= 1
+                self._troubled.append(self._frames)
+            self._frames += 1
+            yield frame, state
+
+    def missing_in_gaps(self, times: np.ndarray) -> int:
+        """Frames missing where steps between `times` are long after trouble."""
+        if len(times) < 3:
+            return 0
+        steps = np.diff(times)
+        usual = float(np.median(steps))
+        if usual <= 0:
+            return 0
+        looked = np.asarray(self._troubled, dtype=np.int64) - 1
+        long = steps[looked[looked >= 0]]
+        return int(np.round(long[long > GAP * usual] / usual - 1).sum())
+
+
+def _decode(context: Any, packet: Any, count: _Count) -> list[Any]:
+    """The frames that come out with a packet; None for the end."""
+    try:
+        return list(context.decode(packet))
+    except av.EOFError:
+        return []
+    except (av.FFmpegError, ValueError):
+        count.error()
+        return []
