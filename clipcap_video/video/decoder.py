@@ -5,7 +5,6 @@ Times are those that the file gives its frames, counted from the first. Damage i
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,15 @@ import numpy as np
 
 from clipcap_video.video.clock import FrameTimes, sorted_stamps
 from clipcap_video.video.damage import Damage, bytes_missing
-from clipcap_video.video.packets import NO_STAMP, SEEKABLE, UNCOUNTED, PacketIndex, Unseekable
+from clipcap_video.video.errors import SOUND, Count, Errors, Trouble, strictly, tolerantly
+from clipcap_video.video.packets import MATROSKA, MOV, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
 from clipcap_video.video.picture import PictureMaker
-from clipcap_video.video.source import MATROSKA, Source
+from clipcap_video.video.source import Source
 
 # Which decoder made features, as their header says.
 DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
-SOUND, DOUBTFUL, DAMAGED = range(3)
 # Seconds: decoding from the middle of a file begins this much before the time that is asked for.
 ENTRY_MARGIN = 1.0
-# Frames after a decoder's error in which a gap may be of its making.
-TROUBLE_FRAMES = 20
-# A step between frames that is so many times the usual one is a gap.
-GAP = 1.5
 
 
 class Frame:
@@ -59,6 +54,9 @@ class Frame:
 class Decoder:
     """An open video; a context manager.
 
+    A pass over a sound video is strict: the codec stops at the least error. At the first one, the whole video is
+    surveyed for errors, and a tolerant pass, which conceals them as players do, goes on from there.
+
     threads: of the codec; 0 leaves it to the codec. plain: see PictureMaker.
     Raises VideoError when the file is missing, empty or no video.
     """
@@ -68,7 +66,8 @@ class Decoder:
         self.path = path
         self.maker = PictureMaker(self._source.aspect, threads, plain)
         self._fresh = True
-        self._count = _Count()
+        self._count = Count()
+        self._errors: Errors | None = None
 
     def __enter__(self) -> Decoder:
         return self
@@ -101,9 +100,52 @@ class Decoder:
     def frames(self, start: float = 0.0) -> Iterator[Frame]:
         """Frames in the order of showing. start: seconds; where the packets tell, most of what comes before it is
         skipped without being decoded. Iterate to the end for `damage`."""
+        entry = self._entry(start) if start > ENTRY_MARGIN else None
+        given, last = 0, -1.0
+        if not self._suspicious:
+            try:
+                for frame in self._pass(entry, strict=True):
+                    given, last = given + 1, frame.time
+                    yield frame
+                return
+            except Trouble:
+                pass
+        self._errors = self._errors or self._survey()
+        for frame in self._pass(None, strict=False):
+            if frame.number >= given if entry is None else frame.time > last:
+                yield frame
+
+    @property
+    def _suspicious(self) -> bool:
+        table = self._source.table
+        return bool(self._errors or table.corrupt or table.gaps)
+
+    def begin(self, strict: bool, threads: int | None = None) -> Any:
+        """The codec, at the beginning, in a state that has seen nothing. strict: it stops at the least error."""
+        if not self._fresh or self._source.table.packets is None:
+            self._source.again()
+        self._fresh = False
+        context = self._source.context
+        if strict:
+            context.options = {"err_detect": "explode"}
+        if threads is not None:
+            context.thread_count = threads
+        return context
+
+    def _survey(self) -> Errors:
+        """All errors of the video, each at its packet, as a single thread meets them."""
+        context = self.begin(strict=True, threads=1)
+        errors = Errors()
+        for packet in self._source.packets():
+            errors.look(context, packet)
+        errors.look(context, None)
+        return errors
+
+    def _pass(self, entry: tuple[int, int] | None, strict: bool) -> Iterator[Frame]:
+        """Frames with their neighbours. Raises Trouble at the first error of a strict pass."""
         held: Frame | None = None
         before = None
-        for frame in self._timed(start):
+        for frame in self._timed(entry, strict):
             if held is not None:
                 held._after = frame._raw
                 yield held
@@ -118,31 +160,21 @@ class Decoder:
         if held is not None:
             yield held
 
-    def begin(self) -> None:
-        """Makes sure that decoding starts at the beginning, with a decoder that has seen nothing."""
-        if not self._fresh or self._source.table.packets is None:
-            self._source.again()
-        self._fresh = False
-
-    def _timed(self, start: float) -> Iterator[Frame]:
-        self.begin()
+    def _timed(self, entry: tuple[int, int] | None, strict: bool) -> Iterator[Frame]:
+        context = self.begin(strict)
         source = self._source
-        self._count = _Count()
+        self._count = Count()
         times = FrameTimes(source.unit, source.rate, source.restarts)
-        entry = self._entry(start) if start > ENTRY_MARGIN else None
         if entry is None:
-            stamped: Iterator[tuple[tuple[Any, int], int | None]] = (
-                (pair, pair[0].pts) for pair in self._decoded(source.packets())
-            )
+            decoded = self._decoded(context, source.packets(), strict)
         else:
             first, stamp = entry
             times(first)
             self._count.whole = False
-            stamped = (
-                (pair, pair[0].pts)
-                for pair in self._decoded(source.packets(stamp))
-                if pair[0].pts is not None and pair[0].pts >= stamp
-            )
+            # What is shown before a key frame and stored behind it refers to frames before the key frame.
+            packets = source.packets(stamp)
+            decoded = (pair for pair in self._decoded(context, packets, strict) if (pair[0].pts or first) >= stamp)
+        stamped: Iterator[tuple[tuple[Any, int], int | None]] = ((pair, pair[0].pts) for pair in decoded)
         if self.reorders_by_decoding_times:
             stamped = sorted_stamps(stamped)
         for number, ((raw, state), stamp_of_frame) in enumerate(stamped):
@@ -155,13 +187,18 @@ class Decoder:
         """Whether the file tells when frames are decoded and not when they are shown: AVI, and what was made of it."""
         return bool(self._source.context.has_b_frames) and self._source.table.tell_decoding
 
-    def _decoded(self, packets: Iterator[Any]) -> Iterator[tuple[Any, int]]:
-        """Frames and their states, in the order of showing, with damage counted."""
-        context, count = self._source.context, self._count
-        gaps = self._source.table.gaps
+    def _decoded(self, context: Any, packets: Iterator[Any], strict: bool) -> Iterator[tuple[Any, int]]:
+        """Frames and their states, in the order of showing. Raises Trouble at the first error of a strict pass."""
+        if strict:
+            for packet in packets:
+                yield from ((frame, SOUND) for frame in strictly(context, packet))
+            yield from ((frame, SOUND) for frame in strictly(context, None))
+            return
+        errors = self._errors or Errors()
+        suspects = errors.stamps | self._source.table.gaps
         for packet in packets:
-            yield from count.states(_decode(context, packet, count), gaps)
-        yield from count.states(_decode(context, None, count), gaps)
+            yield from self._count.states(tolerantly(context, packet), errors.stamps, suspects)
+        yield from self._count.states(tolerantly(context, None), errors.stamps, suspects)
 
     def index(self) -> PacketIndex:
         """What the packets tell of the frames. Raises Unseekable where they do not tell all."""
@@ -189,79 +226,19 @@ class Decoder:
     def damage(self) -> Damage:
         """What was found in the last iteration, final when that has reached its end."""
         source, count = self._source, self._count
-        decoded, times = len(count.times), np.asarray(count.times)
         cut = bool(bytes_missing(self.path))
+        if not count.whole and self._errors is None:
+            return Damage(len(count.times), truncated=cut, whole=False)
+        errors = self._errors.number if self._errors is not None else 0
+        decoded, times = len(count.times), np.asarray(count.times)
         missing = count.missing_in_gaps(times)
-        if source.codec not in UNCOUNTED and source.is_indexed and (count.errors or count.corrupt or cut):
+        if source.format == MOV and (errors or count.corrupt or cut):
             missing = max(missing, self.likely - decoded)
-        if count.whole and source.promised and source.is_indexed:
+        if source.promised and source.is_indexed:
             absent = source.promised - len(source.table.stamps) - source.table.empty
             # Encoders miscount by one or two.
             missing += absent if absent > 1 + 0.01 * source.promised else 0
         elif cut and source.format == MATROSKA and decoded:
             missing = max(missing, round((source.duration - float(times[-1])) * source.rate) - 1)
         missing = max(0, missing)
-        return Damage(decoded + missing, count.corrupt, missing, count.errors, cut, count.whole)
-
-
-class _Count:
-    """What happens while a video is decoded."""
-
-    def __init__(self) -> None:
-        self.times = array("d")
-        self.errors = 0
-        self.corrupt = 0
-        self.whole = True
-        self._doubtful = False
-        self._trouble = 0
-        self._frames = 0
-        self._troubled: list[int] = []  # frames that a gap of the decoder's making may precede
-
-    def error(self) -> None:
-        self.errors += 1
-        self._doubtful = True
-        self._trouble = TROUBLE_FRAMES
-
-    def states(self, frames: list[Any], gaps: frozenset[int]) -> Iterator[tuple[Any, int]]:
-        """Frames as they come out, each with its state. gaps: stamps of frames before which bytes are missing."""
-        for frame in frames:
-            if frame.pts in gaps:
-                self._doubtful = True
-                self._trouble = TROUBLE_FRAMES
-            if frame.is_corrupt:
-                self.corrupt += 1
-                self._doubtful = True
-                self._trouble = TROUBLE_FRAMES
-                state = DAMAGED
-            else:
-                if frame.key_frame:
-                    self._doubtful = False
-                state = DOUBTFUL if self._doubtful else SOUND
-            if self._trouble:
-                self._trouble -= 1
-                self._troubled.append(self._frames)
-            self._frames += 1
-            yield frame, state
-
-    def missing_in_gaps(self, times: np.ndarray) -> int:
-        """Frames missing where steps between `times` are long after trouble."""
-        if len(times) < 3:
-            return 0
-        steps = np.diff(times)
-        usual = float(np.median(steps))
-        if usual <= 0:
-            return 0
-        looked = np.asarray(self._troubled, dtype=np.int64) - 1
-        long = steps[looked[looked >= 0]]
-        return int(np.round(long[long > GAP * usual] / usual - 1).sum())
-
-
-def _decode(context: Any, packet: Any, count: _Count) -> list[Any]:
-    """The frames that come out with a packet; None for the end."""
-    try:
-        return list(context.decode(packet))
-    except av.EOFError:
-        return []
-    except (av.FFmpegError, ValueError):
-        count.error()
-        return []
+        return Damage(decoded + missing, count.corrupt, missing, errors, cut)

@@ -13,11 +13,10 @@ from clipcap_video.video.clock import FrameTimes
 
 NO_STAMP = -(2**63)
 # Containers that give each packet the time at which its frame is shown, and lead to a packet by its time.
-INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+MOV, MATROSKA, AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
+INDEXED = (MOV, MATROSKA, AVI)
 # Codecs with packets that hold one shown frame each. VP8 has packets that are never shown.
 SEEKABLE = ("h264", "hevc", "mpeg4", "vp9", "mjpeg", "prores", "dnxhd", "ffv1")
-# Codecs of which a packet may hold no frame, or several.
-UNCOUNTED = ("libvpx", "vp8", "vp7", "vp6", "vp6f", "vp6a", "vp9", "libvpx-vp9", "theora", "mpeg4", "gif", "apng")
 # Bytes between two neighbouring packets of a Matroska file, beyond which something may have been lost between them.
 MOST_BETWEEN = 256
 

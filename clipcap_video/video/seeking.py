@@ -57,10 +57,8 @@ class IndexedVideo:
 
     def _decoded(self, needed: np.ndarray, wanted: dict[int, int]) -> Iterator[Any]:
         """Frames of the `needed` packets; of those not `wanted`, the ones that others refer to."""
-        self._decoder.begin()
-        context = self._source.context
         # Damage is not to be hidden: what a whole decoding makes of it is what counts.
-        context.options = {"err_detect": "explode"}
+        context = self._decoder.begin(strict=True)
         stamps = self.index.stamps.tolist()
         last = int(np.flatnonzero(needed)[-1])
         entry = None  # the stamp of the key frame that this run of packets began with

@@ -14,7 +14,7 @@ import av
 from clipcap_video.errors import VideoError
 from clipcap_video.video.damage import begins_as_video, bytes_missing
 from clipcap_video.video.files import PICTURE_SUFFIXES, shown
-from clipcap_video.video.packets import INDEXED, PacketTable, TableBuilder
+from clipcap_video.video.packets import INDEXED, MATROSKA, PacketTable, TableBuilder
 
 # Damaged videos become a VideoError or a count of ours; what FFmpeg would print says no more and names no file.
 av.logging.set_level(None)
@@ -25,7 +25,6 @@ SMALL = 2**24
 # Streams that are no video of their own: covers, thumbnails, layers of another stream.
 SIDE_PICTURES = ("attached_pic", "timed_thumbnails", "dependent")
 CLOCK_RESTARTS = ("mpegts", "mpeg", "vob")
-MATROSKA = "matroska,webm"
 
 
 class Source:
