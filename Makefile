@@ -35,15 +35,16 @@ starter: env
 	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/
 
 test: env
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-all: env
-	$(BIN)/python -m pytest -q -m ''
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m ''
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -56,12 +56,12 @@ def small_vlm() -> float:
 
 def clip_and_gpt2(precision: str, beams: int) -> tuple[float, float]:
     """Seconds of one caption, and the floor of that in seconds."""
-    from clipcap_video.captioner import Captioner
+    from clipcap_video.captioning.captioner import Captioner
     from clipcap_video.decoding import DecodingSettings
-    from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
     from clipcap_video.models.checkpoint import CheckpointInfo
     from clipcap_video.models.language_model import fuse_activations
-    from clipcap_video.models.mapping import MappingConfig
+    from clipcap_video.models.mapping.base import MappingConfig
+    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 
     encoder = our_encoder("bf16")
     model = language_model()

@@ -92,9 +92,9 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     from clipcap_video.decoding import DecodingSettings
     from clipcap_video.decoding.search import decode
     from clipcap_video.devices import autocast, pick_device
-    from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner, PrefixDecoding
     from clipcap_video.models.language_model import fuse_activations, keep_in
-    from clipcap_video.models.mapping import MappingConfig
+    from clipcap_video.models.mapping.base import MappingConfig
+    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner, PrefixDecoding
 
     model = language_model()
     fuse_activations(model)

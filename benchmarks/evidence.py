@@ -20,15 +20,16 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from clipcap_video.captioner import Captioner
+from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.cli import run_command
-from clipcap_video.datasets.packing import stack_features
-from clipcap_video.datasets.records import read_annotations, select
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.records import select
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.forced import forced_logprobs
-from clipcap_video.features import open_features
+from clipcap_video.features.batching import stack_features
+from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.captioning import cider
-from clipcap_video.models.mapping import Attention
+from clipcap_video.models.mapping.transformer import Attention
 
 Frames = list[np.ndarray]
 Ranking = Callable[[Frames, list[list[int]]], list[np.ndarray]]

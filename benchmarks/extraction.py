@@ -101,7 +101,7 @@ def reference(videos: list[Path]) -> tuple[float, np.ndarray]:
 
 def ours(videos: list[Path], key_frames: bool = False) -> tuple[float, int]:
     """Seconds and frames of our extraction, encoder and threads warm as in the middle of a long run."""
-    from clipcap_video.extraction import extract
+    from clipcap_video.features.extract import extract
     from clipcap_video.video.sampling import SamplingSpec
 
     encoder = our_encoder("bf16")

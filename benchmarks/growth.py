@@ -48,7 +48,7 @@ def clocked(work: Callable[[], object]) -> float:
 
 
 def extraction(videos: list[Path], out: Path, sampling: str = "uniform") -> float:
-    from clipcap_video.extraction import extract
+    from clipcap_video.features.extract import extract
     from clipcap_video.video.sampling import SamplingSpec
 
     spec = SamplingSpec("fps", fps=1) if sampling == "fps" else SamplingSpec("uniform", 8)
@@ -59,7 +59,8 @@ def extraction(videos: list[Path], out: Path, sampling: str = "uniform") -> floa
 
 def make_features(folder: Path, count: int) -> None:
     """Features and annotations of `count` videos with five captions each, and a language model."""
-    from clipcap_video.features import Fingerprint, write_features
+    from clipcap_video.features.fingerprint import Fingerprint
+    from clipcap_video.features.store import write_features
     from clipcap_video.models.language_model import create_language_model
     from clipcap_video.video.sampling import SamplingSpec
 
@@ -80,8 +81,8 @@ def make_features(folder: Path, count: int) -> None:
 
 def training(folder: Path) -> float:
     quiet_libraries()
-    from clipcap_video.training.captioning import train
     from clipcap_video.training.config import TrainConfig
+    from clipcap_video.training.run import train
 
     config = TrainConfig(
         data=folder / "features", caption=[folder / "data.json"], lm=str(folder / "lm"), out_dir=folder / "out",
@@ -94,7 +95,7 @@ def captioning(folder: Path) -> float:
     quiet_libraries()
     from clipcap_video import Captioner
     from clipcap_video.decoding import DecodingSettings
-    from clipcap_video.features import open_features
+    from clipcap_video.features.layouts import open_features
 
     captioner = Captioner.from_pretrained(folder / "out", device="cpu")
     store = open_features(folder / "features")

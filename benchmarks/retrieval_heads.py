@@ -24,11 +24,13 @@ import numpy as np
 import torch
 
 from clipcap_video.datasets.records import VideoRecord, select
-from clipcap_video.features import open_features
+from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.bootstrap import resample_weights
 from clipcap_video.metrics.retrieval import rank
-from clipcap_video.models.retrieval import RetrievalModel
-from clipcap_video.training.retrieval import (
+from clipcap_video.retrieval.config import RetrievalTrainConfig
+from clipcap_video.retrieval.data import RetrievalData
+from clipcap_video.retrieval.model import RetrievalModel
+from clipcap_video.retrieval.train import (
     annotated,
     embed_split,
     encode_texts,
@@ -36,8 +38,6 @@ from clipcap_video.training.retrieval import (
     train_retrieval,
     with_captions,
 )
-from clipcap_video.training.retrieval_config import RetrievalTrainConfig
-from clipcap_video.training.retrieval_data import RetrievalData
 
 RECALLS = (1, 5, 10)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from clipcap_video.devices import autocast, pick_device
-from clipcap_video.models.retrieval import RetrievalBatch, RetrievalConfig, RetrievalModel
-from clipcap_video.models.video_clip import VideoClip
+from clipcap_video.retrieval.model import RetrievalBatch, RetrievalConfig, RetrievalModel
+from clipcap_video.retrieval.video_clip import VideoClip
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

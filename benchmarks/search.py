@@ -22,7 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from tqdm import tqdm
 
-from clipcap_video.features import Fingerprint, open_features, write_features
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.features.layouts import open_features
+from clipcap_video.features.store import write_features
 from clipcap_video.search.index import SearchIndex, fresh_index, index_folder, update_index
 from clipcap_video.search.ranking import search
 from clipcap_video.search.searching import PlainEmbedder

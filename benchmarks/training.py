@@ -42,9 +42,9 @@ def features(videos: int) -> torch.Tensor:
 
 
 def captioner(only_prefix: bool, packed: bool) -> Any:
-    from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
     from clipcap_video.models.language_model import fuse_activations
-    from clipcap_video.models.mapping import MappingConfig
+    from clipcap_video.models.mapping.base import MappingConfig
+    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 
     model = language_model().requires_grad_(True)
     if packed:
@@ -80,8 +80,8 @@ def reference(rows: int, only_prefix: bool, steps: int) -> float:
 
 def ours(videos: int, only_prefix: bool, steps: int, precision: str) -> tuple[float, float]:
     """Seconds a step of `videos` with 20 captions each, and its floor in seconds."""
-    from clipcap_video.datasets.packing import pack
     from clipcap_video.devices import autocast, pick_device
+    from clipcap_video.models.packing import pack
     from clipcap_video.training.optimisation import make_optimizer, parameter_groups
     from clipcap_video.training.setup import prepare_language_model
 

@@ -87,7 +87,8 @@ def second_run(folder: Path) -> tuple[float, float | None]:
 
 def training_data(folder: Path) -> list[str | Path]:
     """5,000 videos of 20 captions each, a small language model with a vocabulary of its own: options that use them."""
-    from clipcap_video.features import Fingerprint, write_features
+    from clipcap_video.features.fingerprint import Fingerprint
+    from clipcap_video.features.store import write_features
     from clipcap_video.models.language_model import create_language_model
     from clipcap_video.video.sampling import SamplingSpec
 

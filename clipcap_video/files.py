@@ -1,9 +1,10 @@
-"""Files that appear under their names only when they are whole."""
+"""Files that appear under their names only when they are whole, and the order of names with numbers in them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,3 +21,14 @@ def whole_file(file: Path) -> Iterator[Path]:
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def natural_key(video_id: str) -> tuple[tuple[int, int | str], ...]:
+    """Sorts video2 before video10."""
+    # re.split with a group puts the digits at the odd places.
+    parts = re.split(r"([0-9]+)", video_id)
+    return tuple((0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts))
+
+
+def sorted_ids(ids: Iterable[str]) -> list[str]:
+    return sorted(ids, key=natural_key)

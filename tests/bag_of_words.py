@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import clipcap_video.encoders as encoders
-import clipcap_video.training.captioning as captioning
-import clipcap_video.training.retrieval as retrieval
+import clipcap_video.retrieval.train as retrieval
+import clipcap_video.training.run as captioning
 
 
 class BagOfWords:

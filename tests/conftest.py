@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_pictures() -> Iterator[None]:
-    """Curves take longer to draw than tiny models to train; tests/test_curves.py draws them."""
+    """Curves take longer to draw than tiny models to train; tests/training/test_curves.py draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clipcap_video.training.log.draw_curves", lambda metrics, picture: picture.touch())
         yield

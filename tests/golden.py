@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipcap_video.features import open_features
+from clipcap_video.features.layouts import open_features
 
 ARCHIVES = Path(__file__).parent / "data" / "golden"
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import clipcap_video.training.loop as loop
-from clipcap_video.training.captioning import train
 from clipcap_video.training.loop import TrainingSummary
+from clipcap_video.training.run import train
 
 
 def differing_weights(

@@ -20,9 +20,9 @@ import typer
 
 from clipcap_video import cli
 from clipcap_video.metrics import java
+from tests.cli.test_cli import run
 from tests.clips import write_clip
 from tests.documents import ROOT, SCRIPTS, Shown, World, commands_of, python_of
-from tests.test_cli import run
 from tests.tiny import write_annotations
 from tests.tiny_clip import save_tiny_clip
 

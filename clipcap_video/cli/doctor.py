@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -66,7 +66,7 @@ def _examine(config: DoctorConfig) -> int:
     import os
 
     from clipcap_video.doctor import Limits, describe, examine
-    from clipcap_video.runs import record_run
+    from clipcap_video.runs.record import record_run
 
     examination = examine(
         config.videos or [],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -55,9 +55,10 @@ def _evaluate(config: EvaluateConfig) -> Path:
     The figures are those of the COCO caption evaluation that papers report. METEOR needs Java; without it the
     other figures come out the same and METEOR is left out.
     """
-    from clipcap_video.datasets.records import read_annotations, under_names
+    from clipcap_video.captioning.predictions import PredictionFile, load_captions_and_split
+    from clipcap_video.datasets.annotations import read_annotations
+    from clipcap_video.datasets.matching import under_names
     from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
-    from clipcap_video.predictions import PredictionFile, load_captions_and_split
 
     captions, own_split = load_captions_and_split(config.predictions)
     split = config.split or own_split
@@ -72,8 +73,8 @@ def _evaluate(config: EvaluateConfig) -> Path:
     print(describe_scores(scores))
     print(f"written to {out}")
     if curve is not None:
-        from clipcap_video.export.confidence import draw_confidence_curve
         from clipcap_video.metrics.confidence import confidence_curve, describe_curve
+        from clipcap_video.report.confidence_picture import draw_confidence_curve
 
         bins, correlation = confidence_curve(sure, scores.per_video)
         print(describe_curve(bins, correlation))

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -77,8 +77,8 @@ class ExtractConfig:
     )
 
     def __post_init__(self) -> None:
-        from clipcap_video.defaults import FEATURES, PROGRAM_FEATURES
         from clipcap_video.errors import ClipcapError
+        from clipcap_video.runs.defaults import FEATURES, PROGRAM_FEATURES
 
         if Path(self.encoder).is_file():
             self.encoder = str(Path(self.encoder).resolve())
@@ -99,9 +99,9 @@ def _extract(config: ExtractConfig) -> None:
     skipped, so a run that was stopped goes on where it was. A video that cannot be read is listed with the reason in
     OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml repeats the run.
     """
-    from clipcap_video.datasets.records import count_ids, read_annotations
-    from clipcap_video.datasets.videos import match_videos
-    from clipcap_video.extraction_plan import Request, clear_leftovers, missing_videos
+    from clipcap_video.datasets.annotations import read_annotations
+    from clipcap_video.datasets.matching import count_ids, match_videos
+    from clipcap_video.features.resume import Request, clear_leftovers, missing_videos
     from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec, Span
 
@@ -127,10 +127,11 @@ def _extract(config: ExtractConfig) -> None:
         return
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
-    from clipcap_video.export.hdf5 import check_replaceable, write_hdf5
-    from clipcap_video.extraction import FAILURES_FILE, extract, fingerprint_of, plan_extraction
-    from clipcap_video.features import open_features
-    from clipcap_video.runs import RUN_FILE, options_of, videos_digest, write_run
+    from clipcap_video.features.extract import FAILURES_FILE, extract, fingerprint_of, plan_extraction
+    from clipcap_video.features.hdf5 import check_replaceable, write_hdf5
+    from clipcap_video.features.layouts import open_features
+    from clipcap_video.runs.options import options_of
+    from clipcap_video.runs.record import RUN_FILE, videos_digest, write_run
 
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})

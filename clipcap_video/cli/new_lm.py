@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -29,7 +29,8 @@ def _new_lm(config: NewLmConfig) -> Path:
     For machines where no pre-trained language model can be had, or where it would be too large: train_vtt.py --lm OUT,
     without --only_prefix and with --lm_lr as high as --lr, trains it from scratch together with the mapping network.
     """
-    from clipcap_video.datasets.records import read_annotations, select
+    from clipcap_video.datasets.annotations import read_annotations
+    from clipcap_video.datasets.records import select
     from clipcap_video.models.language_model import create_language_model
 
     records = select(read_annotations(config.caption), config.split)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass

@@ -6,8 +6,8 @@ import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -52,7 +52,7 @@ def _report(config: ReportConfig) -> Path:
     annotations are given, and how much each frame mattered for the caption where features are; to be sorted, filtered
     and searched.
     """
-    from clipcap_video.page import make_page
+    from clipcap_video.report.run import make_page
 
     notes = make_page(
         config.predictions,

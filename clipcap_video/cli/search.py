@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -47,7 +47,7 @@ def _search(config: SearchConfig) -> None:
     text, like = config.text, config.like
     if (text is None) == (like is None):
         raise ClipcapError("give either a text to search for, or a video with --like")
-    from clipcap_video.export.report import format_seconds
+    from clipcap_video.report.page import format_seconds
     from clipcap_video.search.searching import VideoSearch
 
     videos = VideoSearch(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clipcap_video.captioning.config import chosen_settings
 from clipcap_video.cli.caption import as_in_infer, load_captioner
-from clipcap_video.cli.infer import chosen_settings
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
+from clipcap_video.cli.command import command_of
+from clipcap_video.runs.options import option
 
 
 @dataclass
@@ -51,7 +51,7 @@ def _serve(config: ServeConfig) -> None:
     Needs Gradio: pip install 'clipcap-video[web]'. Videos stay on this machine, and what was dropped is deleted when
     the page ends.
     """
-    from clipcap_video.inference import suited
+    from clipcap_video.captioning.run import suited
     from clipcap_video.web.page import Address, serve
 
     settings = chosen_settings(config)

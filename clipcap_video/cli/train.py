@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clipcap_video.cli.options import command_of
+from clipcap_video.cli.command import command_of
 from clipcap_video.training.config import TrainConfig
 
 
@@ -15,8 +15,8 @@ def _train(config: TrainConfig) -> None:
     OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, OUT_DIR/metrics.jsonl with its picture curves.png, and OUT_DIR/run.yaml,
     which repeats the run. Ctrl-C saves; --resume goes on.
     """
-    from clipcap_video.training.captioning import train
     from clipcap_video.training.plan import plan_training
+    from clipcap_video.training.run import train
 
     if config.dry_run:
         print(plan_training(config).describe())

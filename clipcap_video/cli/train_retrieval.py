@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.cli.options import command_of
-from clipcap_video.training.config import option
-from clipcap_video.training.retrieval_config import RetrievalTrainConfig
+from clipcap_video.cli.command import command_of
+from clipcap_video.retrieval.config import RetrievalTrainConfig
+from clipcap_video.runs.options import option
 
 
 def _train(config: RetrievalTrainConfig) -> None:
@@ -19,7 +19,7 @@ def _train(config: RetrievalTrainConfig) -> None:
     frames. Leaves the checkpoints OUT_DIR/best and OUT_DIR/last, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume goes
     on.
     """
-    from clipcap_video.training.retrieval import train_retrieval as train
+    from clipcap_video.retrieval.train import train_retrieval as train
 
     summary = train(config)
     if not summary.finished:
@@ -61,7 +61,7 @@ def _evaluate(config: RetrievalEvaluationConfig) -> Path:
 
     Prints R@1, R@5, R@10, median and mean rank both ways, beside what guessing gives.
     """
-    from clipcap_video.training.retrieval_evaluation import evaluate_checkpoint
+    from clipcap_video.retrieval.evaluate import evaluate_checkpoint
 
     scores = evaluate_checkpoint(config)
     out = config.out or config.model_dir / f"retrieval_{config.split}.json"

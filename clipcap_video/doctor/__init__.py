@@ -10,7 +10,7 @@ from clipcap_video.doctor.dataset import compare_videos, equal_files_across_spli
 from clipcap_video.doctor.features import StoreFacts, compare_features, examine_features, examine_model
 from clipcap_video.doctor.findings import Examination, Finding, describe
 from clipcap_video.doctor.videos import Limits, examine_videos
-from clipcap_video.features import natural_key, sorted_ids
+from clipcap_video.files import natural_key, sorted_ids
 from clipcap_video.video.files import search, shown, skipped_note, video_id
 
 __all__ = ["Examination", "Finding", "Limits", "describe", "examine"]

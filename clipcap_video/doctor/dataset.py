@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipcap_video.datasets.records import SplitOverlap, VideoRecord, read_annotations
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.records import SplitOverlap, VideoRecord
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import ClipcapError
 

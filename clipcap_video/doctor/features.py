@@ -11,18 +11,14 @@ import numpy as np
 
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import (
-    HDF5_SUFFIXES,
-    SUFFIX,
-    Fingerprint,
-    VideoFeatures,
-    open_features,
-    read_features,
-    read_header,
-    sorted_ids,
-)
-from clipcap_video.models.captioner import CaptionerConfig
+from clipcap_video.features.base import VideoFeatures
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.features.hdf5 import HDF5_SUFFIXES
+from clipcap_video.features.layouts import open_features
+from clipcap_video.features.store import SUFFIX, read_features, read_header
+from clipcap_video.files import sorted_ids
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint, read_config
+from clipcap_video.models.prefix import CaptionerConfig
 
 
 @dataclass

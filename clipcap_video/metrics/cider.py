@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from clipcap_video.metrics import ptb
+
 LONGEST = 4  # n-grams of 1 to 4 words
 SIGMA = 6.0  # of the Gaussian penalty on a difference in length
 
@@ -80,3 +82,13 @@ def count_ngrams(words: Sequence[str]) -> Counter[Ngram]:
     return Counter(
         tuple(words[start : start + size]) for size in range(1, LONGEST + 1) for start in range(len(words) - size + 1)
     )
+
+
+# Counts as the last word of a caption. Without it nothing would speak against one that ends in the middle.
+END = "</s>"
+
+
+def caption_words(caption: str, ended: bool = True) -> list[str]:
+    """The words that the official metrics would count, and one more for the end where there is one."""
+    words = ptb.tokenize(caption).split()
+    return [*words, END] if ended else words

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.decoding.protocol import StepModel
-from clipcap_video.features import Fingerprint
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.models.packing import PackedCaptions
 
 LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
 

@@ -22,10 +22,8 @@ from torch import Tensor, nn
 
 from clipcap_video.encoders.weights import read_state_dict
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import Fingerprint
+from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.models.base import CaptionModel
-from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
-from clipcap_video.models.consensus import CONSENSUS
 from clipcap_video.models.language_model import (
     digest_language_model,
     language_model_from_config,
@@ -33,13 +31,15 @@ from clipcap_video.models.language_model import (
     load_tokenizer,
 )
 from clipcap_video.models.legacy import find_legacy
-from clipcap_video.models.mapping import MappingConfig
+from clipcap_video.models.mapping.base import MappingConfig
+from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
 
 CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
 # Options of a run that name places on the machine that trained it.
 PATHS = ("data", "caption", "out_dir", "init_from", "videos", "encoder_weights")
 ENCODER_WEIGHTS = "encoder.safetensors"
+CONSENSUS = "consensus.safetensors"
 
 # kind of model -> what reads its configuration
 CONFIGS: dict[str, Callable[[dict[str, Any]], CaptionerConfig | RecurrentConfig]] = {

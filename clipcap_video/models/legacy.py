@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.language_model import digest_language_model, load_language_model
-from clipcap_video.models.mapping import MappingConfig
+from clipcap_video.models.mapping.base import MappingConfig
+from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 
 FRAMES = 28  # of each video, in the MSR-VTT program's features
 STOP_TEXT = "."

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from clipcap_video.datasets.packing import PackedCaptions
 from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import Fingerprint
+from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.packing import PackedCaptions
 
 # name -> layers that read a whole sequence at once, and one layer that takes one step
 CELLS: dict[str, tuple[Callable[..., nn.RNNBase], Callable[..., nn.RNNCellBase]]] = {

@@ -26,9 +26,10 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from clipcap_video.datasets.packing import thin_frames
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import FeatureStore, Fingerprint, VideoFeatures, check_fingerprints
+from clipcap_video.features.base import FeatureStore, VideoFeatures
+from clipcap_video.features.batching import thin_frames
+from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.files import whole_file
 
 VERSION = "1"

@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from clipcap_video.datasets.packing import stack_features, thin_frames
 from clipcap_video.devices import pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, NoTextSide
-from clipcap_video.extraction import extract, fitting_encoder
-from clipcap_video.features import Fingerprint, VideoFeatures, check_fingerprints, open_features
+from clipcap_video.features.base import VideoFeatures
+from clipcap_video.features.batching import stack_features, thin_frames
+from clipcap_video.features.extract import extract, fitting_encoder
+from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
+from clipcap_video.features.layouts import open_features
 from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
 from clipcap_video.search.index import index_folder as default_folder
 from clipcap_video.search.ranking import SearchHit, search
 
 if TYPE_CHECKING:
-    from clipcap_video.models.retrieval import RetrievalModel
+    from clipcap_video.retrieval.model import RetrievalModel
 
 
 class PlainEmbedder:
@@ -184,7 +186,7 @@ class VideoSearch:
 
 
 def _load_embedder(model_dir: Path, device: torch.device) -> ModelEmbedder:
-    from clipcap_video.models.retrieval_checkpoint import load_retrieval
+    from clipcap_video.retrieval.model import load_retrieval
 
     model, info = load_retrieval(model_dir)
     if not model.separable:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipcap_video.datasets.packing import PackedCaptions, pack, thin_frames
 from clipcap_video.datasets.records import VideoRecord
-from clipcap_video.features import FeatureStore
+from clipcap_video.features.base import FeatureStore
+from clipcap_video.features.batching import thin_frames
+from clipcap_video.models.packing import PackedCaptions, pack
 
 
 class TokenTexts:

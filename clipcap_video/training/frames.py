@@ -12,7 +12,8 @@ import numpy as np
 from clipcap_video.devices import pick_device
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import FeatureShape, FeatureStore, Fingerprint, VideoFeatures
+from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures
+from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.video.files import find_all_videos
 
@@ -63,7 +64,7 @@ def open_frames(config: TrainConfig, features: FeatureStore) -> FrameStore:
 
     Raises ClipcapError when the features do not say how they were made, or no video is there.
     """
-    from clipcap_video.extraction import fitting_encoder
+    from clipcap_video.features.extract import fitting_encoder
 
     fingerprint = features.fingerprint
     if fingerprint is None:

@@ -19,14 +19,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.runs import RUN_FILE, options_of, write_run
+from clipcap_video.runs.options import options_of
+from clipcap_video.runs.record import RUN_FILE, write_run
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import RunLog
-from clipcap_video.training.optimisation import (
-    WeightAverage,
-    seed_step,
-    set_learning_rate,
-)
+from clipcap_video.training.optimisation import WeightAverage, seed_step, set_learning_rate
 from clipcap_video.training.state import Progress, load_state, save_state
 
 

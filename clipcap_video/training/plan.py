@@ -13,9 +13,9 @@ import torch
 
 from clipcap_video.devices import peak_device_memory
 from clipcap_video.models.checkpoint import read_config, trained_weights
-from clipcap_video.plan import BUDGET_SECONDS, Plan, peak_memory
-from clipcap_video.training.captioning import CaptioningRun, prepare
+from clipcap_video.runs.plan import BUDGET_SECONDS, Plan, peak_memory
 from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.run import CaptioningRun, prepare
 from clipcap_video.training.setup import EVAL_ENTRY_LENGTH
 from clipcap_video.training.validation import validate
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from clipcap_video.datasets.records import VideoRecord, match_features, normal_split, read_annotations, select
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.matching import match_features
+from clipcap_video.datasets.records import VideoRecord, normal_split, select
 from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import FeatureStore, check_fingerprints
+from clipcap_video.features.base import FeatureStore
+from clipcap_video.features.fingerprint import check_fingerprints
 from clipcap_video.models.base import CaptionModel
-from clipcap_video.models.captioner import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.checkpoint import (
     CheckpointInfo,
     find_checkpoint,
@@ -25,7 +27,8 @@ from clipcap_video.models.checkpoint import (
 )
 from clipcap_video.models.language_model import digest_language_model, keep_in, load_language_model
 from clipcap_video.models.legacy import STOP_TEXT
-from clipcap_video.models.mapping import MappingConfig
+from clipcap_video.models.mapping.base import MappingConfig
+from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
 from clipcap_video.models.vocabulary import subword_tokenizer, word_tokenizer
 from clipcap_video.training.config import TrainConfig

@@ -10,6 +10,8 @@ T = TypeVar("T")
 
 # Seconds: where a container's clock may restart, a longer step is such a restart (ffmpeg's -dts_delta_threshold).
 LONGEST_STEP = 10.0
+# A step back by more frames than this is a restart; a shorter one is of frames that came out of order behind damage.
+MOST_BACK = 8
 # Frames that a codec may hold back to reorder them.
 MOST_REORDERED = 16
 
@@ -18,7 +20,7 @@ class FrameTimes:
     """Seconds from the first frame shown to each, asked in the order of showing; they never decrease.
 
     unit: seconds of a stamp. rate: frames a second, for frames without a stamp. restarts: whether a long step of the
-    stamps is a restart of the clock (MPEG streams), and no pause. A step back always is one.
+    stamps is a restart of the clock (MPEG streams), and no pause. A step back of more than MOST_BACK frames always is.
     """
 
     def __init__(self, unit: float, rate: float, restarts: bool) -> None:
@@ -37,9 +39,10 @@ class FrameTimes:
         if stamp is None:
             self._time = max(self._time, expected)
             return self._time
-        if self._base is None or self._jumps(stamp):
+        jumps = self._jumps(stamp)
+        if self._base is None or jumps:
             self._base = stamp - round(expected / self._unit)
-        self._stamp = stamp
+        self._stamp = stamp if self._stamp is None or jumps else max(stamp, self._stamp)
         self._time = max(self._time, (stamp - self._base) * self._unit)
         self._anchor, self._since = self._time, 0
         return self._time
@@ -48,7 +51,7 @@ class FrameTimes:
         if self._stamp is None:
             return False
         step = (stamp - self._stamp) * self._unit
-        return step < 0 or (self._restarts and step > LONGEST_STEP)
+        return step < -MOST_BACK / self._rate or (self._restarts and step > LONGEST_STEP)
 
 
 def sorted_stamps(frames: Iterable[tuple[T, int | None]]) -> Iterator[tuple[T, int | None]]:

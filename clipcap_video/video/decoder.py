@@ -195,10 +195,11 @@ class Decoder:
             yield from ((frame, SOUND) for frame in strictly(context, None))
             return
         errors = self._errors or Errors()
-        suspects = errors.stamps | self._source.table.gaps
+        bad = errors.stamps | self._source.table.corrupt
+        suspects = bad | self._source.table.gaps
         for packet in packets:
-            yield from self._count.states(tolerantly(context, packet), errors.stamps, suspects)
-        yield from self._count.states(tolerantly(context, None), errors.stamps, suspects)
+            yield from self._count.states(tolerantly(context, packet), bad, suspects)
+        yield from self._count.states(tolerantly(context, None), bad, suspects)
 
     def index(self) -> PacketIndex:
         """What the packets tell of the frames. Raises Unseekable where they do not tell all."""
@@ -230,6 +231,7 @@ class Decoder:
         if not count.whole and self._errors is None:
             return Damage(len(count.times), truncated=cut, whole=False)
         errors = self._errors.number if self._errors is not None else 0
+        errors += len(source.table.corrupt)
         decoded, times = len(count.times), np.asarray(count.times)
         missing = count.missing_in_gaps(times)
         if source.format == MOV and (errors or count.corrupt or cut):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features import sorted_ids
+from clipcap_video.files import sorted_ids
 
 # Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
 VIDEO_SUFFIXES = (

@@ -30,7 +30,7 @@ class PacketTable:
     """The packets of a stream, in the order of the file.
 
     stamps: int64 [n], when each packet's frame is shown, NO_STAMP where the file does not say. keys: bool [n], whether
-    it is a key frame. hidden: how many frames an edit list hides. corrupt: packets that the container marks as damaged.
+    it is a key frame. hidden: how many frames an edit list hides. corrupt: stamps of packets marked as damaged.
     gaps: stamps of the packets before which bytes belong to no packet. empty: packets that repeat the frame before.
     packets: themselves, if kept in memory.
     """
@@ -38,7 +38,7 @@ class PacketTable:
     stamps: np.ndarray
     keys: np.ndarray
     hidden: int
-    corrupt: int
+    corrupt: frozenset[int]
     gaps: frozenset[int]
     empty: int
     packets: list[Any] | None
@@ -103,7 +103,7 @@ class TableBuilder:
         self._packets: dict[int, list[Any]] = {}
         self._facts: dict[int, list[tuple[int, bool]]] = {}
         self._hidden: dict[int, int] = {}
-        self._corrupt: dict[int, int] = {}
+        self._corrupt: dict[int, set[int]] = {}
         self._empty: dict[int, int] = {}
         self._end: int | None = None
         self._after_gap: dict[int, bool] = {}
@@ -126,7 +126,8 @@ class TableBuilder:
             self._gaps.setdefault(stream, set()).add(stamp)
         self._facts.setdefault(stream, []).append((stamp, packet.is_keyframe))
         self._hidden[stream] = self._hidden.get(stream, 0) + packet.is_discard
-        self._corrupt[stream] = self._corrupt.get(stream, 0) + packet.is_corrupt
+        if packet.is_corrupt:
+            self._corrupt.setdefault(stream, set()).add(stamp)
         if self._keep:
             self._packets.setdefault(stream, []).append(packet)
 
@@ -140,7 +141,7 @@ class TableBuilder:
             np.asarray([stamp for stamp, _ in facts], dtype=np.int64),
             np.asarray([key for _, key in facts], dtype=bool),
             self._hidden.get(stream, 0),
-            self._corrupt.get(stream, 0),
+            frozenset(self._corrupt.get(stream, ())),
             frozenset(self._gaps.get(stream, ())),
             self._empty.get(stream, 0),
             self._packets.get(stream, []) if self._keep else None,

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.captioner import Captioner
+from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.long_videos import FORMATS, caption_segments, joined, subtitles
+from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import VideoError
-from clipcap_video.long_videos import FORMATS, caption_segments, joined, subtitles
-from clipcap_video.predictions import Prediction
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
 
 MEGABYTE = 1_000_000

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from clipcap_video.captioner import Captioner
+from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.export.subtitles import clock
 from clipcap_video.video.segments import Segmentation
 from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
 

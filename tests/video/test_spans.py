@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.extraction import extract
-from clipcap_video.features import open_features
+from clipcap_video.features.extract import extract
+from clipcap_video.features.layouts import open_features
 from clipcap_video.video.decoder import Decoder
 from clipcap_video.video.reader import SampledVideo
 from clipcap_video.video.sampling import SamplingSpec, Span, choose
 from tests import clips
-from tests.test_extraction import GridEncoder
+from tests.features.test_extract import GridEncoder
 
 SPECS = [
     SamplingSpec("uniform", 4),

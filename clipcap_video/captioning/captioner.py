@@ -1,0 +1,364 @@
+"""A trained captioner as a library: from video files, or from stored features, to captions.
+
+>>> captioner = Captioner.from_pretrained("out/")            # doctest: +SKIP
+>>> prediction = captioner.caption("clip.mp4")
+>>> print(prediction.text)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+
+from clipcap_video.captioning.evidence import explain
+from clipcap_video.captioning.hub import HubModel, fetch, names_repository
+from clipcap_video.captioning.predictions import Caption, Prediction
+from clipcap_video.consensus.network import ConsensusRanker
+from clipcap_video.decoding import DecodingSettings, Hypothesis
+from clipcap_video.decoding.search import decode
+from clipcap_video.devices import autocast, pick_device, pick_precision
+from clipcap_video.encoders.base import ImageEncoder
+from clipcap_video.encoders.trainable import load_trained_layers
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import FeatureStore, VideoFeatures
+from clipcap_video.features.batching import stack_features, thin_frames
+from clipcap_video.features.extract import ExtractionSummary, encode_frames, extract, fitting_encoder
+from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
+from clipcap_video.features.layouts import open_features
+from clipcap_video.metrics.cider import caption_words
+from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.checkpoint import CONSENSUS, ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
+from clipcap_video.models.language_model import keep_in
+from clipcap_video.models.legacy import LegacyChoices, load_legacy
+from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.video.files import find_videos
+from clipcap_video.video.segments import SegmentFrames
+
+STARTER = Path(__file__).parents[1] / "starter"
+
+# Hypotheses that a consensus network has to choose among, unless the user says.
+RANKED_BEAMS = 40
+
+
+class Captioner(HubModel):
+    """Describes videos that it has not seen. Make one with `from_pretrained`.
+
+    `save_pretrained` writes it to a folder with a model card, `push_to_hub` to the Hugging Face Hub.
+    """
+
+    def __init__(
+        self, model: CaptionModel, info: CheckpointInfo, source: Path, device: torch.device, precision: str
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.info = info
+        self.source = source
+        self.device = device
+        # bf16 sums depend on the size of the batch, and with them now and then a word. A caption is to be the same
+        # whatever it is batched with, so bf16 has to be asked for; the encoder's features do not depend on it so.
+        self.precision = "fp32" if precision == "auto" else pick_precision(device, precision)
+        if isinstance(self.model, PrefixCaptioner):
+            keep_in(self.model.language_model, self.precision)
+        self.encoder_precision = pick_precision(device, precision)
+        self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
+        self._encoder: ImageEncoder | None = None
+        self.ranker = self._load_ranker()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the mixin's name for the first, which callers give by place
+        cls,
+        model_dir: str | Path | None = None,
+        *,
+        lm: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        legacy: LegacyChoices | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Captioner:
+        """The captioner in `model_dir` (a checkpoint, or the out_dir of a run); without it, the starter captioner.
+
+        model_dir: may also be a checkpoint of the ClipCap programs, or a folder of them; or a repository OWNER/NAME
+            of the Hugging Face Hub, which is fetched unless it is in the cache.
+        lm: where the frozen language model is, if not under the name that the checkpoint has; for a checkpoint of the
+            ClipCap programs, which names none, the one that it was trained with ("gpt2" unless given).
+        precision: "auto" encodes frames in bf16 where the device is fast at it, and writes captions in float32.
+        legacy: what such a checkpoint does not tell.
+        revision, token, cache_dir, force_download, local_files_only: for the Hub, as in ModelHubMixin.
+        Raises ClipcapError when the checkpoint is missing, damaged or does not fit.
+        """
+        if model_dir is not None and names_repository(model_dir):
+            model_dir = fetch(
+                str(model_dir),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+        checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
+        place = pick_device(device)
+        notes: list[str] = []
+        model: CaptionModel
+        if checkpoint.suffix == ".pt" and checkpoint.is_file():
+            model, report = load_legacy(checkpoint, lm, legacy)
+            info, notes = CheckpointInfo(), report.inferred
+        else:
+            model, info = load_checkpoint(checkpoint, lm)
+        captioner = cls(model, info, checkpoint, place, precision)
+        captioner.notes = notes
+        return captioner
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first one wins
+        self, videos: str | Path, settings: DecodingSettings | None = None
+    ) -> Prediction: ...
+
+    @overload
+    def caption(self, videos: Sequence[str | Path], settings: DecodingSettings | None = None) -> list[Prediction]: ...
+
+    def caption(
+        self, videos: str | Path | Sequence[str | Path], settings: DecodingSettings | None = None
+    ) -> Prediction | list[Prediction]:
+        """Captions of one video file, or of several, in their order; see DecodingSettings for what can be chosen.
+
+        Raises ClipcapError for the first video that cannot be read.
+        """
+        single = isinstance(videos, str | Path)
+        paths = [Path(video) for video in ([videos] if isinstance(videos, str | Path) else videos)]
+        # Ids are running numbers here, for the same file may be asked for twice.
+        numbered = {str(number): path for number, path in enumerate(paths)}
+        for path in paths:
+            find_videos(path)
+        predictions, summary = self.caption_files(numbered, settings, progress=False)
+        if summary.failures:
+            raise ClipcapError(summary.failures[0].reason)
+        named = [replace(found, video=numbered[found.video].stem) for found in predictions]
+        return named[0] if single else named
+
+    def caption_files(
+        self,
+        videos: dict[str, Path],
+        settings: DecodingSettings | None = None,
+        *,
+        batch_size: int = 64,
+        progress: bool = True,
+        evidence: bool = False,
+    ) -> tuple[list[Prediction], ExtractionSummary]:
+        """Captions of video files (id -> path) that can be read, and what was found out while reading them.
+
+        evidence: find out too how much each frame mattered for the best caption.
+        """
+        fingerprint = self.require_fingerprint()
+        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
+            summary = extract(
+                videos,
+                self.encoder,
+                fingerprint.sampling,
+                Path(folder),
+                normalize=fingerprint.normalized,
+                progress=progress,
+            )
+            if not summary.done:
+                return [], summary
+            store = open_features(folder)
+            read = [video_id for video_id in videos if video_id in store]
+            predictions = self.caption_store(store, read, settings, batch_size=batch_size)
+            if evidence:
+                predictions = explain(self.model, store, predictions, self.device, self.precision)
+        return [replace(found, path=str(videos[found.video])) for found in predictions], summary
+
+    def caption_store(
+        self,
+        store: FeatureStore,
+        video_ids: Sequence[str],
+        settings: DecodingSettings | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> list[Prediction]:
+        """Captions of stored features, in the order of `video_ids`.
+
+        Raises ClipcapError when the features were made in another way than those the model was trained on.
+        """
+        self.check_features(store)
+        predictions = []
+        for start in range(0, len(video_ids), batch_size):
+            ids = video_ids[start : start + batch_size]
+            videos = [thin_frames(store.load(video_id), self.model.max_frames) for video_id in ids]
+            found = self.caption_features([video.features for video in videos], settings, keys=ids)
+            for video_id, video, hypotheses in zip(ids, videos, found, strict=True):
+                predictions.append(self._prediction(video_id, video, hypotheses))
+        return predictions
+
+    def caption_segments(
+        self, video_id: str, segments: Sequence[SegmentFrames], settings: DecodingSettings | None = None
+    ) -> list[Prediction]:
+        """Captions of parts of one video, whose frames went through the encoder's `preprocess`, in one batch."""
+        normalize = self.require_fingerprint().normalized
+        images = torch.cat([segment.images for segment in segments])  # [n, 3, S, S]
+        encoded = [encode_frames(self.encoder, part, normalize) for part in images.split(32)]
+        features = torch.cat(encoded).half().float().numpy()  # in the precision of stored features
+        ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
+        videos = [
+            thin_frames(VideoFeatures(part, segment.timestamps), self.model.max_frames)
+            for part, segment in zip(np.split(features, ends), segments, strict=True)
+        ]
+        keys = [f"{video_id}@{segment.start:.3f}" for segment in segments]
+        found = self.caption_features([video.features for video in videos], settings, keys)
+        return [
+            replace(self._prediction(video_id, video, hypotheses), start=segment.start, end=segment.end)
+            for video, hypotheses, segment in zip(videos, found, segments, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def caption_features(
+        self,
+        features: Sequence[np.ndarray],
+        settings: DecodingSettings | None = None,
+        keys: Iterable[str] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses, best first, for each video's frame features [T_i, D].
+
+        keys: names of the videos, from which sampling takes its random numbers.
+        """
+        settings = settings or self.default_settings()
+        settings = replace(settings, complete=settings.complete and self.model.whole_captions)
+        width = self.model.feature_dim
+        for video in features:
+            if video.ndim != 2 or video.shape[1] != width:
+                raise ClipcapError(
+                    f"features of shape {list(video.shape)} do not fit the model in {self.source}, which reads "
+                    f"[frames, {width}]; extract them with its encoder"
+                )
+        stacked, mask = (part.to(self.device) for part in stack_features(features))
+        with autocast(self.device, self.precision):
+            state = self.model.start(stacked, mask, settings.entry_length)
+            found = decode(
+                state,
+                len(features),
+                self.model.stop_tokens,
+                # What is put in another order afterwards is found whole first.
+                replace(settings, num_return=settings.lanes) if self.ranks(settings) else settings,
+                video_keys=None if keys is None else list(keys),
+            )
+        return self._by_consensus(stacked, mask, found, settings.num_return) if self.ranks(settings) else found
+
+    def ranks(self, settings: DecodingSettings) -> bool:
+        """Whether captions so decoded are put in order by the checkpoint's consensus network."""
+        return self.ranker is not None and settings.consensus
+
+    def default_settings(self) -> DecodingSettings:
+        """What suits the checkpoint where nothing is chosen."""
+        beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
+        return DecodingSettings(length_penalty=self.length_penalty, beam_size=beams)
+
+    def _by_consensus(
+        self, features: torch.Tensor, mask: torch.Tensor, found: list[list[Hypothesis]], count: int
+    ) -> list[list[Hypothesis]]:
+        """The `count` hypotheses of each video of which most is expected; whole captions come before broken ones."""
+        assert self.ranker is not None
+        words = [
+            [caption_words(self.model.decode_tokens(one.tokens, one.stop_token), one.ended) for one in hypotheses]
+            for hypotheses in found
+        ]
+        ranked = []
+        for hypotheses, judgements in zip(found, self.ranker.judge(features, mask, words), strict=True):
+            judged = sorted(
+                zip(hypotheses, judgements, strict=True), key=lambda pair: (pair[0].ended, pair[1].merit), reverse=True
+            )
+            ranked.append(
+                [
+                    replace(one, expected_cider=judgement.cider, support=judgement.support)
+                    for one, judgement in judged[:count]
+                ]
+            )
+        return ranked
+
+    def _load_ranker(self) -> ConsensusRanker | None:
+        file = self.source / CONSENSUS
+        if not file.is_file():
+            return None
+        ranker = ConsensusRanker.load(file)
+        if ranker.config.feature_dim != self.model.feature_dim:
+            raise ClipcapError(
+                f"{file} reads features {ranker.config.feature_dim} wide and the captioner beside it "
+                f"{self.model.feature_dim}; make it anew with clipcap-video train-consensus --model_dir {self.source}"
+            )
+        return ranker.to(self.device)
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The encoder whose features the model was trained on; loaded when first needed."""
+        if self._encoder is None:
+            self.load_encoder()
+        assert self._encoder is not None
+        return self._encoder
+
+    def load_encoder(self, name: str | None = None, weights: Path | None = None) -> None:
+        """Loads the encoder, from another place than the checkpoint says if `name` or `weights` is given.
+
+        Raises ClipcapError when it is not the encoder that the model was trained with.
+        """
+        wanted, before = self.require_fingerprint(), self.model.encoder_weights_before
+        if before is None:
+            self._encoder = fitting_encoder(wanted, self.device, self.encoder_precision, name, weights)
+            return
+        saved = self.info.training.get("encoder_weights")
+        if weights is None and saved is not None and Path(saved).is_file():
+            weights = Path(saved)
+        untrained = replace(wanted, weights=before)
+        encoder = fitting_encoder(untrained, self.device, self.encoder_precision, name, weights)
+        load_trained_layers(encoder, self.source / ENCODER_WEIGHTS)
+        encoder.weights_digest = wanted.weights
+        self._encoder = encoder
+
+    @property
+    def length_penalty(self) -> float:
+        """The length penalty that suits the model."""
+        return self.model.length_penalty
+
+    def describe(self) -> dict[str, str]:
+        """What wrote the captions, in words for a person."""
+        fingerprint = self.info.fingerprint
+        return {
+            "model": "starter" if self.source == STARTER else str(self.source),
+            **self.model.describe(),
+            "frame features": "unknown" if fingerprint is None else str(fingerprint),
+        }
+
+    def check_features(self, store: FeatureStore) -> None:
+        """Raises ClipcapError when the features were made in another way than those the model was trained on."""
+        check_fingerprints(self.info.fingerprint, store.fingerprint, store.path)
+
+    def require_fingerprint(self) -> Fingerprint:
+        """How the features that the model was trained on were made. Raises ClipcapError where that is unknown."""
+        if self.info.fingerprint is None:
+            raise ClipcapError(
+                f"the model in {self.source} was trained on features that do not say how they were made, so it cannot "
+                "read video files; extract features the same way and give them with --data"
+            )
+        return self.info.fingerprint
+
+    def _prediction(self, video_id: str, video: VideoFeatures, hypotheses: Sequence[Hypothesis]) -> Prediction:
+        captions = [
+            Caption(
+                text=self.model.decode_tokens(hypothesis.tokens, hypothesis.stop_token),
+                logprob=hypothesis.logprob,
+                mean_logprob=hypothesis.mean_logprob,
+                tokens=len(hypothesis.tokens),
+                cut=hypothesis.cut,
+                expected_cider=hypothesis.expected_cider,
+                support=hypothesis.support,
+            )
+            for hypothesis in hypotheses
+        ]
+        times = [] if video.timestamps is None else [round(float(time), 3) for time in video.timestamps]
+        return Prediction(video=video_id, captions=captions, timestamps=times)

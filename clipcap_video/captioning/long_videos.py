@@ -1,0 +1,348 @@
+"""Captions with times for long videos: one pass over the file, results on disk as they come, nothing done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog, write_whole
+from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.subtitles import clock, cues, to_srt, to_vtt
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.errors import ClipcapError
+from clipcap_video.models.language_model import digest_language_model
+from clipcap_video.video.reader import one_opencv_thread
+from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
+
+FORMATS = {"srt": to_srt, "vtt": to_vtt}
+# A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
+BATCH_SECONDS = 10.0
+POLL_SECONDS = 0.1
+BAR = "{l_bar}{bar}| "
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LongVideo:
+    """What was made of one video: captions with start and end, the files written, and whether that is all of it.
+
+    skipped: seconds that an earlier run had done. warning: one sentence about a video that is not what its header says.
+    """
+
+    predictions: list[Prediction]
+    files: list[Path]
+    finished: bool
+    skipped: float
+    warning: str | None = None
+
+
+def caption_segments(
+    captioner: Captioner,
+    video: SegmentedVideo,
+    settings: DecodingSettings | None = None,
+    *,
+    name: str | None = None,
+    batch_size: int = 16,
+) -> Iterator[list[Prediction]]:
+    """Captions of a video's segments, in their order, some at a time as they are done.
+
+    A thread reads the video while this one encodes and decodes. name: the video's id; its file's stem unless given.
+    """
+    name = name or video.path.stem
+    batch: list[SegmentFrames] = []
+    began = time.monotonic()
+    with one_opencv_thread():
+        for segment in _ahead(video, 2 * batch_size):
+            batch.append(segment)
+            if len(batch) == batch_size or time.monotonic() - began > BATCH_SECONDS:
+                yield captioner.caption_segments(name, batch, settings)
+                batch, began = [], time.monotonic()
+    if batch:
+        yield captioner.caption_segments(name, batch, settings)
+
+
+def joined(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Neighbours that say the same as one, from the first's start to the last's end.
+
+    It keeps the captions of the one that is surer of its words, and the times of all frames.
+    """
+    held: Prediction | None = None
+    for found in predictions:
+        if held is None:
+            held = found
+        elif _words(held) == _words(found):
+            held = _join(held, found)
+        else:
+            yield held
+            held = found
+    if held is not None:
+        yield held
+
+
+def _words(prediction: Prediction) -> str:
+    return " ".join(prediction.text.casefold().split())
+
+
+def _join(first: Prediction, second: Prediction) -> Prediction:
+    surer = max(first, second, key=lambda found: found.captions[0].mean_logprob if found.captions else -1e9)
+    return replace(
+        surer, start=first.start, end=second.end, timestamps=[*first.timestamps, *second.timestamps], path=first.path
+    )
+
+
+def subtitles(predictions: Iterable[Prediction], kind: str) -> str:
+    """The text of a subtitle file, `srt` or `vtt`, of captions with start and end."""
+    shown = ((found.start or 0.0, found.end or 0.0, found.text) for found in predictions)
+    return FORMATS[kind](cues(shown))
+
+
+def caption_long_video(
+    captioner: Captioner,
+    path: Path,
+    segmentation: Segmentation,
+    settings: DecodingSettings,
+    *,
+    folder: Path | None = None,
+    kinds: Sequence[str] = tuple(FORMATS),
+    keep_log: bool = False,
+    overwrite: bool = False,
+    batch_size: int = 16,
+    progress: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+) -> LongVideo:
+    """Captions a video and writes STEM.srt, STEM.vtt (`kinds`) into `folder`, the video's own unless given.
+
+    Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
+    to date. A run that was stopped, by Ctrl-C or otherwise, is gone on with from there; `keep_log` keeps the file when
+    all is done, and a later run then only writes the subtitles that it is asked for.
+    tell: is given a line for each new caption, once it is known to be whole.
+
+    Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
+    have written, or when the log is of another video, model or choice; `overwrite` replaces them instead.
+    """
+    if not overwrite:
+        check_absent(path, folder, kinds)
+    folder, log_file, files = _places(path, folder, kinds)
+    fingerprint = captioner.require_fingerprint()
+    stop = threading.Event()
+    video = SegmentedVideo(path, segmentation, fingerprint.sampling, captioner.encoder.preprocess, stop=stop)
+    made_by = _made_by(captioner, path, segmentation, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ClipcapError(f"cannot write into {folder}; give another place with --out_dir")
+
+    with CaptionLog(log_file, made_by, overwrite=overwrite) as log:
+        if not overwrite:
+            _check_absent(file for file in files if file.name not in log.writes)
+        skipped = (log.predictions[-1].end or 0.0) if log.predictions else 0.0
+        if log.finished:
+            tell(f"done before, to {clock(skipped)}, the end")
+        held = None if log.finished else log.take_back()
+        log.own([file.name for file in files])
+        if not log.finished:
+            if held is not None:
+                tell(f"done before, to {clock(skipped)}")
+            video.start = video.position = skipped
+            with _stopping_at_ctrl_c(stop):
+                _go_on(captioner, video, settings, log, held, files, batch_size, progress, tell)
+            if not stop.is_set():
+                log.finish()
+        _write_subtitles(log.predictions, files)
+    if log.finished and not keep_log:
+        log_file.unlink()
+    written = [*files, log_file] if keep_log or not log.finished else files
+    return LongVideo(log.predictions, written, log.finished, skipped, video.warning)
+
+
+def _go_on(
+    captioner: Captioner,
+    video: SegmentedVideo,
+    settings: DecodingSettings,
+    log: CaptionLog,
+    held: Prediction | None,
+    files: Sequence[Path],
+    batch_size: int,
+    progress: bool,
+    tell: Callable[[str], None],
+) -> None:
+    try:
+        with _Progress(video, progress) as bar:
+            for batch in caption_segments(captioner, video, settings, batch_size=batch_size):
+                new = [replace(found, path=str(video.path)) for found in batch]
+                *done, held = joined(new if held is None else [held, *new])
+                for found in done:
+                    log.append(found)
+                    bar.tell(tell, _line(found))
+                _write_subtitles([*log.predictions, held], files)
+    finally:
+        if held is not None:
+            log.append(held)
+            tell(_line(held))
+
+
+def _line(prediction: Prediction) -> str:
+    return f"{clock(prediction.start or 0)} - {clock(prediction.end or 0)}  {prediction.text}"
+
+
+def _write_subtitles(predictions: Sequence[Prediction], files: Sequence[Path]) -> None:
+    for file in files:
+        write_whole(file, subtitles(predictions, file.suffix[1:]))
+
+
+def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = tuple(FORMATS)) -> None:
+    """Raises ClipcapError where a video has subtitles already, and no log that tells that they are ours to replace.
+
+    Arguments as those of `caption_long_video`, which checks this too: here it is known before a model is loaded.
+    """
+    _, log_file, files = _places(path, folder, kinds)
+    if not log_file.exists():
+        _check_absent(files)
+
+
+def _places(path: Path, folder: Path | None, kinds: Sequence[str]) -> tuple[Path, Path, list[Path]]:
+    """The folder, the log and the subtitle files of a video."""
+    folder = path.parent if folder is None else folder
+    return folder, folder / f"{path.stem}{LOG_SUFFIX}", [folder / f"{path.stem}.{kind}" for kind in kinds]
+
+
+def _check_absent(files: Iterable[Path]) -> None:
+    """Subtitles may be made by hand; those that are not known to be ours are not replaced."""
+    for file in files:
+        if file.exists():
+            raise ClipcapError(f"{file} is there already; give --overwrite to replace it, or another --out_dir")
+
+
+def _made_by(
+    captioner: Captioner, path: Path, segmentation: Segmentation, settings: DecodingSettings
+) -> dict[str, str | int]:
+    """What decides the captions of a video, as far as a log must know to be gone on with."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        content = hashlib.sha256(stream.read(1 << 20))
+        stream.seek(max(0, size - (1 << 20)))
+        content.update(stream.read())
+    ranker = captioner.ranker if captioner.ranks(settings) else None
+    return {
+        "video": f"{path.name} ({size} bytes, sha256:{content.hexdigest()[:16]})",
+        "model": f"{captioner.describe()['model']} ({digest_language_model(captioner.model)})",
+        "segments": str(segmentation),
+        "decoding": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
+        **({} if ranker is None else {"consensus": digest_language_model(ranker)}),
+    }
+
+
+def _ahead(items: Iterable[T], size: int) -> Iterator[T]:
+    """The items, made in a thread that is at most `size` ahead; an exception there is raised here."""
+    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(size)
+    gone = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> None:
+        while not gone.is_set():
+            with suppress(queue.Full):
+                return ready.put((kind, value), timeout=POLL_SECONDS)
+
+    def work() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if gone.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:  # whatever it is, the consumer must see it
+            put("error", error)
+
+    # A daemon, so that a decoder stuck in a damaged file cannot keep the process alive.
+    threading.Thread(target=work, name="segments", daemon=True).start()
+    try:
+        while True:
+            try:
+                kind, value = ready.get(timeout=POLL_SECONDS)  # a timeout lets Ctrl-C in on every system
+            except queue.Empty:
+                continue
+            if isinstance(value, BaseException):
+                raise value
+            if kind == "end":
+                return
+            yield value  # type: ignore[misc]
+    finally:
+        gone.set()
+
+
+@contextmanager
+def _stopping_at_ctrl_c(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C, or a polite kill, sets `stop`; the second Ctrl-C interrupts as usual. Elsewhere than in the main thread
+    nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        stop.set()
+        print("\nstopping after this batch; Ctrl-C again to stop at once", file=sys.stderr)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """How far the reading of a video is: times, speed and time left. Drawn by a thread, for batches take seconds."""
+
+    def __init__(self, video: SegmentedVideo, shown: bool) -> None:
+        self._video = video
+        self._ended = threading.Event()
+        self._bar = tqdm(
+            total=max(video.duration, video.start) or None,
+            initial=video.start,
+            disable=not (shown and sys.stderr.isatty()),
+            bar_format=BAR,
+            leave=False,
+        )
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._draw, daemon=True)
+
+    def __enter__(self) -> _Progress:
+        if not self._bar.disable:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        if not self._bar.disable:
+            self._thread.join()
+        self._bar.close()
+
+    def tell(self, tell: Callable[[str], None], line: str) -> None:
+        with self._bar.external_write_mode(sys.stdout):
+            tell(line)
+
+    def _draw(self) -> None:
+        while not self._ended.wait(0.5):
+            done = self._video.position
+            speed = (done - self._video.start) / (time.monotonic() - self._began)
+            text = f"{clock(done)} of {clock(self._video.duration)}, {speed:.1f} x real time"
+            if speed > 0:
+                text += f", {clock(max(0.0, self._video.duration - done) / speed)} left"
+            self._bar.bar_format = f"{BAR}{text}"
+            self._bar.n = min(done, self._bar.total or done)
+            self._bar.refresh()

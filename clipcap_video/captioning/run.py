@@ -1,0 +1,358 @@
+"""The inference run: which videos, with which checkpoint; captions, scores and a page written where they belong."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.config import InferConfig
+from clipcap_video.captioning.predictions import Prediction, PredictionFile
+from clipcap_video.captioning.program_files import write_program_files
+from clipcap_video.captioning.subtitles import clock
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.matching import match_features
+from clipcap_video.datasets.records import VideoRecord, select, splits
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import FeatureStore
+from clipcap_video.features.layouts import open_features
+from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
+from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
+from clipcap_video.models.legacy import LegacyChoices
+from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.runs.defaults import default_annotations, default_features
+from clipcap_video.runs.options import options_of
+from clipcap_video.runs.record import RUN_FILE, digests, file_digest, store_facts, videos_digest, write_run
+from clipcap_video.video.files import find_all_videos
+
+# The MSR-VTT ClipCap program's own default, for checkpoints that decode as it does.
+CLIPCAP_ENTRY_LENGTH = 10
+# Videos of the captioning datasets last 10 to 30 seconds; one caption cannot say what longer ones show.
+LONG_SECONDS = 60
+
+
+class DecodingOptions(Protocol):
+    """The options of a command that leave something to the checkpoint where they are None."""
+
+    entry_length: int | None
+    length_penalty: float | None
+    beam_size: int | None
+
+
+def infer(config: InferConfig, settings: DecodingSettings) -> CaptionedVideos:
+    """Captions what `config` names and writes the results; the page is left to the caller."""
+    if config.out is not None:
+        _check_writable(config.out)
+    videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
+    captioner, settings = prepare(config, settings)
+    if videos is not None:
+        return _caption_videos(config, settings, captioner, videos)
+    return _caption_features(config, settings, captioner)
+
+
+def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner, DecodingSettings]:
+    """The captioner that `config` names, and the settings with what the checkpoint decides."""
+    checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir, config.prefix, config.epoch)
+    captioner = Captioner.from_pretrained(
+        checkpoint,
+        lm=config.lm,
+        device=config.device,
+        precision=config.precision,
+        legacy=LegacyChoices(
+            cross=config.mapping_type == "cross",
+            normalize_prefix=config.normalize_prefix,
+            frames=config.prefix_length_clip,
+            prefix_length=config.prefix_length,
+        ),
+    )
+    for note in captioner.notes:
+        print(f"{captioner.source.name}: {note}", file=sys.stderr)
+    _check_architecture(config, captioner)
+    settings = suited(settings, captioner, config)
+    if config.videos is not None and (config.encoder or config.encoder_weights):
+        captioner.load_encoder(config.encoder, config.encoder_weights)
+    return captioner, settings
+
+
+def suited(settings: DecodingSettings, captioner: Captioner, config: DecodingOptions) -> DecodingSettings:
+    """The settings with what suits the captioner's checkpoint where the user chose nothing."""
+    suggested = captioner.default_settings()
+    if config.entry_length is None and not captioner.model.whole_captions:
+        settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
+    if config.length_penalty is None:
+        settings = replace(settings, length_penalty=suggested.length_penalty)
+    if captioner.ranks(settings) and settings.mode == "greedy":
+        # A single caption leaves nothing to choose from.
+        settings = replace(settings, use_beam_search=True)
+    if config.beam_size is None and captioner.ranks(settings):
+        settings = replace(settings, beam_size=max(suggested.beam_size, settings.num_return))
+    return settings
+
+
+def _check_writable(out: Path) -> None:
+    """Finds out before the work whether its result can be kept."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ClipcapError(f"cannot write {out}; give --out the name of a file in a folder that you may write to")
+
+
+def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
+    """Options that repeat the checkpoint's architecture must agree with it."""
+    model = captioner.model
+    given: dict[str, tuple[Any, Any]] = {"is_rn": (config.is_rn or None, model.feature_dim == 640)}
+    if config.prefix_length_clip is not None and config.prefix_length_clip < model.max_frames:
+        # More than the videos had is what it was trained on: all of their frames.
+        given["prefix_length_clip"] = (config.prefix_length_clip, model.max_frames)
+    mapping = model.config.mapping if isinstance(model, PrefixCaptioner) else None
+    # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
+    for name in ("mapping_type", "prefix_length", "num_layers", "normalize_prefix"):
+        actual = f"no such option, for it is of --model {model.kind}" if mapping is None else getattr(mapping, name)
+        given[name] = (getattr(config, name) or None, actual)
+    if mapping is not None and mapping.mapping_type == "mlp":
+        del given["num_layers"]
+    for name, (wanted, actual) in given.items():
+        if wanted is not None and wanted != actual:
+            raise ClipcapError(
+                f"--{name} {wanted} contradicts the checkpoint {captioner.source}, which has {actual}; leave it out"
+            )
+
+
+def _caption_videos(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, videos: dict[str, Path]
+) -> CaptionedVideos:
+    records = read_annotations(config.caption, config.paragraphs) if config.caption else []
+    if config.encoder or config.encoder_weights:
+        captioner.load_encoder(config.encoder, config.encoder_weights)
+    out = place_of_predictions(config)
+    evidence = config.report is not None
+    captioned = caption_videos(
+        captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs
+    )
+    if captioned.failed < len(videos):
+        sources = {"videos": len(videos), "video_files": videos_digest(videos)}
+        _record(config, settings, captioner, sources, caption=config.caption)
+    return captioned
+
+
+def place_of_predictions(config: InferConfig) -> Path:
+    """Where the captions go."""
+    if config.out is not None or config.videos is not None:
+        return config.out or Path("predictions.json")
+    # Beside the checkpoints, not in one: the next better epoch replaces those.
+    folder = config.model_dir or Path()
+    return (folder.parent if folder.is_file() else folder) / "predictions.json"
+
+
+def _record(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, sources: dict[str, Any], **chosen: Any
+) -> None:
+    """Writes the run's record beside its captions. chosen: what options that were not given came to be."""
+    out = place_of_predictions(config)
+    options = options_of(replace(config, out=out, **chosen))
+    options |= {name: value for name, value in asdict(settings).items() if name in options}
+    weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
+    ranker = {"consensus": file_digest(captioner.source / CONSENSUS)} if captioner.ranks(settings) else {}
+    sources = {
+        "checkpoint": {"path": str(captioner.source.resolve()), "weights": file_digest(weights), **ranker},
+        **sources,
+        "annotations": digests(chosen.get("caption") or []),
+    }
+    precision = {"precision": captioner.precision, "encoder_precision": captioner.encoder_precision}
+    write_run(
+        out.with_name(f"{out.stem}.{RUN_FILE}"), "infer", options, sources, device=str(captioner.device), **precision
+    )
+
+
+def caption_videos(
+    captioner: Captioner,
+    videos: dict[str, Path],
+    settings: DecodingSettings,
+    *,
+    out: Path,
+    evidence: bool = False,
+    records: Sequence[VideoRecord] = (),
+    batch_size: int = 64,
+) -> CaptionedVideos:
+    """Captions video files (id -> path): printed, and written to `out`. Those not read are named on stderr.
+
+    evidence: find out how much each frame mattered. records: annotations; videos that they know are scored.
+    """
+    predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size, evidence=evidence)
+    for prediction in predictions:
+        print(f"{prediction.video}: {prediction.captions[0].text}")
+        if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
+            print(
+                f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
+                f"clipcap-video caption {shlex.quote(str(prediction.path))} writes one for each shot",
+                file=sys.stderr,
+            )
+    for failure in summary.failures:
+        print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
+    for video_id, warning in summary.warnings.items():
+        print(f"warning: {video_id}: {warning}", file=sys.stderr)
+    if not predictions:
+        return CaptionedVideos(len(summary.failures), [], captioner.describe(), records)
+    _save(out, predictions, captioner, settings, None)
+    print(f"captions: {out}")
+    matched = match_features([record for record in records if record.captions], [found.video for found in predictions])
+    cider = None
+    if matched.records:
+        known = {record.video_id for record in matched.records}
+        scores = _score(out, [found for found in predictions if found.video in known], matched.records, None)
+        cider = scores.per_video
+    return CaptionedVideos(len(summary.failures), predictions, captioner.describe(), records, cider)
+
+
+@dataclass(frozen=True)
+class CaptionedVideos:
+    """What a run made. failed: videos that could not be read. predictions: written by now. details: of the captioner,
+    for a page. records: annotations of the videos. cider: of each scored video, None where none is."""
+
+    failed: int
+    predictions: list[Prediction]
+    details: dict[str, str]
+    records: Sequence[VideoRecord]
+    cider: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class StoredVideos:
+    """Stored features that are to be captioned. annotations: the files that tell which, and hold the references.
+
+    from_files: the model has an encoder of its own, so that the videos' files are read instead.
+    """
+
+    store: FeatureStore
+    ids: list[str]
+    records: list[VideoRecord]
+    split: str | None
+    annotations: list[Path]
+    from_files: bool
+
+
+def find_stored(config: InferConfig, captioner: Captioner) -> StoredVideos:
+    """The features to caption and their annotations, where `config` does not say from what the checkpoint knows."""
+    trained = captioner.info.training
+    data = config.data or (Path(trained["data"]) if "data" in trained else default_features())
+    if config.data is None and "data" not in trained and not data.exists():
+        raise ClipcapError("nothing to caption; give video files with --videos or features with --data")
+    store = open_features(data)
+    from_files = config.data is None and captioner.model.encoder_weights_before is not None
+    annotations = config.caption
+    if annotations is None and (config.data is None or not trained):
+        # Of a checkpoint of the ClipCap programs it is not known what it was trained on.
+        named = map(Path, trained.get("caption", [])) if trained else [default_annotations()]
+        annotations = [path for path in named if path.exists()]
+    paragraphs = config.paragraphs or bool(trained.get("paragraphs"))
+    records, split = _choose(annotations or [], paragraphs, config.split, store)
+    ids = [record.video_id for record in records] if records else store.ids()
+    return StoredVideos(store, ids, records, split, annotations or [], from_files)
+
+
+def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> CaptionedVideos:
+    stored = find_stored(config, captioner)
+    records, split = stored.records, stored.split
+    started = time.perf_counter()
+    if stored.from_files:
+        # The features of its data are those of the encoder before it was trained along.
+        predictions = caption_trained_on(config, settings, captioner, stored.ids)
+    else:
+        predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs)
+    seconds = time.perf_counter() - started
+    spans = {record.video_id: record.span for record in records if record.span is not None}
+    predictions = [
+        replace(found, start=spans[found.video].start, end=spans[found.video].end) if found.video in spans else found
+        for found in predictions
+    ]
+    out = place_of_predictions(config)
+    _save(out, predictions, captioner, settings, split)
+    print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
+    sources = {"features": store_facts(stored.store.fingerprint, stored.store.path, stored.ids)}
+    chosen = {"data": stored.store.path, "caption": stored.annotations or None, "split": split}
+    _record(config, settings, captioner, sources, **chosen)
+    scored = any(record.captions for record in records)
+    cider = _score(out, predictions, records, split).per_video if scored else None
+    if config.model_dir is not None:
+        captions = {found.video: found.captions[0].text for found in predictions}
+        references = {record.video_id: record.captions for record in records}
+        files = write_program_files(out.parent, captions, references, settings.use_beam_search)
+        print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
+    return CaptionedVideos(0, predictions, captioner.describe(), records, cider)
+
+
+def caption_trained_on(
+    config: InferConfig, settings: DecodingSettings, captioner: Captioner, ids: Sequence[str]
+) -> list[Prediction]:
+    """Captions of the videos `ids` of the model's own data, from their files."""
+    named = captioner.info.training.get("videos")
+    if not named:
+        raise ClipcapError(f"{captioner.source} has its own encoder, so it reads videos; give them with --videos")
+    videos = find_all_videos(map(Path, named))
+    absent = [video_id for video_id in ids if video_id not in videos]
+    if absent:
+        print(f"{len(absent)} of {len(ids)} videos, e.g. {absent[0]}, are not in {named[0]}: left out", file=sys.stderr)
+    found = {video_id: videos[video_id] for video_id in ids if video_id in videos}
+    predictions, summary = captioner.caption_files(found, settings, batch_size=config.bs)
+    for failure in summary.failures:
+        print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
+    if not predictions:
+        raise ClipcapError(f"no video of {named[0]} could be read; give others with --videos")
+    return predictions
+
+
+def _choose(
+    annotations: Sequence[Path], paragraphs: bool, split: str | None, store: FeatureStore
+) -> tuple[list[VideoRecord], str | None]:
+    """The records to caption, of those with features, and the name of their split."""
+    if not annotations:
+        if split is not None:
+            raise ClipcapError(f"--split {split} needs annotations that define it; give them with --caption")
+        return [], None
+    records = read_annotations(annotations, paragraphs)
+    if split is None:
+        present = splits(records)
+        split = next((name for name in ("test", "validate") if name in present), None)
+    wanted = select(records, split) if split is not None else records
+    matched = match_features(wanted, store.ids())
+    if not matched.records:
+        raise ClipcapError(
+            f"no video of split {split!r} has features in {store.path}; extract them, or choose another --split"
+        )
+    without = len(wanted) - len(matched.records)
+    if without:
+        print(
+            f"{without} of {len(wanted)} videos of split {split!r} have no features: left out",
+            file=sys.stderr,
+        )
+    return matched.records, split
+
+
+def _save(
+    out: Path,
+    predictions: list[Prediction],
+    captioner: Captioner,
+    settings: DecodingSettings,
+    split: str | None,
+) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    PredictionFile(str(captioner.source), split, asdict(settings), predictions).save(out)
+
+
+def _score(
+    out: Path, predictions: list[Prediction], records: Sequence[VideoRecord], split: str | None
+) -> CaptionScores:
+    """Official scores against the records' captions, printed and written beside the predictions."""
+    captions = {found.video: found.captions[0].text for found in predictions}
+    scores = evaluate_captions(captions, [record for record in records if record.captions], split, allow_missing=True)
+    print(describe_scores(scores))
+    file = out.with_name("scores.json" if out.name == "predictions.json" else f"{out.stem}.scores.json")
+    save_scores(scores, file, split)
+    print(f"scores: {file}")
+    return scores

@@ -1,0 +1,1 @@
+"""Which of a captioner's own captions people would most agree on."""

@@ -1,0 +1,269 @@
+"""Which of a captioner's own captions people would most agree on: a network that expects the CIDEr of any caption.
+
+    frame features [B, T, D] -> mean and maximum over frames -> one hidden layer -> p [B, G]
+
+p[g] is the share of people who would use n-gram g (of one to four words) of this video. A caption's CIDEr (Vedantam et
+al., CVPR 2015) is a sum over its n-grams of its weight times theirs, so what it can be expected to score follows from p
+without a reference, and the hypotheses of beam search are ranked by it. The choice is that of minimum Bayes risk (Kumar
+and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is foretold from the frames, not counted over samples
+or over captions of similar videos (Devlin et al., arXiv 1505.04467), and so owes nothing to the captioner.
+
+CIDEr asks how much of what people say a caption has, and hardly whether they say what it has. So the caption's support
+counts beside it: the share of its words, each by its rarity, that one person at least would use of the video.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
+from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
+
+# Captions with more words than this count as having so many.
+LONGEST_COUNTED = 40
+
+# People who caption one video agree. That one of the twenty of an MSR-VTT video uses a word is as likely as among so
+# many who know nothing of each other (7 to 10 of them, for words that 5 to 40 % use; counted on the validation split).
+INDEPENDENT_PEOPLE = 8
+# What full support is worth in CIDEr, on its scale of 0 to 10.
+SUPPORT_WORTH = 0.5
+
+
+@dataclass(frozen=True)
+class NgramTable:
+    """The n-grams that are foretold, and what CIDEr makes of them.
+
+    ngrams: G of them. rarity: float32 [G], log(videos / videos with a caption that has it). unknown: float32
+    [LONGEST], the same for the n-grams of each length that are not in the table, on average. weight: float32 [G], an
+    n-gram's share of the length of the vector of a caption that has it, on average: 0 to 1. lengths: float32 [L], the
+    share of captions that have 0, 1, ... words, or the longest L - 1 and more.
+    """
+
+    ngrams: Sequence[Ngram]
+    rarity: Tensor
+    unknown: Tensor
+    weight: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, videos: Sequence[Sequence[Sequence[str]]], size: int) -> NgramTable:
+        """The `size` n-grams that most captions have. videos: for each its captions, as lists of words."""
+        captions_with: Counter[Ngram] = Counter()
+        videos_with: Counter[Ngram] = Counter()
+        for captions in videos:
+            counts = [count_ngrams(words) for words in captions]
+            captions_with.update(ngram for count in counts for ngram in count)
+            videos_with.update({ngram for count in counts for ngram in count})
+        ngrams = sorted(captions_with, key=lambda ngram: (-captions_with[ngram], ngram))[:size]
+        index = {ngram: place for place, ngram in enumerate(ngrams)}
+
+        rarity = {ngram: math.log(len(videos) / number) for ngram, number in videos_with.items()}
+        shares, seen = [0.0] * len(ngrams), [0] * len(ngrams)
+        left_out, left_out_rarity = [0] * LONGEST, [0.0] * LONGEST
+        for captions in videos:
+            for words in captions:
+                weights = {ngram: times * rarity[ngram] for ngram, times in count_ngrams(words).items()}
+                norms = vector_norms(weights)
+                for ngram, weight in weights.items():
+                    order, place = len(ngram) - 1, index.get(ngram)
+                    if place is None:
+                        left_out[order] += 1
+                        left_out_rarity[order] += rarity[ngram]
+                    else:
+                        seen[place] += 1
+                        shares[place] += weight / norms[order] if norms[order] else 0.0
+        counted = torch.tensor([min(len(words), LONGEST_COUNTED) for captions in videos for words in captions])
+        return cls(
+            ngrams,
+            torch.tensor([rarity[ngram] for ngram in ngrams]),
+            # With nothing left out, an n-gram that was never seen is in one video at most.
+            torch.tensor(
+                [total / n if n else math.log(len(videos)) for total, n in zip(left_out_rarity, left_out, strict=True)]
+            ),
+            torch.tensor([total / n for total, n in zip(shares, seen, strict=True)]),
+            torch.bincount(counted, minlength=LONGEST_COUNTED + 1) / len(counted),
+        )
+
+
+@dataclass(frozen=True)
+class ConsensusConfig:
+    """feature_dim: D. hidden_dim: width of the hidden layer. dropout: in training, before both layers."""
+
+    feature_dim: int
+    hidden_dim: int = 384
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a caption can be expected to be worth.
+
+    cider: its CIDEr, 0 to 10 (as `CiderReward`). support: the share of its words that somebody would say, 0 to 1.
+    """
+
+    cider: float
+    support: float
+
+    @property
+    def merit(self) -> float:
+        """What captions are put in order by."""
+        return self.cider + SUPPORT_WORTH * self.support
+
+
+class ConsensusRanker(nn.Module):
+    """Foretells which n-grams people use of a video, and from that what a caption can be expected to score."""
+
+    mean: Tensor
+    std: Tensor
+    rarity: Tensor
+    unknown: Tensor
+    weight: Tensor
+    lengths: Tensor
+
+    def __init__(self, config: ConsensusConfig, table: NgramTable) -> None:
+        super().__init__()
+        self.config = config
+        self.ngrams = list(table.ngrams)
+        self._place = {ngram: place for place, ngram in enumerate(self.ngrams)}
+        width = 2 * config.feature_dim
+        # Of the pooled features of the training videos: encoders differ in scale, and so do their dimensions.
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        for name in ("rarity", "unknown", "weight", "lengths"):
+            self.register_buffer(name, getattr(table, name).float())
+        self.layers = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(width, config.hidden_dim),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden_dim, len(self.ngrams)),
+        )
+
+    @classmethod
+    def folded(cls, rankers: Sequence[ConsensusRanker]) -> ConsensusRanker:
+        """One network with the hidden units of all, whose logits are the mean of theirs; all read the same inputs."""
+        first, states = rankers[0], [ranker.state_dict() for ranker in rankers]
+        table = NgramTable(first.ngrams, first.rarity, first.unknown, first.weight, first.lengths)
+        width = sum(ranker.config.hidden_dim for ranker in rankers)
+        state = states[0] | {
+            "layers.1.weight": torch.cat([each["layers.1.weight"] for each in states]),
+            "layers.1.bias": torch.cat([each["layers.1.bias"] for each in states]),
+            "layers.4.weight": torch.cat([each["layers.4.weight"] for each in states], dim=1) / len(states),
+            "layers.4.bias": torch.stack([each["layers.4.bias"] for each in states]).mean(0),
+        }
+        one = cls(replace(first.config, hidden_dim=width), table)
+        one.load_state_dict(state)
+        return one.eval()
+
+    def pool(self, features: Tensor, mask: Tensor) -> Tensor:
+        """features [B, T, D], mask [B, T] bool -> mean and maximum over the real frames, standardised, [B, 2D]."""
+        real = mask.unsqueeze(-1)
+        mean = features.masked_fill(~real, 0.0).sum(1) / real.sum(1)
+        highest = features.masked_fill(~real, float("-inf")).amax(1)
+        return (torch.cat([mean, highest], dim=-1) - self.mean) / self.std
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """pooled: [B, 2D], by `pool` -> logits of p, [B, G]."""
+        return self.layers(pooled)
+
+    def targets(self, captions: Iterable[Sequence[str]]) -> Tensor:
+        """p as the captions of one video have it: the share of them that has each n-gram, float32 [G]."""
+        lists = list(captions)
+        places = [self._place[ngram] for words in lists for ngram in count_ngrams(words) if ngram in self._place]
+        return torch.bincount(torch.tensor(places, dtype=torch.long), minlength=len(self.ngrams)) / len(lists)
+
+    @torch.inference_mode()
+    def judge(
+        self, features: Tensor, mask: Tensor, captions: Sequence[Sequence[Sequence[str]]]
+    ) -> list[list[Judgement]]:
+        """What can be expected of each of the captions of B videos, given as lists of words by `caption_words`.
+
+        features: [B, T, D]; mask: [B, T] bool. References are taken to be as long as captions are on the whole.
+        """
+        shares = self(self.pool(features.float(), mask)).sigmoid()  # [B, G]
+        worth = (shares * self.weight).tolist()
+        said = (1 - (1 - shares) ** INDEPENDENT_PEOPLE).tolist()
+        rarity, unknown, lengths = self.rarity.tolist(), self.unknown.tolist(), self.lengths.tolist()
+        return [
+            [
+                Judgement(
+                    _length_penalty(len(words), lengths) * self._expected_cider(words, own_worth, rarity, unknown),
+                    self._support(words, own_said, rarity, unknown[0]),
+                )
+                for words in found
+            ]
+            for found, own_worth, own_said in zip(captions, worth, said, strict=True)
+        ]
+
+    def _expected_cider(
+        self, words: Sequence[str], worth: list[float], rarity: list[float], unknown: list[float]
+    ) -> float:
+        weights, gains = {}, [0.0] * LONGEST
+        for ngram, times in count_ngrams(words).items():
+            place, order = self._place.get(ngram), len(ngram) - 1
+            weights[ngram] = times * (unknown[order] if place is None else rarity[place])
+            if place is not None:
+                gains[order] += weights[ngram] * worth[place]
+        cosines = (gain / norm for gain, norm in zip(gains, vector_norms(weights), strict=True) if norm)
+        return 10 * sum(cosines) / LONGEST
+
+    def _support(self, words: Sequence[str], said: list[float], rarity: list[float], unknown: float) -> float:
+        supported = total = 0.0
+        for word, times in Counter(words).items():
+            place = self._place.get((word,))
+            weight = unknown if place is None else rarity[place]
+            # A word is supported once: nobody rides "a horse on a horse".
+            total += times * weight
+            supported += weight * (0.0 if place is None else said[place])
+        return supported / total if total else 0.0
+
+    def save(self, file: Path) -> None:
+        """Writes the network with its n-grams as one file, in float16 what is large; whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = {
+            name: (tensor.half() if tensor.dim() == 2 else tensor.float()).contiguous().cpu()
+            for name, tensor in self.state_dict().items()
+        }
+        described = {
+            "hidden_dim": self.config.hidden_dim,
+            "dropout": self.config.dropout,
+            "ngrams": [" ".join(ngram) for ngram in self.ngrams],
+        }
+        with whole_file(file) as partial:
+            partial.write_bytes(save(tensors, {"consensus": json.dumps(described)}))
+
+    @classmethod
+    def load(cls, file: Path) -> ConsensusRanker:
+        """Reads what `save` wrote, in eval mode. Raises ClipcapError when the file is damaged or something else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, "pt") as opened:
+                described = json.loads((opened.metadata() or {})["consensus"])
+                tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no dict)
+            ngrams = [tuple(text.split(" ")) for text in described["ngrams"]]
+            table = NgramTable(ngrams, tensors["rarity"], tensors["unknown"], tensors["weight"], tensors["lengths"])
+            config = ConsensusConfig(len(tensors["mean"]) // 2, described["hidden_dim"], described["dropout"])
+            ranker = cls(config, table)
+            ranker.load_state_dict(tensors)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ClipcapError(
+                f"cannot read the consensus network {file} ({reason}); make it anew with clipcap-video train-consensus"
+            ) from None
+        return ranker.eval()
+
+
+def _length_penalty(length: int, lengths: Sequence[float]) -> float:
+    """By what CIDEr-D multiplies the score of a caption of so many words, on average over the length of references."""
+    return sum(share * math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other, share in enumerate(lengths))

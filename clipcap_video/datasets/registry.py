@@ -1,0 +1,32 @@
+"""The readers of annotation files: a new data set is one module and one line here.
+
+A reader module has `matches(source) -> bool` and `read(source)`, which gives VideoRecords, or a Listing where the file
+decides a split. The first that matches reads the file.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from clipcap_video.datasets import activitynet, didemo, lists, lsmdc, msrvtt, msvd, tabular
+from clipcap_video.datasets.records import Listing, VideoRecord
+from clipcap_video.datasets.source import Source
+
+
+class Reader(Protocol):
+    """What a reader module offers."""
+
+    def matches(self, source: Source) -> bool: ...
+
+    def read(self, source: Source) -> list[VideoRecord] | Listing: ...
+
+
+READERS: list[Reader] = [
+    msrvtt,
+    activitynet,
+    didemo,
+    lsmdc,
+    msvd,
+    lists,
+    tabular,
+]

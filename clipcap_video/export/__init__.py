@@ -1,1 +1,0 @@
-"""What captions leave the program as: pages and files for people and players."""

@@ -1,0 +1,1 @@
+"""Frame features: made once, stored, and refused where they do not fit."""

@@ -1,0 +1,75 @@
+"""What every layout of stored features offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features.fingerprint import Fingerprint
+
+
+@dataclass
+class VideoFeatures:
+    """features: float32 [T, D]; timestamps: float32 [T] in seconds, or None where the store has none."""
+
+    features: np.ndarray
+    timestamps: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What a file's header says: T frames of width D."""
+
+    frames: int
+    dim: int
+
+
+class FeatureStore(ABC):
+    """Read access to the features of many videos, whatever the layout on disk."""
+
+    path: Path
+    fingerprint: Fingerprint | None = None
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """Video ids in a fixed order (sorted, numbers by value)."""
+
+    @abstractmethod
+    def file(self, video_id: str) -> Path:
+        """The file that holds one video's features, perhaps among others."""
+
+    @abstractmethod
+    def shape(self, video_id: str) -> FeatureShape:
+        """The shape of one video's features, from headers alone."""
+
+    @abstractmethod
+    def load(self, video_id: str) -> VideoFeatures:
+        """One video's features. Raises ClipcapError when the video is absent or its file is damaged."""
+
+    def load_many(self, video_ids: Sequence[str]) -> list[VideoFeatures]:
+        """The features of several videos."""
+        return [self.load(video_id) for video_id in video_ids]
+
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self._id_set
+
+    @property
+    def _id_set(self) -> frozenset[str]:
+        if not hasattr(self, "_ids_cached"):
+            self._ids_cached = frozenset(self.ids())
+        return self._ids_cached
+
+    def _missing(self, video_id: str) -> ClipcapError:
+        return ClipcapError(f"no features for video {video_id!r} in {self.path}; extract them with extract_features.py")
+
+
+def shape_2d(shape: tuple[int, ...], path: Path, video_id: str) -> FeatureShape:
+    """The shape of stored features. Raises ClipcapError unless it is [frames, width]."""
+    if len(shape) != 2 or 0 in shape:
+        raise ClipcapError(f"{path}: features of {video_id} have shape {list(shape)}; expected [frames, width]")
+    return FeatureShape(*shape)

@@ -1,0 +1,141 @@
+"""Frame features on disk: one safetensors file a video, or the older HDF5 and .npy layouts.
+
+`<directory>/<video_id>.safetensors` holds `features` float16 [T, D] and `timestamps` float32 [T] in seconds;
+its header carries the fingerprint. A file appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures, shape_2d
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.files import sorted_ids, whole_file
+
+SUFFIX = ".safetensors"
+
+
+class SafetensorsStore(FeatureStore):
+    """Our own layout. All files must carry one fingerprint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ids = sorted_ids(file.name[: -len(SUFFIX)] for file in path.glob(f"*{SUFFIX}"))
+        self._headers: dict[str, FeatureShape] = {}
+        self.fingerprint = self._read(self._ids[0]) if self._ids else None
+
+    def ids(self) -> list[str]:
+        return self._ids
+
+    def file(self, video_id: str) -> Path:
+        return self.path / f"{video_id}{SUFFIX}"
+
+    def _read(self, video_id: str) -> Fingerprint:
+        file = self.file(video_id)
+        fingerprint, shape = read_header(file)
+        if self.fingerprint is not None and not fingerprint.matches(self.fingerprint):
+            raise ClipcapError(
+                f"features of two kinds in {self.path}: {file.name} is {fingerprint}, "
+                f"others are {self.fingerprint}; extract them into separate folders"
+            )
+        self._headers[video_id] = shape
+        return fingerprint
+
+    def shape(self, video_id: str) -> FeatureShape:
+        if video_id not in self._headers:
+            if video_id not in self:
+                raise self._missing(video_id)
+            self._read(video_id)
+        return self._headers[video_id]
+
+    def load(self, video_id: str) -> VideoFeatures:
+        self.shape(video_id)
+        return read_features(self.file(video_id))
+
+
+class NumpyStore(FeatureStore):
+    """A folder of `<video_id>.npy`, each [T, D]."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ids = sorted_ids(file.stem for file in path.glob("*.npy"))
+
+    def ids(self) -> list[str]:
+        return self._ids
+
+    def file(self, video_id: str) -> Path:
+        return self.path / f"{video_id}.npy"
+
+    def _open(self, video_id: str) -> np.ndarray:
+        if video_id not in self:
+            raise self._missing(video_id)
+        file = self.file(video_id)
+        try:
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ClipcapError(f"{file} is damaged ({error}); delete it and extract again") from None
+
+    def shape(self, video_id: str) -> FeatureShape:
+        return shape_2d(self._open(video_id).shape, self.path, video_id)
+
+    def load(self, video_id: str) -> VideoFeatures:
+        self.shape(video_id)
+        return VideoFeatures(np.array(self._open(video_id), dtype=np.float32))
+
+
+def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
+    """Fingerprint and shape of one feature file, from its first bytes; also proves that the file is whole.
+
+    Raises ClipcapError when the file is damaged or not ours.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > 1_000_000:
+                raise ValueError("no safetensors header")
+            header = json.loads(stream.read(length))
+            size = os.fstat(stream.fileno()).st_size
+        metadata = header.pop("__metadata__")
+        end = max(entry["data_offsets"][1] for entry in header.values())
+        if size != 8 + length + end:
+            raise ValueError(f"{size} bytes, expected {8 + length + end}")
+        fingerprint = Fingerprint.from_json(metadata["fingerprint"])
+        shape = shape_2d(tuple(header["features"]["shape"]), file.parent, file.stem)
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ClipcapError(f"{file} is not a whole feature file ({error}); delete it and extract again") from None
+    return fingerprint, shape
+
+
+def read_features(file: Path) -> VideoFeatures:
+    """What one feature file holds. Raises ClipcapError when it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(file)
+        return VideoFeatures(tensors["features"].astype(np.float32), tensors["timestamps"])
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ClipcapError(f"{file} is damaged ({error}); delete it and extract again") from None
+
+
+def write_features(
+    directory: Path, video_id: str, features: np.ndarray, timestamps: np.ndarray, fingerprint: Fingerprint
+) -> Path:
+    """Writes features [T, D] and timestamps [T] (seconds) of one video, whole or not at all."""
+    from safetensors.numpy import save
+
+    file = directory / f"{video_id}{SUFFIX}"
+    tensors = {
+        "features": np.ascontiguousarray(features, dtype=np.float16),
+        "timestamps": np.ascontiguousarray(timestamps, dtype=np.float32),
+    }
+    with whole_file(file) as partial:
+        # `save_file` would make the file readable by its owner alone, whatever the umask.
+        partial.write_bytes(save(tensors, metadata={"fingerprint": fingerprint.to_json()}))
+    return file

@@ -1,0 +1,92 @@
+"""Tokenised captions and the packed batches that models are trained on.
+
+The captions of one video stand one after another in one sequence behind its prefix. Each attends to the prefix
+and to itself alone, and counts its positions from the prefix on, so the loss equals that of one row a caption
+while the prefix, and the mapping network before it, are computed once a video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap_video.features.batching import stack_features
+
+
+@dataclass
+class PackedCaptions:
+    """B videos with their frames and captions. L is the longest sequence of captions in the batch.
+
+    features: [B, T, D] float32, zero where mask is False; where the encoder is trained along, pixels of the frames:
+        uint8 [B, T, 3, S, S].
+    mask: [B, T] bool, True where a frame is real.
+    tokens: [B, L] int64, what the decoder reads: every caption without its last token (nothing follows that).
+    caption: [B, L] int64, number of the caption that a token belongs to; -1 is padding.
+    position: [B, L] int64, place of a token in its caption, from 0.
+    label_row, label_column: [N] int64, where each label is predicted: video, and place in `tokens`; column -1 is
+        the end of the prefix, which predicts the first token of every caption.
+    labels: [N] int64, the tokens to predict, the end token among them where captions have one. Never padding.
+    label_weight: [N] float32, what each label's loss is multiplied by; None is 1 everywhere.
+    text: [C, W] float32, embeddings of the C captions of all videos in order, and text_row: [C] int64, the row of the
+        video of each; None unless the captioner learns to retrieve, too.
+    """
+
+    features: Tensor
+    mask: Tensor
+    tokens: Tensor
+    caption: Tensor
+    position: Tensor
+    label_row: Tensor
+    label_column: Tensor
+    labels: Tensor
+    label_weight: Tensor | None = None
+    text: Tensor | None = None
+    text_row: Tensor | None = None
+
+    def to(self, device: torch.device) -> PackedCaptions:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
+
+def pack(
+    videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]]], ignored_label: int | None = None
+) -> PackedCaptions:
+    """Collates features [T_i, D] and token lists (end token included, none empty) of B videos into one batch.
+
+    ignored_label: a token id that is read but not predicted.
+    """
+    features, mask = stack_features(videos)
+    lengths = [sum(len(tokens) - 1 for tokens in row) for row in captions]
+    shape = (len(captions), max(1, *lengths))
+    tokens, caption, position = np.zeros(shape, np.int64), np.full(shape, -1), np.zeros(shape, np.int64)
+    label_row: list[int] = []
+    label_column: list[int] = []
+    labels: list[int] = []
+    for row, token_lists in enumerate(captions):
+        column = 0
+        for number, ids in enumerate(token_lists):
+            end = column + len(ids) - 1
+            tokens[row, column:end] = ids[:-1]
+            caption[row, column:end] = number
+            position[row, column:end] = range(len(ids) - 1)
+            for place, token in zip((-1, *range(column, end)), ids, strict=True):
+                if token != ignored_label:
+                    label_row.append(row)
+                    label_column.append(place)
+                    labels.append(token)
+            column = end
+    as_tensor = torch.from_numpy
+    return PackedCaptions(
+        features=features,
+        mask=mask,
+        tokens=as_tensor(tokens),
+        caption=as_tensor(caption),
+        position=as_tensor(position),
+        label_row=torch.tensor(label_row, dtype=torch.int64),
+        label_column=torch.tensor(label_column, dtype=torch.int64),
+        labels=torch.tensor(labels, dtype=torch.int64),
+    )

@@ -1,0 +1,1 @@
+"""Pages that show captions with their frames."""

@@ -1,0 +1,201 @@
+"""A report page of predictions: their frames are read from the videos again, at the times the model saw."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.report.page import Picture, ReportCaption, ReportEntry, ReportFrame, encode_picture, write_report
+from clipcap_video.report.verdicts import Verdict
+from clipcap_video.video.reader import one_opencv_thread, read_frames, read_frames_at
+from clipcap_video.video.sampling import SamplingSpec, spread
+
+# A page of many videos stays small enough to open at once and to send by mail: below 40 MB for 2,000.
+MANY_VIDEOS = 300
+FRAMES, FRAMES_OF_MANY = 8, 5
+SIDE, SIDE_OF_MANY = 240, 160
+QUALITY, QUALITY_OF_MANY = 75, 55
+# Segments of one video that are read in one pass: to open a long file and find a place takes as long as some of them.
+LONGEST_RUN = 32
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How many frames of a video a page shows, the longer side of each in pixels, and their WebP quality."""
+
+    frames: int = FRAMES
+    side: int = SIDE
+    quality: int = QUALITY
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= 100:
+            raise ClipcapError(f"--frames must lie between 1 and 100, not {self.frames}")
+        if not 16 <= self.side <= 4096:
+            raise ClipcapError(f"--frame_size must lie between 16 and 4096 pixels, not {self.side}")
+
+    @classmethod
+    def for_page_of(cls, videos: int, frames: int | None = None, side: int | None = None) -> Pictures:
+        """What suits a page of so many videos, where it is not given."""
+        many = videos > MANY_VIDEOS
+        return cls(
+            (FRAMES_OF_MANY if many else FRAMES) if frames is None else frames,
+            (SIDE_OF_MANY if many else SIDE) if side is None else side,
+            QUALITY_OF_MANY if many else QUALITY,
+        )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A frame to show: its time, and what the caption owes to the stretch that it stands for; see ReportFrame."""
+
+    seconds: float | None
+    drop: float | None
+    spans: tuple[float, float] | None
+
+
+def report_predictions(
+    predictions: Sequence[Prediction],
+    out: Path,
+    details: Mapping[str, str],
+    records: Sequence[VideoRecord] = (),
+    *,
+    cider: Mapping[str, float] | None = None,
+    verdicts: Mapping[str, Verdict] | None = None,
+    pictures: Pictures | None = None,
+    title: str = "Video captions",
+    workers: int = 2,
+) -> Path:
+    """Writes a page of the predictions, with frames where their `path` is known, and references where `records` are.
+
+    cider: of each video's best caption. verdicts: of people who looked, by video. pictures: how many and how large;
+    chosen by the number of videos if None. workers: threads that decode videos.
+    """
+    references = {record.video_id: record.captions for record in records}
+    pictures = pictures or Pictures.for_page_of(len(predictions))
+
+    def entry(found: Prediction, frames: list[ReportFrame]) -> ReportEntry:
+        return ReportEntry(
+            video_id=found.video,
+            captions=[
+                ReportCaption(
+                    caption.text,
+                    caption.mean_logprob,
+                    caption.logprob,
+                    caption.cut,
+                    caption.expected_cider,
+                    caption.support,
+                )
+                for caption in found.captions
+            ],
+            frames=frames,
+            path=found.path,
+            references=references.get(found.video, []),
+            cider=None if cider is None else cider.get(found.video),
+            start=found.start,
+            end=found.end,
+            verdict=None if verdicts is None else verdicts.get(found.video),
+        )
+
+    def entries_of(run: list[Prediction]) -> list[ReportEntry]:
+        return [entry(found, frames) for found, frames in zip(run, _frames(run, pictures), strict=True)]
+
+    def entries() -> Iterator[ReportEntry]:
+        # A few videos ahead of the page, so that their pictures never pile up.
+        waiting: deque[Future[list[ReportEntry]]] = deque()
+        with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
+            try:
+                for run in _runs(predictions):
+                    waiting.append(pool.submit(entries_of, run))
+                    if len(waiting) > 4 * workers:
+                        yield from waiting.popleft().result()
+                while waiting:
+                    yield from waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    segments = len({found.video for found in predictions}) < len(predictions)
+    return write_report(
+        entries(),
+        out,
+        count=len(predictions),
+        counted="segments" if segments else "videos",
+        title=title,
+        details=details,
+    )
+
+
+def _runs(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
+    """The predictions in their order, neighbours together that one pass over a stretch of a video can show."""
+    run: list[Prediction] = []
+    for found in predictions:
+        if run and (len(run) == LONGEST_RUN or not _follows(run[-1], found)):
+            yield run
+            run = []
+        run.append(found)
+    if run:
+        yield run
+
+
+def _follows(first: Prediction, second: Prediction) -> bool:
+    timed = first.path is not None and first.path == second.path and first.timestamps and second.timestamps
+    return bool(timed) and first.timestamps[-1] <= second.timestamps[0]
+
+
+def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFrame]]:
+    """The frames to show of each prediction in a run of `_runs`."""
+    shown = [_choose(found, pictures.frames) for found in run]
+    times = [frame.seconds for part in shown for frame in part]
+    timed = [time for time in times if time is not None]
+    if len(run) > 1 and len(timed) < len(times):
+        return [frames for found in run for frames in _frames([found], pictures)]
+    if run[0].path is None:
+        return [[ReportFrame(None, s.seconds, s.drop, s.spans) for s in part if s.drop is not None] for part in shown]
+    path = Path(run[0].path)
+
+    def encode(image: np.ndarray) -> Picture:
+        return encode_picture(image, pictures.side, pictures.quality)
+
+    small: list[Picture | None] = [None] * len(times)
+    # A video that was readable when it was captioned: a page without its frames is better than none.
+    with suppress(VideoError):
+        if times and len(timed) == len(times):
+            small = read_frames_at(path, timed, encode)
+        else:  # features that never knew their times: any frames, spread over the video
+            found, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
+            small = [encode(image) for image in found]
+            shown = [[_Shown(float(time), None, None) for time in spread_times]]
+    made = iter(small)
+    frames = [[ReportFrame(next(made), s.seconds, s.drop, s.spans) for s in part] for part in shown]
+    return [[frame for frame in part if frame.picture is not None or frame.drop is not None] for part in frames]
+
+
+def _choose(prediction: Prediction, most: int) -> list[_Shown]:
+    """The frames that stand for the stretches of the evidence; without it, some that are evenly spread.
+
+    Where there are more stretches than room, those that matter most either way stay, in order of time.
+    """
+    times = prediction.timestamps
+
+    def time(position: int) -> float | None:
+        return times[position] if position < len(times) else None
+
+    if not prediction.evidence:
+        return [_Shown(times[index], None, None) for index in spread(len(times), most)]
+    kept = sorted(prediction.evidence, key=lambda part: -abs(part.drop))[:most]
+    shown = []
+    for part in sorted(kept, key=lambda part: part.first):
+        middle = (part.first + part.last) // 2
+        first, last = time(part.first), time(part.last)
+        spans = None if first is None or last is None or part.first == part.last else (first, last)
+        shown.append(_Shown(time(middle), part.drop, spans))
+    return shown

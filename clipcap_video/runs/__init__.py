@@ -1,0 +1,1 @@
+"""What every command's run has: options, a record, and a plan."""

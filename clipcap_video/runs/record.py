@@ -1,0 +1,218 @@
+"""`run.yaml`: everything that a run was made from, beside what it made; and option files to start a run from.
+
+Options stand at the top level under their own names, so that `--config run.yaml` repeats the run. What is not an
+option (versions, fingerprints, when and where) stands under `record`, which `--config` passes over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
+from clipcap_video.runs.options import options_of, plain_value
+from clipcap_video.version import __version__
+
+RUN_FILE = "run.yaml"
+RECORD = "record"
+# Files with more bytes than this are told apart by name and length.
+MOST_DIGESTED = 2**24
+# What may change a result, and how bits come out.
+PACKAGES = (
+    "torch", "torchvision", "transformers", "accelerate", "numpy", "safetensors", "opencv-python-headless", "av",
+)  # fmt: skip
+
+
+def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mapping[str, Any], **machine: Any) -> None:
+    """Writes `file`, whole or not at all.
+
+    options: from `options_of`. data: fingerprints of what the run reads. machine: what `auto` became, and the like.
+    Where the file holds an earlier run of the same command, as it does when one is resumed, that one's time, command
+    line and version are kept in a list.
+    """
+    import yaml
+
+    record = {
+        "command": command,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command_line": _command_line(),
+        "versions": versions(),
+        "git": git_revision(),
+        "machine": {"platform": platform.platform(), **plain_value(machine)},
+        "data": plain_value(data),
+    }
+    before = _record_of(file)
+    if before is not None and before.get("command") == command:
+        kept = {name: before[name] for name in ("started", "command_line", "versions", "git") if name in before}
+        record["earlier"] = [*before.get("earlier", []), kept]
+    text = (
+        "# What the files beside this one were made from. To do it again, with another place for the output:\n"
+        f"# clipcap-video {command} --config {shlex.quote(file.name)}\n"
+        f"# What stands under `{RECORD}` is no option, and passed over.\n"
+    )
+    text += yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
+    text += yaml.safe_dump({RECORD: record}, sort_keys=False, allow_unicode=True)
+    with whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def record_run(made: Path, command: str, config: Any) -> None:
+    """The record of a command without one of its own: in the folder that it made, or beside the file as STEM.run.yaml.
+
+    config: its dataclass of options. Files and folders among them are told by digests, save those marked `made`, which
+    the command wrote. Raises nothing for inputs that are gone by now.
+    """
+    data = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+        if not item.metadata.get("made"):
+            data[item.name] = {str(path.resolve()): _digest(path) for path in paths if path.exists()}
+    file = made / RUN_FILE if made.is_dir() else made.with_name(f"{made.stem}.{RUN_FILE}")
+    write_run(file, command, options_of(config), {name: found for name, found in data.items() if found})
+
+
+def _digest(path: Path) -> str:
+    """Of a folder with a model its weights, of another one or a large file names and lengths, of others the content."""
+    for folder in (path, path / "best", path / "last"):
+        if (folder / "model.safetensors").is_file():
+            return file_digest(folder / "model.safetensors")
+    if path.is_dir():
+        return videos_digest({str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()})
+    return videos_digest({path.name: path}) if path.stat().st_size > MOST_DIGESTED else file_digest(path)
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0]).name
+    return shlex.join(["clipcap-video" if program == "__main__.py" else program, *sys.argv[1:]])
+
+
+def _record_of(file: Path) -> dict[str, Any] | None:
+    """The record in a run.yaml; None where there is none, or it is not one of ours any more."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    record = content.get(RECORD) if isinstance(content, dict) else None
+    return record if isinstance(record, dict) else None
+
+
+def read_options(file: Path, names: Collection[str], several: Collection[str], command: str) -> dict[str, Any]:
+    """The options in a YAML file, for those of a command called `names`, of which `several` take lists.
+
+    Options that are null are as if not given. Raises ClipcapError when the file is missing or malformed, was written
+    by another command, or has a key that is no option; the sentence names the option that was perhaps meant.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ClipcapError(f"no option file {file} ({error.strerror}); check the path") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        message = " ".join(str(error).split())
+        raise ClipcapError(f"{file} is not YAML ({message}); write one `option: value` a line") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ClipcapError(f"{file} holds no options; write one `option: value` a line")
+    record = content.pop(RECORD, None)
+    written_by = record.get("command") if isinstance(record, dict) else None
+    if written_by not in (None, command):
+        raise ClipcapError(
+            f"{file} was written by clipcap-video {written_by}, not {command}; give that command the file"
+        )
+    options = {}
+    for key, value in content.items():
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            meant = f"did you mean {close[0]!r}?" if close else f"see clipcap-video {command} --help"
+            raise ClipcapError(f"{file}: there is no option {key!r}; {meant}")
+        if value is None:
+            continue
+        if key in several:
+            value = value if isinstance(value, list) else [value]
+        if isinstance(value, dict) or (isinstance(value, list) and key not in several):
+            raise ClipcapError(f"{file}: the option {key} takes one value, not {value!r}")
+        options[str(key)] = value
+    return options
+
+
+def versions() -> dict[str, str]:
+    """Of the package, Python and the libraries that decide how numbers come out."""
+    found = {"clipcap_video": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The revision of the program's own repository, and whether files differ from it; None where it is in none."""
+    folder = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
+        )
+        return done.stdout.strip()
+
+    try:
+        # Installed in a virtual environment within some other repository, it is not that one's.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, 16 digits of it."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    return {str(file.resolve()): file_digest(file) for file in files}
+
+
+def videos_digest(videos: Mapping[str, Path]) -> str:
+    """Tells one set of video files from another, by their ids and lengths."""
+    listed = "\n".join(
+        f"{video_id} {path.stat().st_size if path.exists() else 0}" for video_id, path in sorted(videos.items())
+    )
+    return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()[:16]}"
+
+
+def store_facts(fingerprint: Any, path: Path, ids: Sequence[str]) -> dict[str, Any]:
+    """A feature store, for a record: where it is, how it was made and which videos of it were used."""
+    used = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+    # A folder of files that do not say how they were made is known by its videos alone.
+    how = file_digest(path) if fingerprint is None and path.is_file() else None
+    return {
+        "path": str(path.resolve()),
+        "fingerprint": how if fingerprint is None else asdict(fingerprint),
+        "videos": len(ids),
+        "ids": f"sha256:{used}",
+    }

@@ -1,0 +1,325 @@
+"""From a long video to subtitles: what is written, what is left when a run is stopped, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+import pytest
+import srt
+import torch
+import yaml
+
+from clipcap_video.captioning import long_videos
+from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.log import CaptionLog
+from clipcap_video.captioning.long_videos import LongVideo, caption_long_video, caption_segments, joined
+from clipcap_video.captioning.predictions import Caption, Prediction
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.encoders import load_encoder
+from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
+from clipcap_video.models.language_model import digest_language_model, load_language_model
+from clipcap_video.models.mapping.base import MappingConfig
+from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.report.page import format_seconds
+from clipcap_video.video.sampling import SamplingSpec
+from clipcap_video.video.segments import Segmentation, SegmentedVideo
+from tests.cli.test_cli import refused, run
+from tests.clips import write_clip, write_shots
+from tests.tiny_clip import EMBED_DIM, save_tiny_clip
+
+SHOTS = [30, 45, 25, 60, 31, 40]  # at 10 frames a second
+SETTINGS = DecodingSettings(use_beam_search=False, entry_length=4)
+
+
+class Numbers(PrefixCaptioner):
+    """Writes its tokens as numbers: what a random language model says is hardly text."""
+
+    def decode_tokens(self, tokens: list[int], stop_token: int | None = None) -> str:
+        return " ".join(["it", "says", *map(str, tokens)])
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> Captioner:
+    """A random captioner whose words follow from the pictures."""
+    clip = save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny-clip.pt")
+    encoder = load_encoder(str(clip), torch.device("cpu"), "fp32")
+    language_model, tokenizer = load_language_model(str(tiny_lm))
+    torch.manual_seed(3)
+    mapping = MappingConfig("mlp", EMBED_DIM, 32, 4, 4)
+    model = Numbers(
+        CaptionerConfig(mapping, "tiny", digest_language_model(language_model), False), language_model, tokenizer
+    )
+    for weights in model.mapping.parameters():
+        weights.data *= 20
+    fingerprint = Fingerprint(encoder.name, encoder.weights_digest, encoder.preprocessing, SamplingSpec("uniform", 4))
+    return Captioner(model, CheckpointInfo(fingerprint), Path("tiny"), torch.device("cpu"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shots(tmp_path_factory.mktemp("talk") / "talk.mkv", SHOTS)
+
+
+def make(captioner: Captioner, talk: Path, folder: Path, **options: object) -> LongVideo:
+    chosen = {"kinds": ("srt", "vtt"), "keep_log": True, "progress": False, "batch_size": 1} | options
+    return caption_long_video(captioner, talk, Segmentation(), SETTINGS, folder=folder, **chosen)  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+class TestAWholeRun:
+    def test_captions_are_those_of_the_shots_cut_out(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
+        done = make(captioner, talk, tmp_path)
+        apart = []
+        for number, length in enumerate(SHOTS):
+            # The colours of a shot follow from its number, so those before it are drawn and left out.
+            clip = write_shots(tmp_path / f"shot{number}.mkv", [*[0] * number, length])
+            apart.append(captioner.caption(clip, SETTINGS).text)
+        assert len(set(apart)) > 2
+        together = list(joined(replace(found, start=0.0, end=0.0) for found in _texts(apart)))
+        assert [found.text for found in done.predictions] == [found.text for found in together]
+
+    def test_subtitles_and_log_agree(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
+        done = make(captioner, talk, tmp_path)
+        assert sorted(path.name for path in done.files) == ["talk.captions.jsonl", "talk.srt", "talk.vtt"]
+        header, *lines, last = (tmp_path / "talk.captions.jsonl").read_text().splitlines()
+        assert "talk.mkv" in json.loads(header)["made_by"]["video"]
+        assert json.loads(last) == {"finished": True}
+        entries = [json.loads(line) for line in lines]
+        subtitles = list(srt.parse((tmp_path / "talk.srt").read_text()))
+        assert [entry["start"] for entry in entries] == [sub.start.total_seconds() for sub in subtitles]
+        assert [entry["end"] for entry in entries[:-1]] == [entry["start"] for entry in entries[1:]]
+        for entry, sub in zip(entries, subtitles, strict=True):
+            assert sub.end.total_seconds() == pytest.approx(entry["end"], abs=0.0011)
+        assert entries[0]["start"] == 0
+        assert entries[-1]["end"] == pytest.approx(sum(SHOTS) / 10)
+        assert [entry["captions"][0]["text"].split() for entry in entries] == [sub.content.split() for sub in subtitles]
+
+    def test_batches_change_nothing(self, captioner: Captioner, talk: Path) -> None:
+        texts = []
+        for size in (1, 3, 16):
+            video = SegmentedVideo(talk, Segmentation(), SamplingSpec("uniform", 4), captioner.encoder.preprocess)
+            batches = list(caption_segments(captioner, video, SETTINGS, batch_size=size))
+            assert max(map(len, batches)) <= size
+            texts.append([found.text for batch in batches for found in batch])
+        assert texts[0] == texts[1] == texts[2]
+
+    def test_whole_is_what_inference_writes(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
+        done = caption_long_video(captioner, talk, Segmentation("whole"), SETTINGS, folder=tmp_path, progress=False)
+        expected = captioner.caption(talk, SETTINGS)
+        assert [found.captions for found in done.predictions] == [expected.captions]
+
+    def test_without_keeping_the_log_only_subtitles_are_left(
+        self, captioner: Captioner, talk: Path, tmp_path: Path
+    ) -> None:
+        make(captioner, talk, tmp_path, keep_log=False, kinds=("srt",))
+        assert list(contents(tmp_path)) == ["talk.srt"]
+
+
+def _texts(texts: list[str]) -> Iterator[Prediction]:
+    for text in texts:
+        yield Prediction("talk", [Caption(text, -1, -1, 1)])
+
+
+class TestStoppedRuns:
+    @pytest.mark.parametrize("after", [0, 1, 2, 4])
+    def test_what_goes_on_ends_as_if_nothing_had_happened(
+        self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    ) -> None:
+        (tmp_path / "a").mkdir()
+        make(captioner, talk, tmp_path / "a")
+        srt_whole = contents(tmp_path / "a")["talk.srt"]
+        real = Captioner.caption_segments
+        calls = 0
+
+        def pulled(self: Captioner, *arguments: object) -> list[Prediction]:
+            nonlocal calls
+            calls += 1
+            if calls > after:
+                raise KeyboardInterrupt
+            return real(self, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Captioner, "caption_segments", pulled)
+        with pytest.raises(KeyboardInterrupt):
+            make(captioner, talk, tmp_path / "b")
+        monkeypatch.undo()
+        left = contents(tmp_path / "b")
+        log = left["talk.captions.jsonl"].splitlines()
+        assert "finished" not in log[-1]
+        if after:
+            part, whole = (
+                [(sub.start, sub.content) for sub in srt.parse(text)] for text in (left["talk.srt"], srt_whole)
+            )
+            assert part == whole[: len(part)]
+            assert part
+        done = make(captioner, talk, tmp_path / "b")
+        assert done.finished
+        assert done.skipped > 0 or after == 0
+        assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+    def test_a_line_cut_off_by_a_kill_is_made_again(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
+        make(captioner, talk, tmp_path)
+        log = tmp_path / "talk.captions.jsonl"
+        whole = contents(tmp_path)
+        lines = log.read_bytes().splitlines(keepends=True)
+        log.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+        make(captioner, talk, tmp_path)
+        assert contents(tmp_path) == whole
+
+    def test_overwriting_does_not_throw_away_an_unfinished_run(
+        self, captioner: Captioner, talk: Path, tmp_path: Path
+    ) -> None:
+        make(captioner, talk, tmp_path)
+        log = tmp_path / "talk.captions.jsonl"
+        whole = contents(tmp_path)
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
+        assert make(captioner, talk, tmp_path, overwrite=True).skipped > 0
+        assert contents(tmp_path) == whole
+        assert make(captioner, talk, tmp_path, overwrite=True).skipped == 0
+
+    def test_a_finished_log_gives_other_formats_without_work(
+        self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(captioner, talk, tmp_path, kinds=("srt",))
+        monkeypatch.setattr(long_videos, "_go_on", None)
+        make(captioner, talk, tmp_path, kinds=("vtt",))
+        assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT")
+
+
+class TestWhatIsThereAlready:
+    def test_subtitles_of_somebody_else_are_kept(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
+        (tmp_path / "talk.srt").write_text("made by hand")
+        with pytest.raises(ClipcapError, match=r"talk\.srt is there already; give --overwrite"):
+            make(captioner, talk, tmp_path)
+        assert contents(tmp_path) == {"talk.srt": "made by hand"}
+        make(captioner, talk, tmp_path, kinds=("vtt",))
+        with pytest.raises(ClipcapError, match=r"talk\.srt is there already; give --overwrite"):
+            make(captioner, talk, tmp_path)
+        make(captioner, talk, tmp_path, overwrite=True)
+        assert "made by hand" not in (tmp_path / "talk.srt").read_text()
+
+    def test_a_log_of_other_choices_is_not_gone_on_with(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
+        make(captioner, talk, tmp_path)
+        before = contents(tmp_path)
+        with pytest.raises(ClipcapError, match="begun with segments shots of 2 to 20 s, this run has fixed:3"):
+            caption_long_video(captioner, talk, Segmentation.parse("fixed:3"), SETTINGS, folder=tmp_path)
+        with pytest.raises(ClipcapError, match="begun with decoding seed 0, this run has seed 1; give"):
+            caption_long_video(captioner, talk, Segmentation(), replace(SETTINGS, seed=1), folder=tmp_path)
+        (tmp_path / "other").mkdir()
+        other = write_clip(tmp_path / "other" / "talk.mkv")
+        with pytest.raises(ClipcapError, match="begun with video"):
+            caption_long_video(captioner, other, Segmentation(), SETTINGS, folder=tmp_path)
+        assert before == {name: (tmp_path / name).read_text() for name in before}
+
+    def test_a_file_of_another_kind_is_kept(self, tmp_path: Path) -> None:
+        file = tmp_path / "talk.captions.jsonl"
+        file.write_text("[1, 2]\n")
+        with pytest.raises(ClipcapError, match="no file of clipcap-video caption"):
+            CaptionLog(file, {"video": "talk"})
+        assert file.read_text() == "[1, 2]\n"
+
+    def test_nothing_is_written_for_what_is_no_video(self, captioner: Captioner, tmp_path: Path) -> None:
+        file = tmp_path / "notes.mp4"
+        file.write_text("this is no video")
+        with pytest.raises(VideoError):
+            make(captioner, file, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+class TestJoining:
+    def test_neighbours_that_say_the_same(self) -> None:
+        def said(text: str, start: float, sure: float) -> Prediction:
+            return Prediction("v", [Caption(text, sure, sure, 3)], [start], None, start, start + 1)
+
+        found = list(joined([said("a dog", 0, -2), said("A  dog", 1, -1), said("a cat", 2, -1), said("a dog", 3, -1)]))
+        assert [(one.text, one.start, one.end, one.timestamps) for one in found] == [
+            ("A  dog", 0, 2, [0, 1]),
+            ("a cat", 2, 3, [2]),
+            ("a dog", 3, 4, [3]),
+        ]
+
+
+class TestTheCommand:
+    @pytest.fixture(scope="class")
+    def model(self, captioner: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("model") / "out"
+        save_checkpoint(folder, captioner.model, captioner.info)
+        return folder
+
+    def test_a_folder_of_videos(self, model: Path, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            write_shots(tmp_path / f"{name}.mp4", [30, 30])
+        (tmp_path / "notes.mp4").write_text("this is no video")
+        done = run("clipcap-video", "caption", tmp_path, "--model_dir", model, "--segments", "fixed:2", "--vtt")
+        assert done.returncode == 1
+        assert "could not read notes: " in done.stderr
+        assert sorted(contents_of(tmp_path)) == ["a.mp4", "a.vtt", "b.mp4", "b.vtt", "notes.mp4"]
+        assert "0:00 - 0:0" in done.stdout
+
+    def test_a_folder_that_was_done_in_part_goes_on(self, model: Path, tmp_path: Path) -> None:
+        write_shots(tmp_path / "a.mp4", [30, 30])
+        command = ["clipcap-video", "caption", tmp_path, "--model_dir", model, "--segments", "fixed:2"]
+        assert run(*command).returncode == 0
+        (tmp_path / "a.srt").write_text("mine")
+        write_shots(tmp_path / "b.mp4", [30, 30])
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+        assert f"a.mp4 is left out: {tmp_path / 'a.srt'} is there already; give --overwrite" in done.stdout
+        assert (tmp_path / "a.srt").read_text() == "mine"
+        assert contents_of(tmp_path) == ["a.mp4", "a.srt", "a.vtt", "b.mp4", "b.srt", "b.vtt"]
+
+    def test_what_stands_in_the_way_is_said_before_a_model_is_loaded(self, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30])
+        (tmp_path / "a.vtt").write_text("mine")
+        assert "a.vtt is there already" in refused("clipcap-video", "caption", clip, "--model_dir", tmp_path / "none")
+
+    def test_the_segments_as_a_page(self, model: Path, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30, 30, 40])
+        command = ["clipcap-video", "caption", clip, "--model_dir", model, "--segments", "fixed:3", "--jsonl"]
+        assert run(*command).returncode == 0
+        made = ["a.captions.jsonl", "a.captions.run.yaml", "a.mp4", "a.srt", "a.vtt"]
+        assert contents_of(tmp_path) == made
+        record = yaml.safe_load((tmp_path / "a.captions.run.yaml").read_text())
+        assert (record["videos"], record["segments"]) == ([str(clip)], "fixed:3")
+        assert set(record["record"]["data"]) == {"videos", "model_dir"}
+        log, page = tmp_path / "a.captions.jsonl", tmp_path / "a.html"
+        done = run("clipcap-video", "report", log, "--out", page)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        entries = [line for line in lines if "captions" in line]
+        text = page.read_text()
+        assert text.count('<article class="card"') == len(entries) > 1
+        assert f'<dt>segments</dt><dd class="num">{len(entries)}</dd>' in text
+        for entry in entries:
+            assert escape(entry["captions"][0]["text"]) in text
+            assert f"{format_seconds(entry['start'])} to {format_seconds(entry['end'])}" in text
+        assert "about whole videos" in refused("clipcap-video", "report", log, "--caption", tmp_path / "c.csv")
+        (tmp_path / "b.captions.jsonl").write_text("{}\n")
+        assert "no file of clipcap-video caption" in refused(
+            "clipcap-video", "report", tmp_path / "b.captions.jsonl", "--out", page
+        )
+
+    def test_both_kinds_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:
+        clip = write_shots(tmp_path / "a.mp4", [30, 30])
+        done = run("clipcap-video", "caption", clip, "--model_dir", model, "--out_dir", tmp_path / "new" / "place")
+        assert done.returncode == 0, done.stderr
+        assert contents_of(tmp_path / "new" / "place") == ["a.srt", "a.vtt"]
+        assert f"written: {tmp_path / 'new' / 'place' / 'a.srt'}" in done.stdout
+
+    def test_one_sentence_for_what_is_wrong(self, tmp_path: Path) -> None:
+        assert "no video given" in refused("clipcap-video", "caption")
+        assert "nothing at" in refused("clipcap-video", "caption", tmp_path / "a.mp4")
+        clip = write_shots(tmp_path / "a.mp4", [30])
+        assert "unknown segments 'scenes'" in refused("clipcap-video", "caption", clip, "--segments", "scenes")
+
+
+def contents_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

@@ -1,0 +1,119 @@
+"""The evaluate command from files to scores.json."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from clipcap_video.captioning.predictions import Caption, Prediction, PredictionFile
+from clipcap_video.cli.evaluate import evaluate
+from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics import java
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(evaluate)
+
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Java starts slowly; what it adds is tested with the metrics."""
+    monkeypatch.setattr(java, "java_runs", lambda: False)
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    path = tmp_path / "captions.csv"
+    path.write_text(
+        "video,caption,split\na,a dog runs,test\na,the dog,test\nb,a cat sleeps,test\nc,a man talks,train\n"
+    )
+    return path
+
+
+def predictions(folder: Path, split: str | None, **captions: str) -> Path:
+    path = folder / "predictions.json"
+    entries = [Prediction(video, [Caption(text, -1.0, -1.0, 1)]) for video, text in captions.items()]
+    PredictionFile("model", split, {}, entries).save(path)
+    return path
+
+
+def run(*options: object) -> str:
+    """What the command prints; an error is raised."""
+    result = CliRunner().invoke(app, [str(option) for option in options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_split_of_the_predictions_is_scored(tmp_path: Path, annotations: Path) -> None:
+    path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
+    printed = run("--predictions", path, "--caption", annotations)
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert (scores["split"], scores["videos"], scores["references"]) == ("test", 2, 3)
+    assert scores["Bleu_1"] == pytest.approx(1.0)
+    assert (scores["tokenizer"], scores["missing"]) == ("python", ["METEOR"])
+    assert set(scores["per_video"]) == {"a", "b"}
+    assert f"CIDEr   {100 * scores['CIDEr']:7.2f}" in printed
+    assert "Java is not installed: METEOR is left out" in printed
+
+
+def test_missing_predictions_are_an_error_unless_allowed(tmp_path: Path, annotations: Path) -> None:
+    path = predictions(tmp_path, "test", a="a dog runs")
+    with pytest.raises(ClipcapError, match=r"1 of 2 videos of split 'test' have no prediction \(b\)"):
+        run("--predictions", path, "--caption", annotations)
+    assert not (tmp_path / "scores.json").exists()
+    out = tmp_path / "partial.json"
+    run("--predictions", path, "--caption", annotations, "--out", out, "--allow_missing")
+    scores = json.loads(out.read_text(encoding="utf-8"))
+    assert (scores["videos"], scores["unpredicted"]) == (1, ["b"])
+
+
+def test_a_given_split_wins(tmp_path: Path, annotations: Path) -> None:
+    path = predictions(tmp_path, "test", c="a man talks")
+    run("--predictions", path, "--caption", annotations, "--split", "train")
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["split"] == "train"
+
+
+def test_plain_captions_are_scored_where_they_are(tmp_path: Path, annotations: Path) -> None:
+    path = tmp_path / "plain.json"
+    path.write_text('{"a": "a dog runs", "c": ["a man talks"]}')
+    run("--predictions", path, "--caption", annotations)
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert (scores["split"], scores["videos"]) == (None, 2)
+
+
+def test_intervals_and_the_curve_of_confidence(tmp_path: Path, annotations: Path) -> None:
+    path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
+    options = ["--predictions", path, "--caption", annotations, "--bootstrap", "100"]
+    curve = tmp_path / "curve.png"
+    printed = run(*options, "--confidence_curve", curve)
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    low, high = scores["intervals"]["CIDEr"]
+    assert low <= scores["CIDEr"] <= high
+    assert f"[{100 * low:.2f}, {100 * high:.2f}] in 95 %" in printed
+    assert "rank correlation of confidence and CIDEr" in printed
+    assert curve.stat().st_size > 1000
+    run(*options, "--seed", "0")
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
+
+
+def test_a_curve_needs_captions_with_confidence(tmp_path: Path, annotations: Path) -> None:
+    path = tmp_path / "plain.json"
+    path.write_text('{"a": "a dog runs"}')
+    with pytest.raises(ClipcapError, match="lacks the fields version and predictions"):
+        run("--predictions", path, "--caption", annotations, "--confidence_curve", tmp_path / "curve.png")
+
+
+def test_help_names_the_options_as_written_and_loads_nothing_heavy() -> None:
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    for option in ("--predictions", "--caption", "--split", "--out", "--allow_missing"):
+        assert option in result.output
+    assert "--no-allow_missing" not in result.output
+    heavy = ("torch", "numpy", "pycocoevalcap")
+    code = f"import sys, clipcap_video.cli.evaluate; print([name for name in {heavy} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"

@@ -1,0 +1,210 @@
+"""Annotation readers: what they make of published and homemade files, and what they say about bad ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.matching import match_features
+from clipcap_video.datasets.records import VideoRecord, select, splits
+from clipcap_video.datasets.tabular import video_id_of
+from clipcap_video.errors import ClipcapError
+
+
+def msrvtt(**fields: object) -> dict[str, object]:
+    """MSR-VTT 2016's layout: sentences are in no order, of videos or of sen_id."""
+
+    def video(number: int, split: str) -> dict[str, object]:
+        return {
+            "category": 9,
+            "url": "https://www.youtube.com/watch?v=9lZi22qLlEo",
+            "video_id": f"video{number}",
+            "start time": 137.72,
+            "end time": 149.44,
+            "split": split,
+            "id": number,
+        }
+
+    def sentence(sen_id: int, number: int, caption: str) -> dict[str, object]:
+        return {"sen_id": sen_id, "video_id": f"video{number}", "caption": caption}
+
+    content: dict[str, object] = {
+        "info": {"year": "2016", "version": "1.0"},
+        "videos": [video(2, "train"), video(0, "validate"), video(10, "test")],
+        "sentences": [
+            sentence(7, 2, " a car is\n shown "),
+            sentence(0, 0, "in a town"),
+            sentence(3, 2, "a man drives"),
+            sentence(4, 2, "  "),
+        ],
+    }
+    return {**content, **fields}
+
+
+def write(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8", newline="")
+    return path
+
+
+def test_msrvtt_keeps_file_order_and_folds_white_space(tmp_path: Path) -> None:
+    assert read_annotations([write(tmp_path / "train_val.json", msrvtt())]) == [
+        VideoRecord("video2", "train", ["a car is shown", "a man drives"]),
+        VideoRecord("video0", "validate", ["in a town"]),
+        VideoRecord("video10", "test", []),
+    ]
+
+
+@pytest.mark.parametrize("sentences", ["absent", None, []])
+def test_test_videos_need_no_sentences(tmp_path: Path, sentences: object) -> None:
+    content = msrvtt(sentences=sentences)
+    content["videos"] = [{"video_id": "video7", "split": "test"}]
+    if sentences == "absent":
+        del content["sentences"]
+    assert read_annotations([write(tmp_path / "test.json", content)]) == [VideoRecord("video7", "test", [])]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Validate", "dev"])
+def test_names_of_the_validation_split_become_the_published_one(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.json", msrvtt(videos=[{"video_id": "v", "split": name}], sentences=[]))
+    records = read_annotations([path])
+    assert splits(records) == {"validate": 1}
+    assert select(records, name) == records
+
+
+def test_several_files_merge(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.csv", "video,caption,split\nb.mp4,one,train\na.mp4,two,test\n")
+    second = write(tmp_path / "second.csv", "video,caption,split\nc.mp4,three,train\nb.mp4,four,train\n")
+    assert read_annotations([first, second]) == [
+        VideoRecord("b", "train", ["one", "four"]),
+        VideoRecord("a", "test", ["two"]),
+        VideoRecord("c", "train", ["three"]),
+    ]
+
+
+def test_conflicting_splits_name_both_files(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.csv", "video,caption,split\na,one,train\n")
+    second = write(tmp_path / "second.csv", "video,caption,split\na,one,test\n")
+    with pytest.raises(ClipcapError, match=r"'a'.*'train' in .*first\.csv.*'test' in .*second\.csv"):
+        read_annotations([first, second])
+
+
+EXPECTED_TABLE = [
+    VideoRecord("clip1", "train", ['a "red", round ball', "it rolls"]),
+    VideoRecord("clip2", "validate", ["éclair"]),
+]
+
+
+def test_csv_with_byte_order_mark_crlf_quotes_and_blank_lines(tmp_path: Path) -> None:
+    text = (
+        "\ufeffvideo,caption,split\r\n"
+        'videos/clip1.mp4,"a ""red"", round ball",train\r\n'
+        "\r\n"
+        "clip1.mp4,it rolls,train\r\n"
+        "C:\\videos\\clip2.AVI,éclair,val\r\n"
+    )
+    assert read_annotations([write(tmp_path / "own.csv", text)]) == EXPECTED_TABLE
+
+
+def test_columns_may_stand_in_any_order_and_be_parted_by_tabs(tmp_path: Path) -> None:
+    text = "Split\tid\tCaption\tVideo\ntrain\t1\tyes, it is\tx.mp4\n"
+    assert read_annotations([write(tmp_path / "own.tsv", text)]) == [VideoRecord("x", "train", ["yes, it is"])]
+
+
+def test_jsonl_with_single_captions_and_lists(tmp_path: Path) -> None:
+    rows = [
+        {"video": "clip1.mp4", "captions": ['a "red", round ball', "it rolls"]},
+        {"video": "clip2", "caption": "éclair", "split": "val"},
+    ]
+    lines = "\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\r\n\r\n"
+    assert read_annotations([write(tmp_path / "own.jsonl", lines)]) == EXPECTED_TABLE
+    # The content decides where the name does not.
+    assert read_annotations([write(tmp_path / "own.json", lines)]) == EXPECTED_TABLE
+    assert read_annotations([write(tmp_path / "list.json", rows)]) == EXPECTED_TABLE
+    assert read_annotations([write(tmp_path / "one.json", rows[0])]) == EXPECTED_TABLE[:1]
+
+
+def test_a_line_separator_inside_a_json_caption_does_not_end_the_line(tmp_path: Path) -> None:
+    line = json.dumps({"video": "v", "caption": "one\u2028two"}, ensure_ascii=False)
+    assert read_annotations([write(tmp_path / "own.jsonl", line)])[0].captions == ["one two"]
+
+
+def test_only_video_endings_are_cut_from_ids() -> None:
+    names = ["video12", "a/b/video12.mp4", "clip.01", "show.s01.mkv", ".mp4", "x.MP4"]
+    assert [video_id_of(name) for name in names] == ["video12", "video12", "clip.01", "show.s01", ".mp4", "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "", "a.json is empty; give"),
+        ("a.json", '{"videos": [', r"a.json is not JSON \(line 1, column 13"),
+        ("a.json", "3", "its top level is a number; expected"),
+        ("a.json", {"images": []}, "an object with the fields images; expected"),
+        ("a.json", {"sentences": []}, "lacks the field videos"),
+        ("a.json", {"videos": []}, "lists no videos"),
+        ("a.json", {"videos": {}, "sentences": {"x": 1}}, "sentences is not a list"),
+        ("a.json", {"videos": [{"video_id": "v", "split": "train"}]}, "lacks the field sentences"),
+        ("a.json", msrvtt(videos=[{"split": "train"}]), r"videos\[0\] lacks the field video_id"),
+        ("a.json", msrvtt(videos=[{"video_id": "v"}]), r"videos\[0\] lacks the field split"),
+        ("a.json", msrvtt(videos=[{"video_id": "v", "split": "train"}] * 2), r"videos\[1\] repeats video 'v'"),
+        ("a.json", msrvtt(sentences=[{"caption": "x"}]), r"sentences\[0\] lacks the field video_id"),
+        ("a.json", msrvtt(sentences=[{"video_id": "video0"}]), r"sentences\[0\] lacks the field caption"),
+        ("a.json", msrvtt(sentences=[7]), r"sentences\[0\] lacks the field video_id"),
+        (
+            "a.json",
+            msrvtt(sentences=[{"video_id": "video3", "caption": "x"}]),
+            r"sentences\[0\] is about video 'video3', which videos does not list",
+        ),
+        ("a.csv", "video1,a dog\nvideo2,a cat\n", "line 1: the header is 'video1,a dog'"),
+        ("a.csv", "video,caption\n", "lists no videos"),
+        ("a.csv", "video,caption\nv,a dog, running\n", "line 2 has 3 columns and the header 2; put"),
+        ("a.csv", "video,caption\nv,one\nw\n", "line 3 lacks the field caption"),
+        ("a.csv", "video,caption\n,one\n", "line 2 lacks the field video"),
+        ("a.csv", 'video,caption\nv,"open\n', "is not CSV"),
+        ("a.csv", "video,caption,split\nv,x,train\nv,y,test\n", "line 3: video 'v' is in split 'test' here"),
+        ("a.jsonl", '{"video": "v", "caption": "x"}\n{"video": \n', "line 2 is not JSON"),
+        ("a.jsonl", '{"video": "v"}\n', "line 1 lacks the field caption"),
+        ("a.jsonl", '{"video": "v", "captions": "x"}\n', "line 1 lacks the field caption"),
+        ("a.jsonl", "[1]\n", "line 1 is not an object"),
+        ("a.json", [{"caption": "x"}], "entry 0 lacks the field video"),
+    ],
+)
+def test_malformed_files_are_one_sentence(tmp_path: Path, name: str, content: object, message: str) -> None:
+    with pytest.raises(ClipcapError, match=message) as caught:
+        read_annotations([write(tmp_path / name, content)])
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_folder_and_other_encodings(tmp_path: Path) -> None:
+    with pytest.raises(ClipcapError, match=r"no annotation file .*none\.json; check the path"):
+        read_annotations([tmp_path / "none.json"])
+    with pytest.raises(ClipcapError, match="is a folder"):
+        read_annotations([tmp_path])
+    (tmp_path / "latin.csv").write_bytes("video,caption\nv,café\n".encode("latin-1"))
+    with pytest.raises(ClipcapError, match="is not UTF-8"):
+        read_annotations([tmp_path / "latin.csv"])
+
+
+def test_select_lists_the_splits_there_are() -> None:
+    records = [VideoRecord("a", "train"), VideoRecord("b", "train"), VideoRecord("c", "test")]
+    assert splits(records) == {"train": 2, "test": 1}
+    assert [record.video_id for record in select(records, "train")] == ["a", "b"]
+    with pytest.raises(ClipcapError, match=r"no split 'val'.*there is train \(2\), test \(1\)"):
+        select(records, "val")
+
+
+def test_matching_counts_and_names_what_is_left_out() -> None:
+    records = [VideoRecord(f"video{number}", "train", ["x"]) for number in (3, 1, 2, 5, 6, 7)]
+    matched = match_features(records, ["video2", "video3", "video9"])
+    assert [record.video_id for record in matched.records] == ["video3", "video2"]
+    assert matched.without_features == ["video1", "video5", "video6", "video7"]
+    assert matched.without_captions == ["video9"]
+    assert matched.describe() == (
+        "2 videos matched; left out: 4 annotated videos (video1, video5, video6, ...) without features; "
+        "1 video (video9) with features but no annotations"
+    )
+    assert match_features(records[:1], ["video3"]).describe() == ""

@@ -1,0 +1,44 @@
+"""Captions that say their verb twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipcap_video.datasets.cleaning import mend_caption, mend_captions
+from clipcap_video.datasets.records import VideoRecord
+
+
+@pytest.mark.parametrize(
+    ("caption", "mended"),
+    [
+        ("there is a man is talking to a woman", "a man is talking to a woman"),
+        ("There is a man in a white shirt is singing.", "A man in a white shirt is singing."),
+        ("there are two men are fighting", "two men are fighting"),
+        ("there was a dog was running", "a dog was running"),
+    ],
+)
+def test_the_first_verb_goes(caption: str, mended: str) -> None:
+    assert mend_caption(caption) == mended
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "there is a man talking to a woman",
+        "there is a man who is talking",
+        "there is a man and he is talking",
+        "there is a place, where it is cold",
+        "a man is talking while a dog is running",
+        "a man says there is a dog",
+        "there is",
+        "",
+    ],
+)
+def test_others_stay(caption: str) -> None:
+    assert mend_caption(caption) == caption
+
+
+def test_records_keep_all_else() -> None:
+    record = VideoRecord("v", "train", ["there is a cat is asleep", "a cat"])
+    (mended,) = mend_captions([record])
+    assert mended == VideoRecord("v", "train", ["a cat is asleep", "a cat"])

