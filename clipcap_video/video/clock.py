@@ -70,3 +70,26 @@ def sorted_stamps(frames: Iterable[tuple[T, int | None]]) -> Iterator[tuple[T, i
             yield first, None if had is None else heapq.heappop(stamps)
     for frame, had in waiting:
         yield frame, None if had is None else heapq.heappop(stamps)
+
+
+def in_order(frames: Iterable[tuple[T, int | None]], most: int) -> Iterator[tuple[T, int | None]]:
+    """Frames by their own stamps, as a decoder fails to give them behind damage. A step of more than `most` stamps is
+    not put right: there the clock restarts."""
+    waiting: list[tuple[int, int, T]] = []
+    newest = 0
+    for place, (frame, stamp) in enumerate(frames):
+        if stamp is None or (waiting and abs(stamp - newest) > most):
+            while waiting:
+                first = heapq.heappop(waiting)
+                yield first[2], first[0]
+        if stamp is None:
+            yield frame, None
+            continue
+        newest = stamp
+        heapq.heappush(waiting, (stamp, place, frame))
+        if len(waiting) > MOST_REORDERED:
+            first = heapq.heappop(waiting)
+            yield first[2], first[0]
+    while waiting:
+        first = heapq.heappop(waiting)
+        yield first[2], first[0]

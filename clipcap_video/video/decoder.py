@@ -12,10 +12,10 @@ from typing import Any
 import av
 import numpy as np
 
-from clipcap_video.video.clock import FrameTimes, sorted_stamps
+from clipcap_video.video.clock import LONGEST_STEP, FrameTimes, in_order, sorted_stamps
 from clipcap_video.video.damage import Damage, bytes_missing
 from clipcap_video.video.errors import SOUND, Count, Errors, Trouble, strictly, tolerantly
-from clipcap_video.video.packets import MATROSKA, MOV, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
+from clipcap_video.video.packets import MATROSKA, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
 from clipcap_video.video.picture import PictureMaker
 from clipcap_video.video.source import Source
 
@@ -166,19 +166,24 @@ class Decoder:
         self._count = Count()
         times = FrameTimes(source.unit, source.rate, source.restarts)
         if entry is None:
-            decoded = self._decoded(context, source.packets(), strict)
+            decoded = _decoded(context, source.packets(), strict)
         else:
             first, stamp = entry
             times(first)
             self._count.whole = False
             # What is shown before a key frame and stored behind it refers to frames before the key frame.
-            packets = source.packets(stamp)
-            decoded = (pair for pair in self._decoded(context, packets, strict) if (pair[0].pts or first) >= stamp)
-        stamped: Iterator[tuple[tuple[Any, int], int | None]] = ((pair, pair[0].pts) for pair in decoded)
+            decoded = (raw for raw in _decoded(context, source.packets(stamp), strict) if (raw.pts or first) >= stamp)
+        stamped: Iterator[tuple[Any, int | None]] = ((raw, raw.pts) for raw in decoded)
         if self.reorders_by_decoding_times:
             stamped = sorted_stamps(stamped)
-        for number, ((raw, state), stamp_of_frame) in enumerate(stamped):
-            time = times(stamp_of_frame)
+        elif not strict:
+            stamped = in_order(stamped, round(LONGEST_STEP / source.unit))
+        errors, table = self._errors or Errors(), source.table
+        bad = errors.stamps | table.corrupt
+        suspects = bad | table.gaps
+        for number, (raw, shown_stamp) in enumerate(stamped):
+            state = SOUND if strict else self._count.state(raw, bad, suspects)
+            time = times(shown_stamp)
             self._count.times.append(time)
             yield Frame(raw, number, time, state, self.maker)
 
@@ -186,20 +191,6 @@ class Decoder:
     def reorders_by_decoding_times(self) -> bool:
         """Whether the file tells when frames are decoded and not when they are shown: AVI, and what was made of it."""
         return bool(self._source.context.has_b_frames) and self._source.table.tell_decoding
-
-    def _decoded(self, context: Any, packets: Iterator[Any], strict: bool) -> Iterator[tuple[Any, int]]:
-        """Frames and their states, in the order of showing. Raises Trouble at the first error of a strict pass."""
-        if strict:
-            for packet in packets:
-                yield from ((frame, SOUND) for frame in strictly(context, packet))
-            yield from ((frame, SOUND) for frame in strictly(context, None))
-            return
-        errors = self._errors or Errors()
-        bad = errors.stamps | self._source.table.corrupt
-        suspects = bad | self._source.table.gaps
-        for packet in packets:
-            yield from self._count.states(tolerantly(context, packet), bad, suspects)
-        yield from self._count.states(tolerantly(context, None), bad, suspects)
 
     def index(self) -> PacketIndex:
         """What the packets tell of the frames. Raises Unseekable where they do not tell all."""
@@ -230,12 +221,11 @@ class Decoder:
         cut = bool(bytes_missing(self.path))
         if not count.whole and self._errors is None:
             return Damage(len(count.times), truncated=cut, whole=False)
-        errors = self._errors.number if self._errors is not None else 0
-        errors += len(source.table.corrupt)
+        found = self._errors or Errors()
+        errors = found.number + len(source.table.corrupt)
+        bad = found.stamps | source.table.corrupt
         decoded, times = len(count.times), np.asarray(count.times)
-        missing = count.missing_in_gaps(times)
-        if source.format == MOV and (errors or count.corrupt or cut):
-            missing = max(missing, self.likely - decoded)
+        missing = max(count.missing_in_gaps(times), len(bad - count.stamps))
         if source.promised and source.is_indexed:
             absent = source.promised - len(source.table.stamps) - source.table.empty
             # Encoders miscount by one or two.
@@ -244,3 +234,11 @@ class Decoder:
             missing = max(missing, round((source.duration - float(times[-1])) * source.rate) - 1)
         missing = max(0, missing)
         return Damage(decoded + missing, count.corrupt, missing, errors, cut)
+
+
+def _decoded(context: Any, packets: Iterator[Any], strict: bool) -> Iterator[Any]:
+    """Frames as a codec gives them. Raises Trouble at the first error of a strict pass."""
+    decode = strictly if strict else tolerantly
+    for packet in packets:
+        yield from decode(context, packet)
+    yield from decode(context, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -72,34 +71,33 @@ class Errors:
 
 
 class Count:
-    """What happens while a video is decoded. times: of its frames. whole: whether it is decoded from its beginning."""
+    """What happens while a video is decoded. times, stamps: of its frames. whole: whether from its beginning."""
 
     def __init__(self) -> None:
         self.times = array("d")
+        self.stamps: set[int] = set()
         self.corrupt = 0
         self.whole = True
         self._doubtful = False
         self._trouble = 0
-        self._frames = 0
         self._troubled: list[int] = []  # frames that a gap of an error's making may precede
 
-    def states(self, frames: list[Any], bad: set[int], suspects: set[int]) -> Iterator[tuple[Any, int]]:
-        """Frames as they come out, each with its state. bad: stamps of packets with errors. suspects: those, and
-        stamps of frames before which something is missing."""
-        for frame in frames:
-            damaged = frame.is_corrupt or frame.pts in bad
-            if frame.key_frame and not damaged:
-                self._doubtful = False
-            if frame.pts in suspects or damaged:
-                self._doubtful = not (frame.key_frame and not damaged)
-                self._trouble = TROUBLE_FRAMES
-            state = DAMAGED if damaged else DOUBTFUL if self._doubtful else SOUND
-            self.corrupt += damaged
-            if self._trouble:
-                self._trouble -= 1
-                self._troubled.append(self._frames)
-            self._frames += 1
-            yield frame, state
+    def state(self, frame: Any, bad: set[int], suspects: set[int]) -> int:
+        """The state of the next frame shown. bad: stamps of packets with errors. suspects: those, and stamps of frames
+        before which something is missing."""
+        damaged = frame.is_corrupt or frame.pts in bad
+        if frame.key_frame and not damaged:
+            self._doubtful = False
+        elif damaged or frame.pts in suspects:
+            self._doubtful = True
+        if damaged or frame.pts in suspects:
+            self._trouble = TROUBLE_FRAMES
+        self.corrupt += damaged
+        if self._trouble:
+            self._trouble -= 1
+            self._troubled.append(len(self.times))
+        self.stamps.add(frame.pts)
+        return DAMAGED if damaged else DOUBTFUL if self._doubtful else SOUND
 
     def missing_in_gaps(self, times: np.ndarray) -> int:
         """Frames missing where steps between `times` are long around trouble."""
