@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -15,12 +16,20 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     A process that is killed leaves `.NAME.PID.partial`, and `file` as it was.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    name = f".{file.name}.{os.getpid()}.partial"
+    if not fits_a_name(name):
+        name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()}.{os.getpid()}.partial"
+    partial = file.with_name(name)
     try:
         yield partial
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def fits_a_name(name: str) -> bool:
+    """Whether file systems take a file's name, which is at most 255 bytes long."""
+    return len(os.fsencode(name)) <= 255
 
 
 def natural_key(video_id: str) -> tuple[tuple[int, int | str], ...]:

@@ -34,6 +34,11 @@ class InferConfig:
         "Videos to caption: a folder, a video, or a text file of paths. May be given several times.",
         panel="Input",
     )
+    max_damage: float = option(
+        0.05,
+        "Caption a video of which at most this share of the frames is damaged; 1 takes all that can be read.",
+        panel="Input",
+    )
     data: Path | None = option(
         None,
         "Features to caption; without --videos, those that the model was trained on, else "

@@ -20,6 +20,9 @@ def run_app(app: typer.Typer) -> None:
     # Importing torch and transformers makes millions of objects that stay. Looking through them for garbage again and
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ClipcapError as error:

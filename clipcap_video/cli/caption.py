@@ -28,6 +28,7 @@ class CaptionConfig:
 
     videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
 
+    max_damage: float = as_in_infer("max_damage")
     segments: str = option(
         "shots",
         "shots: cut where the picture does (found by PySceneDetect). fixed:10: every 10 seconds. whole: one caption.",
@@ -111,10 +112,10 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
     from clipcap_video.runs.record import record_run
-    from clipcap_video.video.files import find_all_videos
+    from clipcap_video.video.files import find_all_videos, id_of, shown
 
     settings = chosen_settings(config)
-    videos = list(find_all_videos(config.videos).values())
+    videos = list(find_all_videos(config.videos, partial(print, file=sys.stderr)).values())
     kinds = [kind for kind in FORMATS if getattr(config, kind)] or list(FORMATS)
     several = len(videos) > 1
     todo = (
@@ -126,7 +127,7 @@ def _caption(config: CaptionConfig) -> None:
     failed = False
     for path in todo:
         if several:
-            print(f"{path}:")
+            print(f"{shown(path)}:")
         try:
             done = caption_long_video(
                 captioner,
@@ -138,14 +139,15 @@ def _caption(config: CaptionConfig) -> None:
                 keep_log=config.jsonl,
                 overwrite=config.overwrite,
                 batch_size=config.bs,
+                max_damage=config.max_damage,
                 tell=partial(print, flush=True),
             )
         except VideoError as error:
-            print(f"could not read {path.stem}: {error}", file=sys.stderr)
+            print(f"could not read {id_of(path)}: {error}", file=sys.stderr)
             failed = True
             continue
         if done.warning is not None:
-            print(f"warning: {path.stem}: {done.warning}", file=sys.stderr)
+            print(f"warning: {id_of(path)}: {done.warning}", file=sys.stderr)
         if config.jsonl:
             record_run(done.files[-1], "caption", config)
         print(f"written: {', '.join(map(str, done.files))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,13 @@ class ExtractConfig:
         panel="Frames",
     )
 
+    max_damage: float = option(
+        0.05,
+        "Use a video of which at most this share of the frames is damaged; sound frames are taken where there are "
+        "some. 1 uses all that can be read.",
+        panel="Frames",
+    )
+
     workers: int = option(2, "Threads that decode videos.", panel="Run")
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
@@ -87,6 +95,8 @@ class ExtractConfig:
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
         if self.paragraphs and not self.caption:
             raise ClipcapError("--paragraphs is about annotations; give them with --caption, or leave it out")
+        if not 0 <= self.max_damage <= 1:
+            raise ClipcapError(f"--max_damage is a share from 0 to 1, not {self.max_damage:g}; 0.05 is 5 %")
         for name in ("bs", "workers"):
             if getattr(self, name) < 1:
                 raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
@@ -108,7 +118,7 @@ def _extract(config: ExtractConfig) -> None:
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames, config.key_frames)
-    videos = find_all_videos(config.videos)
+    videos = find_all_videos(config.videos, partial(print, file=sys.stderr))
     spans: dict[str, Span] = {}
     if config.caption:
         found = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
@@ -139,7 +149,7 @@ def _extract(config: ExtractConfig) -> None:
     encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
-        "overwrite": config.overwrite, "spans": spans,
+        "overwrite": config.overwrite, "spans": spans, "max_damage": config.max_damage,
     }  # fmt: skip
     if config.dry_run:
         plan = plan_extraction(videos, encoder, spec, folder, **choices)

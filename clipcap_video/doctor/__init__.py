@@ -11,7 +11,7 @@ from clipcap_video.doctor.features import StoreFacts, compare_features, examine_
 from clipcap_video.doctor.findings import Examination, Finding, describe
 from clipcap_video.doctor.videos import Limits, examine_videos
 from clipcap_video.files import natural_key, sorted_ids
-from clipcap_video.video.files import search, shown, skipped_note, video_id
+from clipcap_video.video.files import id_of, search, shown, skipped_note
 
 __all__ = ["Examination", "Finding", "Limits", "describe", "examine"]
 
@@ -37,14 +37,14 @@ def examine(
     paths = [path for listing in listings for path in listing.paths]
     if skipped := [path for listing in listings for path in listing.skipped]:
         result.notes.append(skipped_note(skipped))
-    paths.sort(key=lambda path: natural_key(video_id(path)))
+    paths.sort(key=lambda path: natural_key(id_of(path)))
     facts = None if data is None else examine_features(data)
     records, problems, complete = read_all(caption)
     result.findings += problems
     ids: list[str] | None = None
     if paths:
         result.findings += _same_ids(paths)
-        ids = sorted_ids({video_id(path) for path in paths})
+        ids = sorted_ids({id_of(path) for path in paths})
         found, checked = examine_videos(paths, limits or Limits(), workers, progress)
         result.findings += found
         result.checked |= checked
@@ -83,7 +83,7 @@ def _same_ids(paths: Sequence[Path]) -> list[Finding]:
     """Files of one id, which no run could tell apart; a file that is named twice is one file."""
     files: dict[str, list[Path]] = {}
     for path in paths:
-        others = files.setdefault(video_id(path), [])
+        others = files.setdefault(id_of(path), [])
         if not any(path == other or path.samefile(other) for other in others):
             others.append(path)
     return [

@@ -23,7 +23,7 @@ from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import VideoError
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.decoder import Decoder
-from clipcap_video.video.files import shown, video_id
+from clipcap_video.video.files import id_of, shown
 
 # Frame times are rounded to whole milliseconds by some containers.
 JITTER_SECONDS = 0.003
@@ -74,7 +74,7 @@ def examine_videos(
                     readable.append(path)
                 seconds += facts.seconds
                 findings += [
-                    Finding(kind, video_id(path), f"{shown(path)}: {message}", (shown(path),))
+                    Finding(kind, id_of(path), f"{shown(path)}: {message}", (shown(path),))
                     for kind, message in problems(facts, limits)
                 ]
                 bar.update()
@@ -87,7 +87,7 @@ def examine_videos(
     for same in duplicates:
         others = ", ".join(shown(path) for path in same[1:])
         said = f"{shown(same[0])} has the same content as {others}"
-        findings.append(Finding("duplicate", video_id(same[0]), said, tuple(map(shown, same))))
+        findings.append(Finding("duplicate", id_of(same[0]), said, tuple(map(shown, same))))
     return findings, {"videos": len(paths), "frames": frames, "minutes of video": round(seconds / 60, 1)}
 
 

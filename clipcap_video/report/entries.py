@@ -103,6 +103,7 @@ def report_predictions(
             start=found.start,
             end=found.end,
             verdict=None if verdicts is None else verdicts.get(found.video),
+            damage=None if found.damage is None else str(found.damage),
         )
 
     def entries_of(run: list[Prediction]) -> list[ReportEntry]:

@@ -82,7 +82,8 @@ class ReportEntry:
     """One video of a report.
 
     captions: best first. cider: the score of the best caption, as a fraction. start, end: the part of the video that
-    is described, in seconds; None for all of it. verdict: what somebody found who looked at the best caption.
+    is described, in seconds; None for all of it. damage: how much of the video is damaged, in words. verdict: what
+    somebody found who looked at the best caption.
     """
 
     video_id: str
@@ -94,6 +95,7 @@ class ReportEntry:
     start: float | None = None
     end: float | None = None
     verdict: Verdict | None = None
+    damage: str | None = None
 
 
 def write_report(
@@ -217,6 +219,9 @@ def _card(entry: ReportEntry) -> Iterator[str]:
         yield f'<span class="num">{format_seconds(entry.start)} to {format_seconds(entry.end)}</span>'
     if entry.path is not None:
         yield f'<bdi class="path">{escape(entry.path)}</bdi>'
+    if entry.damage is not None:
+        said = f'<span class="find">{escape(entry.damage)}</span>'
+        yield f'<span class="verdict"><b class="find wrong">damaged</b> {said}</span>'
     if entry.verdict is not None:
         yield (
             f'<span class="verdict"><b class="find {entry.verdict.judgement}">{entry.verdict.judgement}</b> '

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 # The default of --max_damage: the largest share of damaged frames with which a video is used.
 MAX_DAMAGE = 0.05
@@ -49,6 +49,14 @@ class Damage:
 
     def to_json(self) -> dict[str, int | bool]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Damage | None:
+        """What `to_json` gave; None for anything else."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(raw, dict) or not known & raw.keys():
+            return None
+        return cls(**{name: value for name, value in raw.items() if name in known})
 
 
 # Files with the same first bytes as these are videos, whole or not: (offset, bytes).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,14 +50,20 @@ def shown(path: object) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in clean)
 
 
-def video_id(path: Path) -> str:
+def id_of(path: Path) -> str:
     """The id of a video: its file's name without the ending; bytes that are not UTF-8 as \\xNN."""
     return path.stem.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def find_all_videos(sources: Iterable[Path]) -> dict[str, Path]:
-    """Videos at several sources together, as `find_videos` finds them; a stem may stand for one file only."""
-    return _by_stem(path for source in sources for path in find_videos(source).values())
+def find_all_videos(sources: Iterable[Path], tell: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
+    """Videos at several sources together, as `find_videos` finds them; a stem may stand for one file only.
+
+    tell: is given a sentence about files that were skipped.
+    """
+    listings = [search(source) for source in sources]
+    if skipped := [path for listing in listings for path in listing.skipped]:
+        tell(skipped_note(skipped))
+    return _by_stem(path for listing in listings for path in listing.paths)
 
 
 def find_videos(source: Path) -> dict[str, Path]:
@@ -68,16 +74,11 @@ def find_videos(source: Path) -> dict[str, Path]:
 
     Raises ClipcapError when there is nothing, a listed path does not exist or two files share a stem.
     """
-    return _by_stem(list_videos(source))
-
-
-def list_videos(source: Path) -> list[Path]:
-    """The files that `find_videos` finds, stems that stand for several files included."""
-    return search(source).paths
+    return _by_stem(search(source).paths)
 
 
 def search(source: Path) -> Listing:
-    """The same, and what was skipped on the way."""
+    """The files that `find_videos` finds, stems that stand for several files included, and what it skips."""
     source = Path(source)
     if source.is_dir():
         listing = Listing([])
@@ -173,9 +174,7 @@ def _listed(source: Path, text: str) -> Iterator[Path]:
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for path in paths:
-        other = videos.setdefault(video_id(path), path)
+        other = videos.setdefault(id_of(path), path)
         if other != path and not other.samefile(path):
-            raise ClipcapError(
-                f"{shown(other)} and {shown(path)} have the same id {video_id(path)!r}; rename one of them"
-            )
+            raise ClipcapError(f"{shown(other)} and {shown(path)} have the same id {id_of(path)!r}; rename one of them")
     return {name: videos[name] for name in sorted_ids(videos)}
