@@ -163,5 +163,15 @@ def write_features(
         metadata["damage"] = json.dumps(origin.damage.to_json())
     with whole_file(file) as partial:
         # `save_file` would make the file readable by its owner alone, whatever the umask.
-        partial.write_bytes(save(tensors, metadata=metadata))
+        partial.write_bytes(_in_order(save(tensors, metadata=metadata)))
     return file
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata in alphabetical order, for the library's changes from call to call."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
