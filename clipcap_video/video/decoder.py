@@ -15,7 +15,7 @@ import numpy as np
 from clipcap_video.video.clock import LONGEST_STEP, FrameTimes, in_order, sorted_stamps
 from clipcap_video.video.damage import Damage, bytes_missing
 from clipcap_video.video.errors import SOUND, Count, Errors, Trouble, strictly, tolerantly
-from clipcap_video.video.packets import MATROSKA, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
+from clipcap_video.video.packets import AVI, MATROSKA, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
 from clipcap_video.video.picture import PictureMaker
 from clipcap_video.video.source import Source
 
@@ -190,7 +190,8 @@ class Decoder:
     @property
     def reorders_by_decoding_times(self) -> bool:
         """Whether the file tells when frames are decoded and not when they are shown: AVI, and what was made of it."""
-        return bool(self._source.context.has_b_frames) and self._source.table.tell_decoding
+        source = self._source
+        return bool(source.context.has_b_frames) and (source.format == AVI or source.table.tell_decoding)
 
     def index(self) -> PacketIndex:
         """What the packets tell of the frames. Raises Unseekable where they do not tell all."""

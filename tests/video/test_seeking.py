@@ -22,7 +22,6 @@ CODINGS = {
     "h264.mp4": ("libx264", X264, "yuv420p"),
     "h264.mkv": ("libx264", X264, "yuv444p"),
     "plain.avi": ("libx264", {"g": "30", "bf": "0", "x264-params": "log-level=none"}, "yuv420p"),
-    "mpeg4.avi": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
     "mpeg4.mp4": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
     "hevc.mp4": ("libx265", {"x265-params": "keyint=30:log-level=none"}, "yuv420p"),
     "deep.mp4": ("libx264", X264, "yuv420p10le"),
@@ -30,6 +29,7 @@ CODINGS = {
 }
 # Read from beginning to end: AVI with B-frames has no times of showing, VP8 has frames that are never shown, ...
 REFUSED = {
+    "mpeg4.avi": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
     "h264.avi": ("libx264", X264, "yuv420p"),
     "vp8.webm": ("libvpx", {"deadline": "realtime"}, "yuv420p"),
     "h264.ts": ("libx264", X264, "yuv420p"),
