@@ -54,7 +54,6 @@ def main() -> None:
     parser.add_argument("--bs", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--split", default="validate")
-    parser.add_argument("--text_cache", type=Path)
     options = parser.parse_args()
 
     records = annotated([options.caption], open_features(options.data).ids(), str(options.data))
@@ -69,7 +68,7 @@ def main() -> None:
                     config = RetrievalTrainConfig(
                         data=options.data, caption=[captions[few]], sim_header=head, cross_num_hidden_layers=1,
                         lr=float(lr), bs=options.bs, epochs=options.epochs, eval_every=options.epochs // 4 or 1,
-                        seed=seed, text_cache=options.text_cache, resume=True,
+                        seed=seed, resume=True,
                         out_dir=options.out / f"{few or 'all'}_{head}_{lr}_{seed}",
                     )  # fmt: skip
                     hits.append(measured(config, options.split))
@@ -106,7 +105,7 @@ def measured(config: RetrievalTrainConfig, split: str) -> tuple[np.ndarray | Non
         store = open_features(config.data)
         records = with_captions(select(annotated(config.caption, store.ids(), str(config.data)), split))
         source = frame_source(model, config.max_frames, config.slice_framepos, store, {}, 1.0, 1)
-        data = RetrievalData.of(records, source, lambda texts: encode_texts(model, texts, config.text_cache), False)
+        data = RetrievalData.of(records, source, lambda texts: encode_texts(model, texts), False)
         kept = {"first": hits(model, data, True)}
         if model.separable:
             kept["all"] = hits(model, data, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +28,8 @@ class BagOfWords:
         return vectors
 
 
-def use_bag_of_words(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Lets runs find it as the text encoder "bag-of-words", and keep what they embed in `cache`."""
+def use_bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs find it as the text encoder "bag-of-words"."""
     load = encoders.load_text_encoder
 
     def named(name: str, *options: Any) -> Any:
@@ -38,4 +37,3 @@ def use_bag_of_words(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
     for module in (encoders, retrieval, captioning):
         monkeypatch.setattr(module, "load_text_encoder", named)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from clipcap_video.decoding.hypothesis import Hypothesis
+from clipcap_video.decoding.hypotheses import Hypothesis
 
 History = tuple[int, ...]
 LogitsOf = Callable[[str, History], Tensor]

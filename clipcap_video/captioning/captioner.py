@@ -20,7 +20,8 @@ from clipcap_video.captioning.evidence import explain
 from clipcap_video.captioning.hub import HubModel, fetch, names_repository
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.consensus.network import ConsensusRanker
-from clipcap_video.decoding import DecodingSettings, Hypothesis
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
 from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder

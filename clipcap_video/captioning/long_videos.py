@@ -20,7 +20,7 @@ from tqdm import tqdm
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog, write_whole
 from clipcap_video.captioning.predictions import Prediction
-from clipcap_video.captioning.subtitles import clock, cues, to_srt, to_vtt
+from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.files import fits_a_name
@@ -30,7 +30,6 @@ from clipcap_video.video.files import shown
 from clipcap_video.video.reader import one_opencv_thread
 from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
 
-FORMATS = {"srt": to_srt, "vtt": to_vtt}
 # A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
 BATCH_SECONDS = 10.0
 POLL_SECONDS = 0.1
@@ -110,7 +109,7 @@ def _join(first: Prediction, second: Prediction) -> Prediction:
 def subtitles(predictions: Iterable[Prediction], kind: str) -> str:
     """The text of a subtitle file, `srt` or `vtt`, of captions with start and end."""
     shown = ((found.start or 0.0, found.end or 0.0, found.text) for found in predictions)
-    return FORMATS[kind](cues(shown))
+    return subtitle_file(cues(shown), kind)
 
 
 def caption_long_video(
@@ -120,7 +119,7 @@ def caption_long_video(
     settings: DecodingSettings,
     *,
     folder: Path | None = None,
-    kinds: Sequence[str] = tuple(FORMATS),
+    kinds: Sequence[str] = FORMATS,
     keep_log: bool = False,
     overwrite: bool = False,
     batch_size: int = 16,
@@ -211,7 +210,7 @@ def _write_subtitles(predictions: Sequence[Prediction], files: Sequence[Path]) -
         write_whole(file, subtitles(predictions, file.suffix[1:]))
 
 
-def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = tuple(FORMATS)) -> None:
+def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = FORMATS) -> None:
     """Raises ClipcapError where a video has subtitles already, and no log that tells that they are ours to replace.
 
     Arguments as those of `caption_long_video`, which checks this too: here it is known before a model is loaded.

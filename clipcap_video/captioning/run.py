@@ -130,8 +130,6 @@ def _caption_videos(
     config: InferConfig, settings: DecodingSettings, captioner: Captioner, videos: dict[str, Path]
 ) -> CaptionedVideos:
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
-    if config.encoder or config.encoder_weights:
-        captioner.load_encoder(config.encoder, config.encoder_weights)
     out = place_of_predictions(config)
     evidence = config.report is not None
     captioned = caption_videos(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from html import escape
 
 LINE_LENGTH = 42  # characters, as broadcasters and streaming services have it
 LINES = 2
+FORMATS = ("srt", "vtt")
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,17 @@ def wrapped(text: str) -> list[str]:
     return lines
 
 
-def to_srt(shown: Iterable[Cue]) -> str:
-    """A SubRip file."""
-    blocks = [
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n" + "\n".join(cue.lines) + "\n"
-        for number, cue in enumerate(shown, 1)
-    ]
-    return "\n".join(blocks)
+def subtitle_file(shown: Iterable[Cue], kind: str) -> str:
+    """The text of a file of the cues, `srt` or `vtt`; markup characters are escaped in WebVTT."""
+    from pysubs2 import SSAEvent, SSAFile
 
-
-def to_vtt(shown: Iterable[Cue]) -> str:
-    """A WebVTT file (https://www.w3.org/TR/webvtt1), in which markup characters are escaped."""
-    blocks = ["WEBVTT\n"]
+    file = SSAFile()
     for cue in shown:
-        text = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{text}\n")
-    return "\n".join(blocks)
+        text = "\n".join(cue.lines)
+        text = escape(text, quote=False) if kind == "vtt" else text
+        # To pysubs2 a backslash begins a command, unless a word joiner follows.
+        file.append(SSAEvent(cue.start, cue.end, text.replace("\\", "\\\u2060")))
+    return file.to_string(kind, keep_ssa_tags=True).replace("\\\u2060", "\\")
 
 
 def clock(seconds: float) -> str:
@@ -92,10 +89,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _clock(milliseconds: int, mark: str) -> str:
-    seconds, rest = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{seconds:02d}{mark}{rest:03d}"

@@ -49,9 +49,6 @@ class RetrievalEvaluationConfig:
         "tightTransf, which reads each pair of text and video anew.",
     )
     out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=True)
-    text_cache: Path | None = option(
-        None, "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given."
-    )
     workers: int = option(2, "Threads that decode videos.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
 

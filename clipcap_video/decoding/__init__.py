@@ -6,7 +6,6 @@ command line can show the settings at once; `decode` itself is in `clipcap_video
 
 from __future__ import annotations
 
-from clipcap_video.decoding.hypothesis import Hypothesis
 from clipcap_video.decoding.settings import DecodingSettings
 
-__all__ = ["DecodingSettings", "Hypothesis"]
+__all__ = ["DecodingSettings"]

@@ -43,8 +43,7 @@ import torch
 from torch import Tensor
 
 from clipcap_video.decoding.continuations import best_continuations, draw_continuations, uniform_noise
-from clipcap_video.decoding.hypotheses import Hypotheses
-from clipcap_video.decoding.hypothesis import Hypothesis
+from clipcap_video.decoding.hypotheses import Hypotheses, Hypothesis
 from clipcap_video.decoding.protocol import StepModel
 from clipcap_video.decoding.scores import NextToken, normalised_score
 from clipcap_video.decoding.settings import DecodingSettings

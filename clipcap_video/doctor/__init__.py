@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipcap_video.doctor.dataset import compare_videos, equal_files_across_splits, read_all
+from clipcap_video.doctor.dataset import as_annotated, compare_videos, equal_files_across_splits, read_all
 from clipcap_video.doctor.features import StoreFacts, compare_features, examine_features, examine_model
 from clipcap_video.doctor.findings import Examination, Finding, describe
 from clipcap_video.doctor.videos import Limits, examine_videos
@@ -49,6 +49,7 @@ def examine(
         result.findings += found
         result.checked |= checked
         result.findings += equal_files_across_splits(records, [one for one in found if one.kind == "duplicate"])
+        ids = as_annotated(records, ids)
     if caption:
         result.checked |= {"annotated videos": len(records), "captions": sum(len(one.captions) for one in records)}
     if caption and not complete:

@@ -10,6 +10,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import SplitOverlap, VideoRecord
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import sorted_ids
 
 
 def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], bool]:
@@ -45,6 +46,19 @@ def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], b
                 captions = known.captions + record.captions
                 records[record.video_id] = replace(record, captions=captions)
     return list(records.values()), findings, complete
+
+
+def as_annotated(records: Iterable[VideoRecord], video_ids: Collection[str]) -> list[str]:
+    """The ids of videos, in the place of one whose segments are annotated those of the segments."""
+    there, cut, parts = set(video_ids), set(), set()
+    for record in records:
+        if record.span is None:
+            continue
+        source = next((name for name in (record.source, *record.aliases) if name in there), None)
+        if source is not None:
+            cut.add(source)
+            parts.add(record.video_id)
+    return sorted_ids(parts | (there - cut))
 
 
 def compare_videos(records: Iterable[VideoRecord], video_ids: Collection[str]) -> list[Finding]:

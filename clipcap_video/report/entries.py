@@ -14,7 +14,7 @@ import numpy as np
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.report.page import Picture, ReportCaption, ReportEntry, ReportFrame, encode_picture, write_report
+from clipcap_video.report.page import Picture, ReportEntry, ReportFrame, encode_picture, write_report
 from clipcap_video.report.verdicts import Verdict
 from clipcap_video.video.reader import one_opencv_thread, read_frames, read_frames_at
 from clipcap_video.video.sampling import SamplingSpec, spread
@@ -84,26 +84,11 @@ def report_predictions(
 
     def entry(found: Prediction, frames: list[ReportFrame]) -> ReportEntry:
         return ReportEntry(
-            video_id=found.video,
-            captions=[
-                ReportCaption(
-                    caption.text,
-                    caption.mean_logprob,
-                    caption.logprob,
-                    caption.cut,
-                    caption.expected_cider,
-                    caption.support,
-                )
-                for caption in found.captions
-            ],
-            frames=frames,
-            path=found.path,
+            found,
+            frames,
             references=references.get(found.video, []),
             cider=None if cider is None else cider.get(found.video),
-            start=found.start,
-            end=found.end,
             verdict=None if verdicts is None else verdicts.get(found.video),
-            damage=None if found.damage is None else str(found.damage),
         )
 
     def entries_of(run: list[Prediction]) -> list[ReportEntry]:

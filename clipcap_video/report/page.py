@@ -10,32 +10,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import whole_file
 from clipcap_video.report.verdicts import Verdict
 from clipcap_video.version import __version__
-
-CONFIDENCE_TIP = (
-    "How sure the model was of its own wording, not the chance that the caption is right: "
-    "exp of the mean log-probability per token."
-)
-EXPECTED_TIP = (
-    "The score that the captioner's consensus network expects, times 100. With the support it made this order."
-)
-SUPPORT_TIP = (
-    "The share of the caption's words, each by its rarity, that somebody can be expected to say of this video."
-)
-CUT_TIP = "The caption reached the length limit before the model ended it."
 
 
 @dataclass(frozen=True)
@@ -61,41 +50,18 @@ class ReportFrame:
     spans: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class ReportCaption:
-    """One hypothesis. Log-probabilities are in nats: `mean_logprob` per token, `logprob` over the sentence.
-
-    cut: the length limit ended the caption, not the model. expected: the CIDEr (0 to 10) that a consensus network
-    expects of it, where one chose; support: the share (0 to 1) of its words that somebody would say.
-    """
-
-    text: str
-    mean_logprob: float
-    logprob: float
-    cut: bool = False
-    expected: float | None = None
-    support: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class ReportEntry:
-    """One video of a report.
+    """One video of a report, or a part of one, and what is known of it.
 
-    captions: best first. cider: the score of the best caption, as a fraction. start, end: the part of the video that
-    is described, in seconds; None for all of it. damage: how much of the video is damaged, in words. verdict: what
-    somebody found who looked at the best caption.
+    cider: the score of the best caption, as a fraction. verdict: what somebody found who looked at that caption.
     """
 
-    video_id: str
-    captions: Sequence[ReportCaption]
+    prediction: Prediction
     frames: Sequence[ReportFrame]
-    path: str | None = None
-    references: Sequence[str] = field(default_factory=list)
+    references: Sequence[str] = ()
     cider: float | None = None
-    start: float | None = None
-    end: float | None = None
     verdict: Verdict | None = None
-    damage: str | None = None
 
 
 def write_report(
@@ -105,7 +71,6 @@ def write_report(
     count: int,
     counted: str = "videos",
     title: str,
-    subtitle: str = "",
     details: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes the page to `out` and returns `out`; the file appears, or is replaced, only when it is whole.
@@ -119,22 +84,33 @@ def write_report(
     out = Path(out)
     if out.is_dir():
         raise ClipcapError(f"{out} is a directory; name the report's file, for example {out / 'report.html'}.")
-    template = _template()
-    script = template[template.index("<script>") + len("<script>") : template.index("</script>")]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    values = {
-        "script_hash": f"sha256-{digest}",
-        "generator": escape(f"clipcap-video {__version__}"),
-        "title": escape(title),
-        "subtitle": f'<p class="subtitle" dir="auto">{escape(subtitle)}</p>\n' if subtitle else "",
-        "count": f"{count:,}",
-        "counted": escape(counted),
-        "details": "".join(
-            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in (details or {}).items()
-        ),
+    environment = Environment(
+        loader=PackageLoader("clipcap_video.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"figures": _figures, "ratio": _ratio, "evidence": _evidence}
+    environment.filters |= {
+        "base64": _base64,
+        "seconds": format_seconds,
+        "number": _number,
+        "probability": _probability,
+        "percent": _percent,
     }
-    head, tail = template.split("{{cards}}")
-
+    # Universal newlines matter: browsers digest the script with LF, whatever the file on disk has.
+    script = resources.files("clipcap_video.report").joinpath("page.js").read_text("utf-8")
+    page = environment.get_template("template.html").generate(
+        entries=entries,
+        count=f"{count:,}",
+        counted=counted,
+        title=title,
+        details=details or {},
+        script=Markup(script),
+        script_hash="sha256-" + _base64(hashlib.sha256(script.encode()).digest()),
+        generator=f"clipcap-video {__version__}",
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         # A path that is no valid UTF-8 reaches Python with lone surrogates, which do not encode as they are.
@@ -142,10 +118,7 @@ def write_report(
             whole_file(out) as partial,
             partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
         ):
-            file.write(_fill(head, values))
-            for entry in entries:
-                file.writelines(_card(entry))
-            file.write(_fill(tail, values))
+            file.writelines(page)
     except OSError as error:
         raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place for the page") from None
     return out
@@ -176,9 +149,9 @@ def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def format_seconds(seconds: float) -> str:
-    """m:ss.s, or h:mm:ss.s from an hour on; a dash for a time that is unknown (not finite)."""
-    if not math.isfinite(seconds):
+def format_seconds(seconds: float | None) -> str:
+    """m:ss.s, or h:mm:ss.s from an hour on; a dash for a time that is unknown (None, or not finite)."""
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     tenths = round(abs(seconds) * 10)  # whole tenths first: 59.97 s is 1:00.0, not 0:60.0
     sign = "−" if seconds < 0 and tenths else ""
@@ -189,108 +162,42 @@ def format_seconds(seconds: float) -> str:
     return f"{sign}{minutes // 60}:{minutes % 60:02d}:{rest}"
 
 
-def _template() -> str:
-    # Universal newlines matter: browsers digest the script with LF, whatever the file on disk has.
-    return resources.files("clipcap_video.report").joinpath("template.html").read_text("utf-8")
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    # One pass, so that a title which looks like a placeholder stays a title.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
-
-
-def _card(entry: ReportEntry) -> Iterator[str]:
-    best = entry.captions[0] if entry.captions else None
-    figures = ""
-    if best is not None and math.isfinite(best.mean_logprob):
-        figures += f' data-confidence="{best.mean_logprob:.6g}"'
-    if best is not None and best.expected is not None:
-        figures += f' data-expected="{best.expected:.6g}"'
-    if best is not None and best.support is not None:
-        figures += f' data-support="{best.support:.6g}"'
-    if entry.cider is not None and math.isfinite(entry.cider):
-        figures += f' data-cider="{entry.cider:.6g}"'
+def _figures(entry: ReportEntry) -> dict[str, float]:
+    """What a card is sorted and filtered by; those that are known."""
+    figures: dict[str, float | None] = {"cider": entry.cider}
+    if entry.prediction.captions:
+        best = entry.prediction.captions[0]
+        figures |= {"confidence": best.mean_logprob, "expected": best.expected_cider, "support": best.support}
     drops = [frame.drop for frame in entry.frames if frame.drop is not None and math.isfinite(frame.drop)]
-    if drops:
-        figures += f' data-evidence="{_share(max(drops)):.6g}"'
-    yield f'<article class="card" tabindex="-1"{figures}>\n'
-    yield f'<div class="card-head"><h2 class="find" dir="auto">{escape(entry.video_id)}</h2>'
-    if entry.start is not None and entry.end is not None:
-        yield f'<span class="num">{format_seconds(entry.start)} to {format_seconds(entry.end)}</span>'
-    if entry.path is not None:
-        yield f'<bdi class="path">{escape(entry.path)}</bdi>'
-    if entry.damage is not None:
-        said = f'<span class="find">{escape(entry.damage)}</span>'
-        yield f'<span class="verdict"><b class="find wrong">damaged</b> {said}</span>'
-    if entry.verdict is not None:
-        yield (
-            f'<span class="verdict"><b class="find {entry.verdict.judgement}">{entry.verdict.judgement}</b> '
-            f'<span class="find" dir="auto">{escape(entry.verdict.note)}</span></span>'
-        )
-    if entry.cider is not None:
-        yield f'<span class="cider num">CIDEr <b>{_number(100 * entry.cider, 1)}</b></span>'
-    yield "</div>\n"
-    yield from _strip(entry)
-
-    yield '<div class="words"><div>\n'
-    if best is None:
-        yield '<p class="best none">No caption</p>'
-    else:
-        yield f'<p class="best" dir="auto">{_sentence(best)}</p>\n{_confidence(best)}'
-    yield "</div>\n"
-    if len(entry.captions) > 1:
-        yield '<ol class="others" aria-label="Other captions">\n'
-        for caption in entry.captions[1:]:
-            yield (
-                f'<li><span dir="auto">{_sentence(caption)}</span>'
-                f'<span class="num" title="{_tip(caption)}">{_expected(caption)}'
-                f"<b>{_percent(caption.mean_logprob)}</b> {_number(caption.mean_logprob)}</span></li>\n"
-            )
-        yield "</ol>\n"
-    yield "</div>\n"
-
-    if entry.references:
-        count = len(entry.references)
-        yield f'<details class="refs"><summary>{count} reference{"s" if count > 1 else ""}</summary><ul>\n'
-        for reference in entry.references:
-            yield f'<li class="find" dir="auto">{escape(reference)}</li>\n'
-        yield "</ul></details>\n"
-    yield "</article>\n"
+    figures["evidence"] = _share(max(drops)) if drops else None
+    return {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
 
 
-def _strip(entry: ReportEntry) -> Iterator[str]:
-    if not entry.frames:
-        return
-    # The strip lays its frames out by their shape, which all frames of a video share.
-    shape = next((frame.picture for frame in entry.frames if frame.picture is not None), None)
-    ratio = shape.width / shape.height if shape is not None else 1.0
-    yield f'<div class="strip" style="--ratio:{ratio:.4f}">\n'
-    for frame in entry.frames:
-        time = "–" if frame.seconds is None else format_seconds(frame.seconds)
-        yield "<figure>"
-        if frame.picture is not None:
-            data = base64.b64encode(frame.picture.data).decode("ascii")
-            yield (
-                f'<img src="data:image/webp;base64,{data}" width="{frame.picture.width}" '
-                f'height="{frame.picture.height}" alt="Frame at {time}" loading="lazy" decoding="async">'
-            )
-        yield f'<figcaption class="num"><span>{time}</span>{_evidence(frame)}</figcaption></figure>\n'
-    yield "</div>\n"
+def _ratio(frames: Sequence[ReportFrame]) -> float:
+    """Width by height of the frames of a strip, which all frames of a video share."""
+    return next((frame.picture.width / frame.picture.height for frame in frames if frame.picture is not None), 1.0)
 
 
-def _evidence(frame: ReportFrame) -> str:
+def _evidence(frame: ReportFrame) -> dict[str, str] | None:
     """A bar and a figure: the share of the caption's probability that goes with the frame, or comes without it."""
     if frame.drop is None or not math.isfinite(frame.drop):
-        return ""
+        return None
     without = (
         "this frame" if frame.spans is None else "the frames from {} to {}".format(*map(format_seconds, frame.spans))
     )
     times = math.exp(min(abs(frame.drop), 50.0))
     change = f"{times:.3g} times {'less' if frame.drop >= 0 else 'more'} likely"
-    tip = f"Without {without}, this caption would be {change} (log-probability {_number(-frame.drop, sign=True)})."
-    percent = _number(100 * (math.exp(min(-frame.drop, 2.3)) - 1), 0, sign=True) + "%"
-    kind = "owed" if frame.drop >= 0 else "owed against"
-    return f'<span class="{kind}" title="{tip}" style="--p:{abs(_share(frame.drop)):.2f}"><i></i>{percent}</span>'
+    return {
+        "kind": "owed" if frame.drop >= 0 else "owed against",
+        "tip": f"Without {without}, this caption would be {change} "
+        f"(log-probability {_number(-frame.drop, sign=True)}).",
+        "share": f"{abs(_share(frame.drop)):.2f}",
+        "percent": _number(100 * (math.exp(min(-frame.drop, 2.3)) - 1), 0, sign=True) + "%",
+    }
 
 
 def _share(drop: float) -> float:
@@ -298,42 +205,13 @@ def _share(drop: float) -> float:
     return 1 - math.exp(-drop) if drop >= 0 else math.exp(drop) - 1
 
 
-def _sentence(caption: ReportCaption) -> str:
-    text = f'<span class="find">{escape(caption.text)}</span>'
-    if not caption.text.strip():
-        text = '<span class="none">(empty caption)</span>'
-    return f'{text} <span class="cut" title="{CUT_TIP}">cut</span>' if caption.cut else text
-
-
-def _confidence(caption: ReportCaption) -> str:
-    share = min(math.exp(min(caption.mean_logprob, 0.0)), 1.0) if not math.isnan(caption.mean_logprob) else 0.0
-    return (
-        f'<p class="sure" title="{_tip(caption)}">'
-        f'<span class="level" style="--p:{share:.3f}" aria-hidden="true"></span>'
-        f'<span>per-word probability <b class="num">{_percent(caption.mean_logprob)}</b></span>'
-        f'<span>mean log-probability <b class="num">{_number(caption.mean_logprob)}</b></span>'
-        f"{_expected(caption)}</p>\n"
-    )
-
-
-def _expected(caption: ReportCaption) -> str:
-    parts = []
-    if caption.expected is not None:
-        parts.append((EXPECTED_TIP, "expected CIDEr", _number(100 * caption.expected, 0)))
-    if caption.support is not None:
-        parts.append((SUPPORT_TIP, "support", f"{100 * caption.support:.0f}%"))
-    return "".join(f'<span title="{tip}">{name} <b class="num">{value}</b></span> ' for tip, name, value in parts)
-
-
-def _tip(caption: ReportCaption) -> str:
-    return f"{CONFIDENCE_TIP} Whole sentence: log-probability {_number(caption.logprob)}."
+def _probability(mean_logprob: float) -> float:
+    return 0.0 if math.isnan(mean_logprob) else math.exp(min(mean_logprob, 0.0))
 
 
 def _percent(mean_logprob: float) -> str:
-    if math.isnan(mean_logprob):
-        return "–"
-    percent = 100 * math.exp(min(mean_logprob, 0.0))
-    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.1f}%"
+    percent = 100 * _probability(mean_logprob)
+    return "–" if math.isnan(mean_logprob) else f"{percent:.{0 if percent >= 10 else 1}f}%"
 
 
 def _number(value: float, places: int = 2, sign: bool = False) -> str:

@@ -98,11 +98,6 @@ class RetrievalTrainConfig(RunConfig):
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Optimisation")
     seed: int = option(0, "Every random choice follows from it.", panel="Optimisation")
-    text_cache: Path | None = option(
-        None,
-        "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given.",
-        panel="Optimisation",
-    )
 
     prefix: str = option("prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", panel="Checkpoints")
     save_every: int = option(

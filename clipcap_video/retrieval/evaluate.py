@@ -56,5 +56,5 @@ def evaluate_checkpoint(config: Any) -> RetrievalScores:
         feature_framerate=training.get("feature_framerate", 1.0),
         workers=config.workers,
     )
-    data = RetrievalData.of(records, source, lambda texts: encode_texts(model, texts, config.text_cache), expand=False)
+    data = RetrievalData.of(records, source, lambda texts: encode_texts(model, texts), expand=False)
     return evaluate_retrieval(model, data, config.first_caption or None)

@@ -80,7 +80,7 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     )
 
     def encode(texts: list[str]) -> Tensor:
-        return encode_texts(model, texts, config.text_cache)
+        return encode_texts(model, texts)
 
     train_data = RetrievalData.of(training, source, encode, config.expand_msrvtt_sentences)
     if len(train_data) < config.bs:
@@ -124,11 +124,11 @@ def frame_source(
     return DecodedFrames(videos, spec, model.clip.pixels.resize_and_crop, workers)
 
 
-def encode_texts(model: RetrievalModel, texts: list[str], cache: Path | None) -> Tensor:
-    """What a batch has in `text`: tokens for a CLIP inside, else embeddings, which are kept for other runs."""
+def encode_texts(model: RetrievalModel, texts: list[str]) -> Tensor:
+    """What a batch has in `text`: tokens for a CLIP inside, else embeddings."""
     if model.clip is not None:
         return model.clip.tokenize(texts, model.config.max_words)
-    return embed_once(model.text_encoder, texts, cache)
+    return embed_once(model.text_encoder, texts)
 
 
 def build_retrieval(

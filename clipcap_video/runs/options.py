@@ -25,7 +25,7 @@ def option(default: Any, help: str, **extra: Any) -> Any:
 # Options that a resumed run may change.
 FREE = {
     "data", "caption", "out_dir", "device", "prefix", "save_every", "eval_every", "resume", "cross", "max_minutes",
-    "eval_beam_size", "videos", "encoder_weights", "text_cache", "workers", "track", "dry_run",
+    "eval_beam_size", "videos", "encoder_weights", "workers", "track", "dry_run",
 }  # fmt: skip
 
 

@@ -29,6 +29,8 @@ RUN_FILE = "run.yaml"
 RECORD = "record"
 # Files with more bytes than this are told apart by name and length.
 MOST_DIGESTED = 2**24
+# Options that earlier versions had and wrote down, without effect on a result.
+FORMER = {"text_cache"}
 # What may change a result, and how bits come out.
 PACKAGES = (
     "torch", "torchvision", "transformers", "accelerate", "numpy", "safetensors", "opencv-python-headless", "av",
@@ -137,6 +139,8 @@ def read_options(file: Path, names: Collection[str], several: Collection[str], c
         )
     options = {}
     for key, value in content.items():
+        if key in FORMER:
+            continue
         if key not in names:
             close = difflib.get_close_matches(str(key), names, n=1)
             meant = f"did you mean {close[0]!r}?" if close else f"see clipcap-video {command} --help"

@@ -215,11 +215,6 @@ class TrainConfig(RunConfig):
         "The frozen text encoder of --retrieval_loss: all-minilm-l6-v2, st:NAME_OR_PATH, or a CLIP or SigLIP encoder.",
         panel="Optimisation",
     )
-    text_cache: Path | None = option(
-        None,
-        "Folder that keeps text embeddings for other runs; ~/.cache/clipcap-video unless given.",
-        panel="Optimisation",
-    )
     clip_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 is off.", panel="Optimisation")
     max_minutes: float = option(
         0.0,

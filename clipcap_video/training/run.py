@@ -93,7 +93,7 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if encoder is not None:
         texts = [caption for record in training for caption in record.captions]
         tokens = model.encode_captions(texts, config.max_caption_tokens)
-        train_data.texts = TokenTexts(tokens, embed_once(encoder, texts, config.text_cache))
+        train_data.texts = TokenTexts(tokens, embed_once(encoder, texts))
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "

@@ -179,8 +179,7 @@ class Decoder:
         elif not strict:
             stamped = in_order(stamped, round(LONGEST_STEP / source.unit))
         errors, table = self._errors or Errors(), source.table
-        bad = errors.stamps | table.corrupt
-        suspects = bad | table.gaps
+        bad, suspects = errors.stamps, errors.stamps | table.corrupt | table.gaps
         for number, (raw, shown_stamp) in enumerate(stamped):
             state = SOUND if strict else self._count.state(raw, bad, suspects)
             time = times(shown_stamp)
@@ -223,10 +222,8 @@ class Decoder:
         if not count.whole and self._errors is None:
             return Damage(len(count.times), truncated=cut, whole=False)
         found = self._errors or Errors()
-        errors = found.number + len(source.table.corrupt)
-        bad = found.stamps | source.table.corrupt
         decoded, times = len(count.times), np.asarray(count.times)
-        missing = max(count.missing_in_gaps(times), len(bad - count.stamps))
+        missing = max(count.missing_in_gaps(times), len(found.stamps - count.stamps))
         if source.promised and source.is_indexed:
             absent = source.promised - len(source.table.stamps) - source.table.empty
             # Encoders miscount by one or two.
@@ -234,7 +231,7 @@ class Decoder:
         elif cut and source.format == MATROSKA and decoded:
             missing = max(missing, round((source.duration - float(times[-1])) * source.rate) - 1)
         missing = max(0, missing)
-        return Damage(decoded + missing, count.corrupt, missing, errors, cut)
+        return Damage(decoded + missing, count.corrupt, missing, found.number, cut)
 
 
 def _decoded(context: Any, packets: Iterator[Any], strict: bool) -> Iterator[Any]:

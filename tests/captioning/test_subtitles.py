@@ -12,10 +12,10 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap_video.captioning.subtitles import LINE_LENGTH, LINES, clock, cues, to_srt, to_vtt, wrapped
+from clipcap_video.captioning.subtitles import LINE_LENGTH, LINES, clock, cues, subtitle_file, wrapped
 
 Captions = list[tuple[float, float, str]]
-TEXT = st.text(alphabet="ab <>&-.\né漢", max_size=200)
+TEXT = st.text(alphabet="abNhp <>&-.{}\\1\né漢", max_size=200)
 
 
 @st.composite
@@ -37,12 +37,12 @@ def milliseconds(time: timedelta) -> int:
 @given(tracks())
 def test_both_formats_say_the_same_in_order_without_overlap(captions: Captions) -> None:
     shown = list(cues(captions))
-    subtitles = list(srt.parse(to_srt(shown)))
+    subtitles = list(srt.parse(subtitle_file(shown, "srt")))
     assert [(milliseconds(sub.start), milliseconds(sub.end), sub.content.split("\n")) for sub in subtitles] == [
         (cue.start, cue.end, cue.lines) for cue in shown
     ]
     assert [sub.index for sub in subtitles] == list(range(1, len(shown) + 1))
-    parsed = webvtt.from_buffer(StringIO(to_vtt(shown)))
+    parsed = webvtt.from_buffer(StringIO(subtitle_file(shown, "vtt")))
     assert [(cue.start, cue.end, html.unescape(cue.text)) for cue in parsed] == [
         (srt_time(cue.start), srt_time(cue.end), "\n".join(cue.lines)) for cue in shown
     ]
@@ -53,6 +53,16 @@ def test_both_formats_say_the_same_in_order_without_overlap(captions: Captions) 
 
 def srt_time(value: int) -> str:
     return f"{value // 3_600_000:02d}:{value // 60_000 % 60:02d}:{value // 1000 % 60:02d}.{value % 1000:03d}"
+
+
+def test_what_the_files_look_like() -> None:
+    shown = list(cues([(0, 1.5, r"a {\p1} <b> & \N"), (3600, 3600.25, "a dog")]))
+    assert subtitle_file(shown, "srt").rstrip("\n") == (
+        "1\n00:00:00,000 --> 00:00:01,500\na {\\p1} <b> & \\N\n\n2\n01:00:00,000 --> 01:00:00,250\na dog"
+    )
+    assert subtitle_file(shown, "vtt").startswith("WEBVTT\n\n")
+    assert "00:00:00.000 --> 00:00:01.500\na {\\p1} &lt;b&gt; &amp; \\N\n" in subtitle_file(shown, "vtt")
+    assert (subtitle_file([], "srt"), subtitle_file([], "vtt").strip()) == ("", "WEBVTT")
 
 
 @given(TEXT)

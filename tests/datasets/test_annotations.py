@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipcap_video.datasets.annotations import read_annotations
-from clipcap_video.datasets.matching import match_features
-from clipcap_video.datasets.records import VideoRecord, select, splits
-from clipcap_video.datasets.tabular import video_id_of
+from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 
 
@@ -49,31 +47,6 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-def test_msrvtt_keeps_file_order_and_folds_white_space(tmp_path: Path) -> None:
-    assert read_annotations([write(tmp_path / "train_val.json", msrvtt())]) == [
-        VideoRecord("video2", "train", ["a car is shown", "a man drives"]),
-        VideoRecord("video0", "validate", ["in a town"]),
-        VideoRecord("video10", "test", []),
-    ]
-
-
-@pytest.mark.parametrize("sentences", ["absent", None, []])
-def test_test_videos_need_no_sentences(tmp_path: Path, sentences: object) -> None:
-    content = msrvtt(sentences=sentences)
-    content["videos"] = [{"video_id": "video7", "split": "test"}]
-    if sentences == "absent":
-        del content["sentences"]
-    assert read_annotations([write(tmp_path / "test.json", content)]) == [VideoRecord("video7", "test", [])]
-
-
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "Validate", "dev"])
-def test_names_of_the_validation_split_become_the_published_one(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / "a.json", msrvtt(videos=[{"video_id": "v", "split": name}], sentences=[]))
-    records = read_annotations([path])
-    assert splits(records) == {"validate": 1}
-    assert select(records, name) == records
-
-
 def test_several_files_merge(tmp_path: Path) -> None:
     first = write(tmp_path / "first.csv", "video,caption,split\nb.mp4,one,train\na.mp4,two,test\n")
     second = write(tmp_path / "second.csv", "video,caption,split\nc.mp4,three,train\nb.mp4,four,train\n")
@@ -89,51 +62,6 @@ def test_conflicting_splits_name_both_files(tmp_path: Path) -> None:
     second = write(tmp_path / "second.csv", "video,caption,split\na,one,test\n")
     with pytest.raises(ClipcapError, match=r"'a'.*'train' in .*first\.csv.*'test' in .*second\.csv"):
         read_annotations([first, second])
-
-
-EXPECTED_TABLE = [
-    VideoRecord("clip1", "train", ['a "red", round ball', "it rolls"]),
-    VideoRecord("clip2", "validate", ["éclair"]),
-]
-
-
-def test_csv_with_byte_order_mark_crlf_quotes_and_blank_lines(tmp_path: Path) -> None:
-    text = (
-        "\ufeffvideo,caption,split\r\n"
-        'videos/clip1.mp4,"a ""red"", round ball",train\r\n'
-        "\r\n"
-        "clip1.mp4,it rolls,train\r\n"
-        "C:\\videos\\clip2.AVI,éclair,val\r\n"
-    )
-    assert read_annotations([write(tmp_path / "own.csv", text)]) == EXPECTED_TABLE
-
-
-def test_columns_may_stand_in_any_order_and_be_parted_by_tabs(tmp_path: Path) -> None:
-    text = "Split\tid\tCaption\tVideo\ntrain\t1\tyes, it is\tx.mp4\n"
-    assert read_annotations([write(tmp_path / "own.tsv", text)]) == [VideoRecord("x", "train", ["yes, it is"])]
-
-
-def test_jsonl_with_single_captions_and_lists(tmp_path: Path) -> None:
-    rows = [
-        {"video": "clip1.mp4", "captions": ['a "red", round ball', "it rolls"]},
-        {"video": "clip2", "caption": "éclair", "split": "val"},
-    ]
-    lines = "\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\r\n\r\n"
-    assert read_annotations([write(tmp_path / "own.jsonl", lines)]) == EXPECTED_TABLE
-    # The content decides where the name does not.
-    assert read_annotations([write(tmp_path / "own.json", lines)]) == EXPECTED_TABLE
-    assert read_annotations([write(tmp_path / "list.json", rows)]) == EXPECTED_TABLE
-    assert read_annotations([write(tmp_path / "one.json", rows[0])]) == EXPECTED_TABLE[:1]
-
-
-def test_a_line_separator_inside_a_json_caption_does_not_end_the_line(tmp_path: Path) -> None:
-    line = json.dumps({"video": "v", "caption": "one\u2028two"}, ensure_ascii=False)
-    assert read_annotations([write(tmp_path / "own.jsonl", line)])[0].captions == ["one two"]
-
-
-def test_only_video_endings_are_cut_from_ids() -> None:
-    names = ["video12", "a/b/video12.mp4", "clip.01", "show.s01.mkv", ".mp4", "x.MP4"]
-    assert [video_id_of(name) for name in names] == ["video12", "video12", "clip.01", "show.s01", ".mp4", "x"]
 
 
 @pytest.mark.parametrize(
@@ -187,24 +115,3 @@ def test_missing_file_folder_and_other_encodings(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("video,caption\nv,café\n".encode("latin-1"))
     with pytest.raises(ClipcapError, match="is not UTF-8"):
         read_annotations([tmp_path / "latin.csv"])
-
-
-def test_select_lists_the_splits_there_are() -> None:
-    records = [VideoRecord("a", "train"), VideoRecord("b", "train"), VideoRecord("c", "test")]
-    assert splits(records) == {"train": 2, "test": 1}
-    assert [record.video_id for record in select(records, "train")] == ["a", "b"]
-    with pytest.raises(ClipcapError, match=r"no split 'val'.*there is train \(2\), test \(1\)"):
-        select(records, "val")
-
-
-def test_matching_counts_and_names_what_is_left_out() -> None:
-    records = [VideoRecord(f"video{number}", "train", ["x"]) for number in (3, 1, 2, 5, 6, 7)]
-    matched = match_features(records, ["video2", "video3", "video9"])
-    assert [record.video_id for record in matched.records] == ["video3", "video2"]
-    assert matched.without_features == ["video1", "video5", "video6", "video7"]
-    assert matched.without_captions == ["video9"]
-    assert matched.describe() == (
-        "2 videos matched; left out: 4 annotated videos (video1, video5, video6, ...) without features; "
-        "1 video (video9) with features but no annotations"
-    )
-    assert match_features(records[:1], ["video3"]).describe() == ""

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
-from clipcap_video.decoding import DecodingSettings, Hypothesis
+from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding import continuations as continuations_module
 from clipcap_video.decoding.continuations import draw_continuations
+from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
 from tests.decoding_models import HistoryModel, LogitsOf, random_logits
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
-from clipcap_video.decoding import DecodingSettings, Hypothesis
-from clipcap_video.decoding.scores import likeliest
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from tests.decoding_models import (
@@ -357,17 +357,3 @@ def test_stop_tokens_are_checked(stops: list[int]) -> None:
 
 def test_no_videos() -> None:
     assert captions_of(random_logits(0, 6), []) == []
-
-
-@pytest.mark.parametrize("vocabulary", [7, 1000, 4099])
-@pytest.mark.parametrize("kind", ["distinct", "tied", "forbidden"])
-def test_likeliest_finds_the_greatest_values(vocabulary, kind):
-    generator = torch.Generator().manual_seed(vocabulary)
-    logits = torch.randn(3, 2, vocabulary, generator=generator)
-    if kind == "tied":
-        logits = logits.round()
-    if kind == "forbidden":
-        logits = logits.masked_fill(torch.rand(logits.shape, generator=generator) < 0.98, float("-inf"))
-    tokens = likeliest(logits, 6)
-    torch.testing.assert_close(logits.gather(-1, tokens), logits.topk(6).values, rtol=0, atol=0)
-    assert all(len(set(row)) == 6 for row in tokens.flatten(0, 1).tolist())

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from clipcap_video.decoding import DecodingSettings, Hypothesis
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.errors import ClipcapError
 
 

@@ -51,7 +51,8 @@ class TestRecordedOutputs:
         model, _ = load_legacy(case.checkpoint, str(case.lm), choices(case))
         with torch.no_grad():
             prefix = model.mapping(*stack_features(case.features)).numpy()
-        assert np.abs(prefix - case.prefix).max() < 1e-5
+        # Over eight layers in float32, processors differ by about 1e-5 where entries are of the order of 1.
+        assert np.abs(prefix - case.prefix).max() < 2e-5
 
     @pytest.mark.parametrize("together", [True, False], ids=["batched", "one at a time"])
     def test_five_beams_in_order_and_greedy_text(self, case: Recorded, together: bool) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipcap_video.report.page import ReportCaption, ReportEntry, ReportFrame, encode_picture, write_report
+from clipcap_video.report.page import ReportEntry, ReportFrame, encode_picture, write_report
 from tests.browser import browser
+from tests.report.test_page import caption, report_entry
 
 HOSTILE = "<img src=x onerror=document.title='run'>"
 
@@ -19,18 +20,18 @@ def entry(number: int) -> ReportEntry:
     """Of number n: mean log-probability -n / 10, CIDEr (n * 7 mod 5) / 10, evidence rising with n."""
     picture = encode_picture(np.full((90, 160, 3), 40 * number % 256, np.uint8), 160, 55)
     words = ("dog", "cat", "horse", "man", "café")[number % 5]
-    return ReportEntry(
+    return report_entry(
         f"video{number}",
         [
-            ReportCaption(
+            caption(
                 f"a {words} number {number}",
                 -number / 10,
                 -number,
                 cut=number == 3,
-                expected=number % 6 / 4,
+                expected_cider=number % 6 / 4,
                 support=number % 4 / 4,
             ),
-            ReportCaption("another caption", -2.0, -9.0),
+            caption("another caption", -2.0, -9.0),
         ],
         [ReportFrame(picture, 2.0 * turn, (-0.3, 0.1 * number, 0.02)[turn]) for turn in range(3)],
         path=f"clips/{HOSTILE}{number}.mp4",
@@ -160,7 +161,7 @@ def test_a_narrow_screen(page: Any) -> None:
 
 
 def test_controls_for_figures_that_no_card_has_are_gone(page: Any, tmp_path: Path) -> None:
-    plain = ReportEntry("a", [ReportCaption("x", float("nan"), float("nan"))], [])
+    plain = ReportEntry("a", [caption("x", float("nan"), float("nan"))], [])
     file = write_report([plain], tmp_path / "plain.html", count=1, title="Plain")
     page.goto(file.as_uri())
     assert page.eval_on_selector_all("#sort option", "nodes => nodes.map(node => node.value)") == ["given", "name"]

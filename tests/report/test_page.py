@@ -9,14 +9,15 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.errors import ClipcapError
 from clipcap_video.report.page import (
-    ReportCaption,
     ReportEntry,
     ReportFrame,
     encode_picture,
@@ -69,6 +70,22 @@ class Page(HTMLParser):
         return [data for tag, cls, data in self.cards[card]["text"] if kind in (tag, cls)]
 
 
+def caption(text: str, mean_logprob: float, logprob: float, **known: Any) -> Caption:
+    return Caption(text, logprob, mean_logprob, 5, **known)
+
+
+def report_entry(
+    video: str,
+    captions: list[Caption],
+    frames: list[ReportFrame],
+    *,
+    references: list[str] | None = None,
+    cider: float | None = None,
+    **known: Any,
+) -> ReportEntry:
+    return ReportEntry(Prediction(video, captions, **known), frames, references or [], cider)
+
+
 def gradient(height: int, width: int, red: int) -> np.ndarray:
     """Red is constant, green runs down, blue runs across: swapped channels or axes would show."""
     image = np.empty((height, width, 3), np.uint8)
@@ -84,11 +101,11 @@ def frame(image: np.ndarray, seconds: float | None, **evidence: object) -> Repor
 
 def entries() -> list[ReportEntry]:
     return [
-        ReportEntry(
+        report_entry(
             "video10",
             [
-                ReportCaption("a man is cooking", math.log(0.5), 5 * math.log(0.5)),
-                ReportCaption("a man is in the", -1.25, -5.0, cut=True),
+                caption("a man is cooking", math.log(0.5), 5 * math.log(0.5)),
+                caption("a man is in the", -1.25, -5.0, cut=True),
             ],
             [
                 frame(gradient(360, 480, 200), 0.5, drop=math.log(4), spans=(0.0, 3.5)),
@@ -100,8 +117,8 @@ def entries() -> list[ReportEntry]:
             start=0.0,
             end=65.0,
         ),
-        ReportEntry("video2", [ReportCaption("ein Hund läuft", -2.0, -8.0)], []),
-        ReportEntry("no-caption", [], [frame(gradient(50, 40, 90), 0.0)]),
+        report_entry("video2", [caption("ein Hund läuft", -2.0, -8.0)], []),
+        report_entry("no-caption", [], [frame(gradient(50, 40, 90), 0.0)]),
     ]
 
 
@@ -143,14 +160,13 @@ def test_only_the_caption_that_was_cut_has_the_badge(tmp_path: Path) -> None:
 
 def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
     small = frame(gradient(9, 9, 0), 0.0)
-    caption = ReportCaption(HOSTILE, -1.0, -1.0)
-    hostile = ReportEntry(HOSTILE, [caption, caption], [small], path=HOSTILE, references=[HOSTILE])
-    plain = ReportEntry("x", [ReportCaption("x", -1.0, -1.0)] * 2, [small], path="x", references=["x"])
+    hostile = report_entry(HOSTILE, [caption(HOSTILE, -1.0, -1.0)] * 2, [small], path=HOSTILE, references=[HOSTILE])
+    plain = report_entry("x", [caption("x", -1.0, -1.0)] * 2, [small], path="x", references=["x"])
     file = tmp_path / "hostile.html"
-    write_report([hostile], file, count=1, title=HOSTILE, subtitle=HOSTILE, details={HOSTILE: HOSTILE})
+    write_report([hostile], file, count=1, title=HOSTILE, details={HOSTILE: HOSTILE})
     source = file.read_text("utf-8")
     page = Page(source)
-    write_report([plain], file, count=1, title="x", subtitle="x", details={"x": "x"})
+    write_report([plain], file, count=1, title="x", details={"x": "x"})
     reference = Page(file.read_text("utf-8"))
 
     # The same tags and attribute names in the same order: nothing became markup.
@@ -216,7 +232,7 @@ def test_evidence_is_the_share_of_probability_that_goes_with_a_frame(tmp_path: P
 
 def test_evidence_without_pictures_or_times_is_shown(tmp_path: Path) -> None:
     odd = [ReportFrame(None, None, 0.0), ReportFrame(None, 2.0, math.nan), ReportFrame(None, 3.0, 1e9)]
-    source, page = read([ReportEntry("v", [ReportCaption("a", -1.0, -1.0)], odd)], tmp_path)
+    source, page = read([report_entry("v", [caption("a", -1.0, -1.0)], odd)], tmp_path)
     texts = [data for _, _, data in page.cards[0]["text"]]
     assert {"–", "0%", "0:02.0", "−100%"} <= set(texts)
     assert "nan" not in source[source.index("<article") : source.index("</article>")]
@@ -253,8 +269,8 @@ def test_times_are_minutes_and_seconds(seconds: float, text: str) -> None:
 
 def test_figures_that_are_missing_or_impossible_still_make_a_page(tmp_path: Path) -> None:
     odd = [
-        ReportEntry("nan", [ReportCaption("", math.nan, math.nan)], [], cider=math.nan, start=math.nan, end=math.nan),
-        ReportEntry("inf", [ReportCaption("a", -math.inf, -math.inf)], []),
+        report_entry("nan", [caption("", math.nan, math.nan)], [], cider=math.nan, start=math.nan, end=math.nan),
+        report_entry("inf", [caption("a", -math.inf, -math.inf)], []),
     ]
     source, page = read(odd, tmp_path)
     for card in page.cards:
@@ -271,7 +287,7 @@ def test_empty_report_is_a_page(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_not_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
-    _, page = read([ReportEntry("v", [], [], path="clip\udcff.mp4")], tmp_path)
+    _, page = read([report_entry("v", [], [], path="clip\udcff.mp4")], tmp_path)
     assert "clip\\udcff.mp4" in [data for _, _, data in page.cards[0]["text"]]
 
 

@@ -70,7 +70,8 @@ class TestOptionFiles:
         assert (config.lr, config.bs, config.epochs, config.mapping_type) == (3e-3, 2, 4, "mlp")
         assert (config.only_prefix, config.is_rn, config.caption) == (True, False, [Path("a.json")])
         assert config.prefix_length == TrainConfig().prefix_length  # of neither
-        self.write(tmp_path, "caption: [a.json, b.json]\nlr: null\n")
+        # text_cache: an option of earlier versions, which their records hold.
+        self.write(tmp_path, "caption: [a.json, b.json]\nlr: null\ntext_cache: null\n")
         run("train_vtt.py", "--config", file)
         assert seen[1].caption == [Path("a.json"), Path("b.json")]
         assert seen[1].lr == TrainConfig().lr

@@ -30,7 +30,7 @@ from clipcap_video.video.sampling import SamplingSpec
 from tests.cli.test_cli import predictions, refused, run
 from tests.clips import write_clip
 from tests.conftest import TinyProject
-from tests.encoders.test_convolutional import random_resnet
+from tests.encoders.test_weights import random_resnet
 from tests.interrupted import differing_weights
 from tests.tiny import captions_of, write_annotations
 

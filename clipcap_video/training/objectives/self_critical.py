@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from clipcap_video.datasets.records import VideoRecord
-from clipcap_video.decoding import DecodingSettings, Hypothesis
+from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
 from clipcap_video.features.batching import stack_features
 from clipcap_video.metrics.cider import CiderReward, caption_words

@@ -19,8 +19,8 @@ from tests.tiny import captions_of
 
 
 @pytest.fixture(autouse=True)
-def _bag_of_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    use_bag_of_words(monkeypatch, tmp_path / "cache")
+def _bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bag_of_words(monkeypatch)
 
 
 def test_the_prefix_learns_to_find_its_captions(tiny_project: TinyProject, tmp_path: Path) -> None:

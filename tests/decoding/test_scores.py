@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.decoding.processors import forbid_repeated_ngrams, penalise_repetition
+from clipcap_video.decoding.scores import forbid_repeated_ngrams, likeliest, penalise_repetition
 from clipcap_video.decoding.search import decode
 from tests.decoding_models import HistoryModel, random_logits, recomputed_logprob
 
@@ -85,3 +85,17 @@ def test_the_penalties_see_the_lane_that_a_hypothesis_came_from() -> None:
                 logits = NoRepeatNGramLogitsProcessor(2)(history, logits)
             total += float(logits.log_softmax(-1)[0, token])
         assert h.score == pytest.approx(total / h.length, abs=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 1000, 4099])
+@pytest.mark.parametrize("kind", ["distinct", "tied", "forbidden"])
+def test_likeliest_finds_the_greatest_values(vocabulary, kind):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(3, 2, vocabulary, generator=generator)
+    if kind == "tied":
+        logits = logits.round()
+    if kind == "forbidden":
+        logits = logits.masked_fill(torch.rand(logits.shape, generator=generator) < 0.98, float("-inf"))
+    tokens = likeliest(logits, 6)
+    torch.testing.assert_close(logits.gather(-1, tokens), logits.topk(6).values, rtol=0, atol=0)
+    assert all(len(set(row)) == 6 for row in tokens.flatten(0, 1).tolist())
