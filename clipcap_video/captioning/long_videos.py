@@ -22,7 +22,7 @@ from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog, write_whole
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.errors import ClipcapError
 from clipcap_video.files import fits_a_name
 from clipcap_video.models.language_model import digest_language_model
 from clipcap_video.video.damage import MAX_DAMAGE
@@ -141,8 +141,6 @@ def caption_long_video(
     if not overwrite:
         check_absent(path, folder, kinds)
     folder, log_file, files = _places(path, folder, kinds)
-    if not fits_a_name(log_file.name):
-        raise VideoError(f"the name {shown(path.stem)} is too long for {LOG_SUFFIX}; rename the video")
     fingerprint = captioner.require_fingerprint()
     stop = threading.Event()
     preprocess = captioner.encoder.preprocess
@@ -223,6 +221,8 @@ def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = 
 def _places(path: Path, folder: Path | None, kinds: Sequence[str]) -> tuple[Path, Path, list[Path]]:
     """The folder, the log and the subtitle files of a video."""
     folder = path.parent if folder is None else folder
+    if not fits_a_name(f"{path.stem}{LOG_SUFFIX}"):
+        raise ClipcapError(f"the name {shown(path.stem)} is too long for a {LOG_SUFFIX} beside it; rename the video")
     return folder, folder / f"{path.stem}{LOG_SUFFIX}", [folder / f"{path.stem}.{kind}" for kind in kinds]
 
 

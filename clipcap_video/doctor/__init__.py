@@ -6,7 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipcap_video.doctor.dataset import as_annotated, compare_videos, equal_files_across_splits, read_all
+from clipcap_video.doctor.before import made_before
+from clipcap_video.doctor.dataset import (
+    as_annotated,
+    compare_videos,
+    equal_files_across_splits,
+    named_features,
+    read_all,
+)
 from clipcap_video.doctor.features import StoreFacts, compare_features, examine_features, examine_model
 from clipcap_video.doctor.findings import Examination, Finding, describe
 from clipcap_video.doctor.videos import Limits, examine_videos
@@ -45,10 +52,16 @@ def examine(
     if paths:
         result.findings += _same_ids(paths)
         ids = sorted_ids({id_of(path) for path in paths})
-        found, checked = examine_videos(paths, limits or Limits(), workers, progress)
+        found, checked, before = examine_videos(paths, limits or Limits(), workers, progress)
         result.findings += found
         result.checked |= checked
         result.findings += equal_files_across_splits(records, [one for one in found if one.kind == "duplicate"])
+        if data is not None and data.is_dir():
+            named = named_features([id_of(path) for path in paths], records)
+            of_path = {id_of(path): path for path in paths}
+            old, notes = made_before(data, {name: (of_path[of], before[of_path[of]]) for name, of in named.items()})
+            result.findings += old
+            result.notes += notes
         ids = as_annotated(records, ids)
     if caption:
         result.checked |= {"annotated videos": len(records), "captions": sum(len(one.captions) for one in records)}

@@ -48,17 +48,20 @@ def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], b
     return list(records.values()), findings, complete
 
 
-def as_annotated(records: Iterable[VideoRecord], video_ids: Collection[str]) -> list[str]:
-    """The ids of videos, in the place of one whose segments are annotated those of the segments."""
-    there, cut, parts = set(video_ids), set(), set()
+def named_features(video_ids: Collection[str], records: Iterable[VideoRecord]) -> dict[str, str]:
+    """The ids under which features of videos are kept -> the video: its own, and those of its annotated segments."""
+    named = {video_id: video_id for video_id in video_ids}
     for record in records:
-        if record.span is None:
-            continue
-        source = next((name for name in (record.source, *record.aliases) if name in there), None)
-        if source is not None:
-            cut.add(source)
-            parts.add(record.video_id)
-    return sorted_ids(parts | (there - cut))
+        source = next((name for name in (record.source, *record.aliases) if name in named), None)
+        if record.span is not None and source is not None:
+            named[record.video_id] = source
+    return named
+
+
+def as_annotated(records: Sequence[VideoRecord], video_ids: Collection[str]) -> list[str]:
+    """The ids of videos, in the place of one whose segments are annotated those of the segments."""
+    parts = {name: of for name, of in named_features(video_ids, records).items() if name != of}
+    return sorted_ids(parts.keys() | (set(video_ids) - set(parts.values())))
 
 
 def compare_videos(records: Iterable[VideoRecord], video_ids: Collection[str]) -> list[Finding]:

@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
     "uncaptioned": Kind("warning", "write captions for the video, or leave it: training and scores pass over it"),
     "bad_features": Kind("error", "delete the file and run extract_features.py again, which makes what is missing"),
     "mixed_features": Kind("error", "extract again, with --overwrite or into another folder; two kinds do not mix"),
+    "old_features": Kind("warning", "extract these again with the command above; a model trained before takes them"),
     "missing_features": Kind("error", "run extract_features.py again, which makes what is missing"),
     "stray_features": Kind("warning", "remove the file if its video is gone for good; it is used while it is there"),
     "other_features": Kind(

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from clipcap_video.doctor.before import Kinds
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import VideoError
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
@@ -44,8 +45,8 @@ class VideoFacts:
     """What reading a video to its end told.
 
     problem: (kind, sentence) of a video that cannot be read, or None. damage: of one that can. picture: whether it is
-    one, a video of one frame. variable: None, or the shortest and the longest distance
-    between frames in seconds, where the distance is not always the same.
+    one, a video of one frame. before: kinds of which it is that an earlier decoder read wrongly. variable: None, or
+    the shortest and the longest distance between frames in seconds, where the distance is not always the same.
     """
 
     problem: tuple[str, str] | None
@@ -54,13 +55,16 @@ class VideoFacts:
     variable: tuple[float, float] | None = None
     damage: Damage = Damage()
     picture: bool = False
+    before: tuple[str, ...] = ()
 
 
 def examine_videos(
     paths: list[Path], limits: Limits, workers: int, progress: bool = True
-) -> tuple[list[Finding], dict[str, float]]:
-    """Findings about the files themselves, in their order, and what was looked at."""
+) -> tuple[list[Finding], dict[str, float], dict[Path, tuple[str, ...]]]:
+    """Findings about the files themselves, in their order; what was looked at; and, of files of kinds that an earlier
+    decoder read wrongly, these kinds."""
     findings: list[Finding] = []
+    before: dict[Path, tuple[str, ...]] = {}
     frames, seconds = 0, 0.0
     readable: list[Path] = []
     bar = tqdm(total=len(paths), unit="video", disable=not (progress and sys.stderr.isatty()))
@@ -70,6 +74,7 @@ def examine_videos(
         with bar:
             for path, facts in zip(paths, pool.map(partial(read_facts, stop=stop), paths), strict=True):
                 frames += facts.frames
+                before[path] = facts.before
                 if facts.frames:
                     readable.append(path)
                 seconds += facts.seconds
@@ -88,7 +93,7 @@ def examine_videos(
         others = ", ".join(shown(path) for path in same[1:])
         said = f"{shown(same[0])} has the same content as {others}"
         findings.append(Finding("duplicate", id_of(same[0]), said, tuple(map(shown, same))))
-    return findings, {"videos": len(paths), "frames": frames, "minutes of video": round(seconds / 60, 1)}
+    return findings, {"videos": len(paths), "frames": frames, "minutes of video": round(seconds / 60, 1)}, before
 
 
 def problems(facts: VideoFacts, limits: Limits) -> Iterator[tuple[str, str]]:
@@ -115,11 +120,14 @@ def read_facts(path: Path, stop: threading.Event | None = None) -> VideoFacts:
     times = array("d")
     try:
         with Decoder(path, threads=1) as decoder:
+            kinds = Kinds(decoder)
             for frame in decoder:
                 times.append(frame.time)
+                kinds.look(frame)
                 if stop is not None and stop.is_set():
                     break
             damage, rate, picture = decoder.damage, decoder.rate, decoder.source.is_picture
+            before = kinds.all(np.asarray(times))
     except VideoError as error:
         return VideoFacts((error.kind, str(error).removeprefix(f"{shown(path)} ")))
     if not times:
@@ -127,7 +135,7 @@ def read_facts(path: Path, stop: threading.Event | None = None) -> VideoFacts:
     shown_times = np.asarray(times)
     # Steps over frames that are missing say nothing about the rate.
     variable = None if damage else varying_distance(shown_times)
-    return VideoFacts(None, len(times), float(times[-1]) + 1 / rate, variable, damage, picture)
+    return VideoFacts(None, len(times), float(times[-1]) + 1 / rate, variable, damage, picture, before)
 
 
 def varying_distance(times: np.ndarray) -> tuple[float, float] | None:

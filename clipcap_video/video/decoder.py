@@ -16,7 +16,7 @@ from clipcap_video.video.clock import LONGEST_STEP, FrameTimes, in_order, sorted
 from clipcap_video.video.damage import Damage, bytes_missing
 from clipcap_video.video.errors import SOUND, Count, Errors, Trouble, strictly, tolerantly
 from clipcap_video.video.packets import AVI, MATROSKA, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
-from clipcap_video.video.picture import PictureMaker
+from clipcap_video.video.picture import PictureMaker, matrix_of, mirror_of
 from clipcap_video.video.source import Source
 
 # Which decoder made features, as their header says.
@@ -43,6 +43,20 @@ class Frame:
         self._after: Any = None
         self._maker = maker
 
+    @property
+    def raw(self) -> Any:
+        """As PyAV gives it."""
+        return self._raw
+
+    @property
+    def interlaced(self) -> bool:
+        return bool(self._raw.interlaced_frame)
+
+    @property
+    def matrix(self) -> tuple[int, ...] | None:
+        """The display matrix, nine numbers; None for an upright frame."""
+        return matrix_of(self._raw)
+
     def picture(self) -> np.ndarray | None:
         """As players show it: uint8 RGB [H, W, 3]; None where FFmpeg cannot convert it."""
         try:
@@ -64,7 +78,8 @@ class Decoder:
     def __init__(self, path: Path, threads: int = 0, plain: bool = False) -> None:
         self._source = Source(path, threads)
         self.path = path
-        self.maker = PictureMaker(self._source.aspect, threads, plain)
+        mirror = mirror_of(path) if self._source.is_picture else None
+        self.maker = PictureMaker(self._source.aspect, threads, plain, mirror)
         self._fresh = True
         self._count = Count()
         self._errors: Errors | None = None

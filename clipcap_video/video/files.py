@@ -16,13 +16,13 @@ VIDEO_SUFFIXES = (
     ".264", ".265", ".266", ".3g2", ".3gp", ".3gp2", ".3gpp", ".amv", ".apng", ".apv", ".asf", ".avc", ".avi", ".avs",
     ".avs2", ".avs3", ".bmv", ".cdxl", ".cgi", ".cpk", ".dat", ".dav", ".dif", ".divx", ".dnxhd", ".dnxhr", ".drc",
     ".dv", ".dvd", ".dvr-ms", ".evc", ".evo", ".f4v", ".fli", ".flc", ".flm", ".flv", ".gif", ".gxf", ".h261",
-    ".h263", ".h264", ".h265", ".h266", ".h26l", ".hevc", ".hxvs", ".imx", ".ipu", ".ism", ".ismv", ".ivf", ".ivr",
-    ".k3g", ".kux", ".lvf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg", ".mk3d",
-    ".mkv", ".mod", ".moflex", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpg2", ".mpo", ".mpv", ".mqv", ".mts",
-    ".mvi", ".mxf", ".mxg", ".nsv", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".ogx", ".pva", ".qt", ".rcv", ".rec",
-    ".rm", ".rmvb", ".roq", ".rpl", ".ser", ".sga", ".smk", ".swf", ".thp", ".tod", ".tp", ".trp", ".ts", ".ty",
-    ".ty+", ".usm", ".v", ".v210", ".vb", ".vc1", ".viv", ".vob", ".vro", ".vvc", ".webm", ".wm", ".wmv", ".wtv",
-    ".xesc", ".xl", ".xmv", ".y4m", ".yop", ".yuv10",
+    ".h263", ".h264", ".h265", ".h266", ".h26l", ".hevc", ".hxvs", ".imx", ".ifv", ".ipu", ".ism", ".ismv", ".ivf",
+    ".ivr", ".k3g", ".kux", ".lvf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg",
+    ".mk3d", ".mkv", ".mod", ".mods", ".moflex", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpg2", ".mpo", ".mpv",
+    ".mqv", ".mts", ".mvi", ".mxf", ".mxg", ".nsv", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".ogx", ".pva", ".qt",
+    ".rcv", ".rec", ".rm", ".rmvb", ".roq", ".rpl", ".ser", ".sga", ".smk", ".swf", ".thp", ".tod", ".tp", ".trp",
+    ".ts", ".ty", ".ty+", ".usm", ".v", ".v210", ".vb", ".vc1", ".viv", ".vob", ".vro", ".vvc", ".webm", ".wm",
+    ".wmv", ".wtv", ".xesc", ".xl", ".xmd", ".xmv", ".y4m", ".yop", ".yuv10",
 )  # fmt: skip
 # Of these, the ones that other programs give to text: a file that is text is no video.
 AMBIGUOUS = (".cgi", ".dat", ".mod", ".rec", ".ts", ".v", ".vb", ".xl")

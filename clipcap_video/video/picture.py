@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -22,6 +24,20 @@ NEARLY_SQUARE = Fraction(1, 200)
 MOST_PIXELS = 2**25
 HIGH_RANGE = (16, 18)  # transfer of PQ and of HLG (ITU-T H.273)
 Filters = list[tuple[str, str]]
+# Display matrices of the orientations of EXIF that mirror.
+MIRRORED = {
+    2: (-1, 0, 0, 0, 1, 0, 0, 0, 1), 4: (1, 0, 0, 0, -1, 0, 0, 0, 1), 5: (0, 1, 0, 1, 0, 0, 0, 0, 1),
+    7: (0, -1, 0, -1, 0, 0, 0, 0, 1),
+}  # fmt: skip
+
+
+def mirror_of(picture: Path) -> tuple[int, ...] | None:
+    """The display matrix of a picture whose EXIF mirrors it."""
+    from PIL import Image
+
+    with suppress(Exception), Image.open(picture) as image:  # which is read by FFmpeg all the same
+        return MIRRORED.get(image.getexif().get(0x0112, 1))
+    return None
 
 
 def turns(matrix: tuple[int, ...] | None, plain: bool = False) -> Filters:
@@ -61,18 +77,27 @@ def shown_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(height * scale))
 
 
+def is_mirrored(matrix: tuple[int, ...] | None) -> bool:
+    """Whether a display matrix mirrors, beside turning."""
+    return matrix is not None and matrix[0] * matrix[4] - matrix[1] * matrix[3] < 0
+
+
 class PictureMaker:
     """Makes pictures of the frames of one video, which may change their size and kind on the way.
 
     aspect: width of a pixel over its height. threads: of the filters; 0 leaves it to them.
+    mirror: the display matrix of all frames, where a picture's EXIF mirrors it: PyAV tells the angle alone.
     plain: pictures as OpenCV hands them to the reference program: turned, but neither mirrored, woven nor made square,
         and all colours by the matrix of BT.601.
     """
 
-    def __init__(self, aspect: Fraction, threads: int, plain: bool = False) -> None:
+    def __init__(
+        self, aspect: Fraction, threads: int, plain: bool = False, mirror: tuple[int, ...] | None = None
+    ) -> None:
         self._aspect = Fraction(1) if plain else aspect
         self._threads = threads
         self._plain = plain
+        self._mirror = mirror
         self._kind: tuple[object, ...] | None = None
         self._graph: Any = None
         self._pushed = 0
@@ -121,7 +146,7 @@ class PictureMaker:
     def _configured(self, frame: Any, woven: bool, high: bool) -> Any:
         graph = av.filter.Graph()
         graph.threads = self._threads
-        turned = turns(_matrix(frame), self._plain)
+        turned = turns(self._mirror or matrix_of(frame), self._plain)
         quarter = bool(turned) and turned[0][0] == "transpose"
         width, height = (frame.height, frame.width) if quarter else (frame.width, frame.height)
         aspect = 1 / self._aspect if quarter else self._aspect
@@ -141,14 +166,20 @@ class PictureMaker:
         return graph
 
 
+def matrix_of(frame: Any) -> tuple[int, ...] | None:
+    """The display matrix of a frame, nine numbers; None for an upright one."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV knows no name for something beside it (EXIF in pictures); the angle is told all the same
+        angle = math.radians(frame.rotation)
+        cosine, sine = round(65536 * math.cos(angle)), round(65536 * math.sin(angle))
+        return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30) if frame.rotation else None
+    return None if data is None else struct.unpack("=9i", bytes(data)[:36])
+
+
 def _kind(frame: Any) -> tuple[object, ...]:
     """What a filter graph is set up for."""
     return (
         frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc,
-        frame.color_primaries, _matrix(frame),
+        frame.color_primaries, matrix_of(frame),
     )  # fmt: skip
-
-
-def _matrix(frame: Any) -> tuple[int, ...] | None:
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return None if data is None else struct.unpack("=9i", bytes(data)[:36])

@@ -139,6 +139,11 @@ class Source:
         return self.format in CLOCK_RESTARTS
 
     @property
+    def is_first(self) -> bool:
+        """Whether the video is the first stream of its kind in the file."""
+        return bool(self._container.streams.video[0].index == self._stream_index)
+
+    @property
     def is_indexed(self) -> bool:
         return self.format in INDEXED
 
@@ -201,11 +206,18 @@ def open_container(path: Path) -> Any:
     )
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, options: dict[str, str] | None = None) -> Any:
     if os.name == "nt":
-        return av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
-    with path.open("rb") as stream:
-        return av.open("fd:", options={"fd": str(stream.fileno()), "protocol_whitelist": "fd"})
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file", **(options or {})})
+    else:
+        with path.open("rb") as stream:
+            place = {"fd": str(stream.fileno()), "protocol_whitelist": "fd"}
+            container = av.open("fd:", options={**place, **(options or {})})
+    if options is None and container.format.name.endswith("_pipe"):
+        # Pictures of kinds that say nothing of their length are cut into blocks unless that is given.
+        container.close()
+        return _opened(path, {"frame_size": str(path.stat().st_size)})
+    return container
 
 
 def _is_side_picture(stream: Any) -> bool:
