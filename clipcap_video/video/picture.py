@@ -88,7 +88,7 @@ class PictureMaker:
     aspect: width of a pixel over its height. threads: of the filters; 0 leaves it to them.
     mirror: the display matrix of all frames, where a picture's EXIF mirrors it: PyAV tells the angle alone.
     plain: pictures as OpenCV hands them to the reference program: turned, but neither mirrored, woven nor made square,
-        and all colours by the matrix of BT.601.
+        and high ranges not brought down.
     """
 
     def __init__(
@@ -152,8 +152,6 @@ class PictureMaker:
         aspect = 1 / self._aspect if quarter else self._aspect
         wide, high_ = shown_size(width, height, aspect)
         scaling = f"{wide}:{high_}:flags=bicubic"
-        if self._plain:
-            scaling += ":in_color_matrix=bt601"
         if high:
             scaling += ":out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709"
         filters = [("bwdif", "mode=send_frame:deint=interlaced")] if woven else []

@@ -7,11 +7,15 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from clipcap_video.video.decoder import Decoder
 from clipcap_video.video.errors import SOUND
+from clipcap_video.video.reader import SampledVideo
+from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import blank, truncate
 from tests.video.corpus import (
     AV1,
@@ -169,3 +173,15 @@ def test_threads_change_nothing(tmp_path: Path, threads: int) -> None:
     assert (one.pictures == other.pictures).all()
     assert one.times.tolist() == other.times.tolist()
     assert len(one.times) == FRAMES
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.file in ("wide2.mp4", "turn90.mp4", "bt709.mp4", "h264.mkv")], ids=str
+)
+def test_the_reference_program_sees_what_opencv_gives_it(tmp_path: Path, case: Case) -> None:
+    path = case.make(tmp_path)
+    images = [chunk.images for chunk in SampledVideo(path, SamplingSpec("reference", FRAMES), lambda frames: frames)]
+    ours = torch.cat(images).permute(0, 2, 3, 1).numpy()
+    capture = cv2.VideoCapture(str(path))
+    theirs = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB) for _ in range(FRAMES)]
+    np.testing.assert_allclose(ours, np.stack(theirs), atol=2)
