@@ -38,7 +38,8 @@ from clipcap_video.models.checkpoint import CONSENSUS, ENCODER_WEIGHTS, Checkpoi
 from clipcap_video.models.language_model import keep_in
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.models.prefix import PrefixCaptioner
-from clipcap_video.video.files import find_videos
+from clipcap_video.video.damage import MAX_DAMAGE
+from clipcap_video.video.files import find_videos, id_of
 from clipcap_video.video.segments import SegmentFrames
 
 STARTER = Path(__file__).parents[1] / "starter"
@@ -142,7 +143,7 @@ class Captioner(HubModel):
         predictions, summary = self.caption_files(numbered, settings, progress=False)
         if summary.failures:
             raise ClipcapError(summary.failures[0].reason)
-        named = [replace(found, video=numbered[found.video].stem) for found in predictions]
+        named = [replace(found, video=id_of(numbered[found.video])) for found in predictions]
         return named[0] if single else named
 
     def caption_files(
@@ -153,10 +154,12 @@ class Captioner(HubModel):
         batch_size: int = 64,
         progress: bool = True,
         evidence: bool = False,
+        max_damage: float = MAX_DAMAGE,
     ) -> tuple[list[Prediction], ExtractionSummary]:
         """Captions of video files (id -> path) that can be read, and what was found out while reading them.
 
-        evidence: find out too how much each frame mattered for the best caption.
+        evidence: find out too how much each frame mattered for the best caption. max_damage: the largest share of
+        damaged frames with which a video is used.
         """
         fingerprint = self.require_fingerprint()
         with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
@@ -167,6 +170,7 @@ class Captioner(HubModel):
                 Path(folder),
                 normalize=fingerprint.normalized,
                 progress=progress,
+                max_damage=max_damage,
             )
             if not summary.done:
                 return [], summary
@@ -196,7 +200,9 @@ class Captioner(HubModel):
             videos = [thin_frames(store.load(video_id), self.model.max_frames) for video_id in ids]
             found = self.caption_features([video.features for video in videos], settings, keys=ids)
             for video_id, video, hypotheses in zip(ids, videos, found, strict=True):
-                predictions.append(self._prediction(video_id, video, hypotheses))
+                predictions.append(
+                    replace(self._prediction(video_id, video, hypotheses), damage=store.origin(video_id).damage or None)
+                )
         return predictions
 
     def caption_segments(

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.video.damage import Damage
 
 
 @dataclass
@@ -27,6 +28,15 @@ class FeatureShape:
 
     frames: int
     dim: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a video's features were read. decoder: by which decoder; damage: what that found. None where it is not
+    known, as of features made before these were kept."""
+
+    decoder: str | None = None
+    damage: Damage | None = None
 
 
 class FeatureStore(ABC):
@@ -50,6 +60,10 @@ class FeatureStore(ABC):
     @abstractmethod
     def load(self, video_id: str) -> VideoFeatures:
         """One video's features. Raises ClipcapError when the video is absent or its file is damaged."""
+
+    def origin(self, video_id: str) -> Origin:
+        """Where one video's features are from."""
+        return Origin()
 
     def load_many(self, video_ids: Sequence[str]) -> list[VideoFeatures]:
         """The features of several videos."""

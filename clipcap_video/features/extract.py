@@ -6,15 +6,13 @@ resumes forms other batches; a frame's features depend on them only through the 
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -25,11 +23,17 @@ from clipcap_video.devices import peak_device_memory
 from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import Origin
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
-from clipcap_video.features.resume import FAILURES_FILE, clear_leftovers, missing_videos
+from clipcap_video.features.logs import Log, keep_warnings
+from clipcap_video.features.resume import FAILURES_FILE, WARNINGS_FILE, clear_leftovers, missing_videos
 from clipcap_video.features.store import SUFFIX, write_features
+from clipcap_video.files import fits_a_name
 from clipcap_video.runs.plan import Plan, measure, peak_memory
 from clipcap_video.video.ahead import DecodeAhead, VideoEnd
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
+from clipcap_video.video.decoder import DECODER
+from clipcap_video.video.files import shown
 from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
 
@@ -43,13 +47,26 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class Warned:
+    """A video that was read though it is damaged; one line of warnings.jsonl."""
+
+    video: str
+    path: str
+    warning: str
+    damage: dict[str, int | bool]
+
+    def __str__(self) -> str:
+        return self.warning
+
+
 @dataclass
 class ExtractionSummary:
     """What a run did.
 
     done, skipped, failed: numbers of videos (skipped ones had their features already). frames: frames encoded
-    into written files. seconds: wall time. failures: in the order of the videos. warnings: video id -> one
-    sentence about a video that was read but is not what its header says. fingerprint: that of all files.
+    into written files. seconds: wall time. failures: in the order of the videos. warnings: of videos that were read
+    though they are damaged, by id. fingerprint: that of all files.
     """
 
     fingerprint: Fingerprint
@@ -59,7 +76,7 @@ class ExtractionSummary:
     frames: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
-    warnings: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, Warned] = field(default_factory=dict)
 
 
 def extract(
@@ -74,6 +91,7 @@ def extract(
     overwrite: bool = False,
     progress: bool = True,
     spans: Mapping[str, Span] | None = None,
+    max_damage: float = MAX_DAMAGE,
 ) -> ExtractionSummary:
     """Writes `<out>/<video_id>.safetensors` for each of `videos` (id -> path) that lacks it, in their order.
 
@@ -81,9 +99,11 @@ def extract(
     normalize: divide each frame's features by their L2 norm.
     overwrite: make all features anew, whatever is there.
     spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
+    max_damage: the largest share of damaged frames with which a video is used.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run goes on; that file holds
-    the failures of this run alone and is absent when there are none. A run may be killed at any moment and
+    the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
+    `<out>/warnings.jsonl`, those of earlier runs included. A run may be killed at any moment and
     started again; two runs at a time need two folders. Raises ClipcapError before any work when `out` holds
     features of another kind.
     """
@@ -104,24 +124,34 @@ def extract(
         unit="video",
         disable=not (progress and sys.stderr.isatty()),
     )
-    ahead = DecodeAhead(todo, spec, encoder.preprocess, workers, spans)
-    with bar, ahead, _FailureLog(out / FAILURES_FILE) as log:
+    keep_warnings(out / WARNINGS_FILE, todo)
+    with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
+
+        def fail(video_id: str, reason: str) -> None:
+            failure = Failure(video_id, str(todo[video_id]), reason)
+            failures.add(failure)
+            summary.failures.append(failure)
+            summary.failed += 1
+            bar.update()
+
+        for video_id in [name for name in todo if not fits_a_name(f"{name}{SUFFIX}")]:
+            fail(video_id, f"the name {shown(video_id)} is too long for a feature file; rename the video")
+        readable = {name: path for name, path in todo.items() if fits_a_name(f"{name}{SUFFIX}")}
         run = _Run(encoder, fingerprint, out, batch_size, summary, bar)
-        for video_id, event in ahead:
-            if isinstance(event, FrameChunk):
-                run.add(video_id, event)
-            elif isinstance(event, VideoEnd):
-                if event.warning is not None:
-                    summary.warnings[video_id] = event.warning
-                run.end(video_id)
-            else:
-                run.abandon(video_id)
-                failure = Failure(video_id, str(todo[video_id]), str(event))
-                log.add(failure)
-                summary.failures.append(failure)
-                summary.failed += 1
-                bar.update()
-        run.finish()
+        with DecodeAhead(readable, spec, encoder.preprocess, workers, spans, max_damage) as ahead:
+            for video_id, event in ahead:
+                if isinstance(event, FrameChunk):
+                    run.add(video_id, event)
+                elif isinstance(event, VideoEnd):
+                    if event.warning is not None:
+                        warned = Warned(video_id, str(todo[video_id]), event.warning, event.damage.to_json())
+                        summary.warnings[video_id] = warned
+                        warnings.add(warned)
+                    run.end(video_id, event.damage)
+                else:
+                    run.abandon(video_id)
+                    fail(video_id, str(event))
+            run.finish()
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -182,6 +212,7 @@ def plan_extraction(
     normalize: bool = False,
     overwrite: bool = False,
     spans: Mapping[str, Span] | None = None,
+    max_damage: float = MAX_DAMAGE,
 ) -> Plan:
     """What `extract` with these arguments would take, measured on some of the videos; `out` is left alone."""
     fingerprint = fingerprint_of(encoder, spec, normalize)
@@ -197,6 +228,7 @@ def plan_extraction(
             summary = extract(
                 chosen, encoder, spec, Path(folder),
                 batch_size=batch_size, workers=workers, normalize=normalize, progress=False, spans=parts,
+                max_damage=max_damage,
             )  # fmt: skip
             written += sum(file.stat().st_size for file in Path(folder).glob(f"*{SUFFIX}"))
         total.done += summary.done
@@ -258,8 +290,9 @@ class _Run:
             while len(self._encoding) > 1:
                 self._collect()
 
-    def end(self, video_id: str) -> None:
-        self._assembly(video_id).ended = True
+    def end(self, video_id: str, damage: Damage) -> None:
+        assembly = self._assembly(video_id)
+        assembly.ended, assembly.damage = True, damage
         self._write_complete()
 
     def abandon(self, video_id: str) -> None:
@@ -314,7 +347,8 @@ class _Run:
             assembly = self._open.popleft()
             features = np.concatenate(assembly.features)  # [T, D]
             timestamps = np.concatenate(assembly.timestamps)  # [T]
-            write_features(self._out, assembly.video_id, features, timestamps, self._fingerprint)
+            origin = Origin(DECODER, assembly.damage)
+            write_features(self._out, assembly.video_id, features, timestamps, self._fingerprint, origin)
             self._summary.done += 1
             self._summary.frames += len(features)
             rate = self._summary.frames / (time.perf_counter() - self._start)
@@ -331,6 +365,7 @@ class _Assembly:
         self.timestamps: list[np.ndarray] = []  # [n] each, seconds
         self.unencoded = 0
         self.ended = False
+        self.damage: Damage | None = None
 
 
 @dataclass(frozen=True)
@@ -339,24 +374,3 @@ class _Batch:
 
     parts: list[tuple[_Assembly, int]]
     features: Callable[[], Tensor]
-
-
-class _FailureLog:
-    """failures.jsonl, which comes into being with its first line."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._stream: TextIO | None = None
-
-    def __enter__(self) -> _FailureLog:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
-
-    def add(self, failure: Failure) -> None:
-        if self._stream is None:
-            self._stream = self._file.open("w", encoding="utf-8")
-        self._stream.write(json.dumps(asdict(failure)) + "\n")
-        self._stream.flush()
