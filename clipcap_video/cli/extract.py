@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import ANY, Options, option
 
 
@@ -179,4 +179,4 @@ def _extract(config: ExtractConfig) -> None:
         sys.exit(1)
 
 
-extract_features = command_of(ExtractConfig, _extract, "extract")
+extract_features = Command(ExtractConfig, _extract, "extract")

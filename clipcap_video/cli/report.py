@@ -6,7 +6,7 @@ import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -75,4 +75,4 @@ def _report(config: ReportConfig) -> Path:
     return config.out
 
 
-report = command_of(ReportConfig, _report, "report")
+report = Command(ReportConfig, _report, "report")

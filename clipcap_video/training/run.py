@@ -18,6 +18,7 @@ from clipcap_video.encoders.weights import write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.layouts import open_features
+from clipcap_video.metrics.captioning import require_figure
 from clipcap_video.models.checkpoint import (
     ENCODER_WEIGHTS,
     OBJECTIVE_WEIGHTS,
@@ -62,6 +63,8 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     """A run before its first step, and whether it goes on from an earlier one. Writes nothing."""
     resuming = has_run(config)
     check_tracker(config.track)
+    if config.eval_every:
+        require_figure(config.best_by)
     assert config.data is not None
     store = open_features(config.data)
     if config.train_encoder == "all":
@@ -152,12 +155,13 @@ class CaptioningRun(Run):
         if not self.validation:
             return None
         config = self.config
-        scores = validate(
-            self.captioner, self.eval_data, self.validation, config.bs, LONGEST_CAPTION, config.eval_beam_size
-        )
-        kept = {"val_loss": scores.loss, "val_CIDEr": scores.cider}
-        line = f"validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, e.g. {scores.example!r}"
-        return Validation(scores.cider, kept, kept | {"example": scores.example}, line)
+        figures = list(dict.fromkeys(["CIDEr", config.best_by]))
+        beams = config.eval_beam_size
+        scores = validate(self.captioner, self.eval_data, self.validation, config.bs, LONGEST_CAPTION, beams, figures)
+        kept = {"val_loss": scores.loss} | {f"val_{figure}": score for figure, score in scores.figures.items()}
+        said = ", ".join(f"{figure} {score:.3f}" for figure, score in scores.figures.items())
+        line = f"validation loss {scores.loss:.3f}, {said}, e.g. {scores.example!r}"
+        return Validation(scores.figures[config.best_by], kept, kept | {"example": scores.example}, line)
 
     def sources(self) -> dict[str, Any]:
         config, training = self.config, self.train_data

@@ -44,7 +44,7 @@ def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = re
     _, info = read(last)
     changed = config.differences(info.training)
     if changed:
-        was = ", ".join(f"--{name} {info.training[name]}" for name in changed)
+        was = ", ".join(f"--{name} {info.training.get(name)}" for name in changed)
         raise ClipcapError(f"the run in {config.out_dir} was started with {was}; resume it with the same options")
     return True
 
