@@ -1,4 +1,4 @@
-"""The errors that a user can mend; their message is one sentence: what, where, what to do."""
+"""The errors that a user can fix; their message is one sentence: what, where, what to do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ class ClipcapError(Exception):
 
 
 class VideoError(ClipcapError):
-    """One video cannot be read. A run over many videos records it and goes on."""
+    """One video cannot be read. A run over many videos records it and goes on. kind: as the doctor calls it."""
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class NoTextSide(ClipcapError):
     """An image encoder was asked for texts, which it cannot read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, for a sentence about it: its first line, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

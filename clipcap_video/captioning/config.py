@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.runs.options import ANY, Options, Part, absolute, option
+from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from clipcap_video.decoding import DecodingSettings
@@ -41,6 +42,20 @@ class CaptionerOptions(Part):
         "auto", "auto: fp32 for captions, and bf16 for the encoder where the device is fast at it.", panel="Run"
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Run")
+
+
+@dataclass
+class DamageOptions(Part):
+    """Which videos are sound enough."""
+
+    max_damage: float = option(
+        MAX_DAMAGE,
+        "Caption a video of which at most this share of the frames is damaged; 1 takes all that can be read.",
+        panel="Input",
+        least=0,
+        most=1,
+        needs={"videos": ANY},
+    )
 
 
 @dataclass
@@ -89,7 +104,7 @@ class DecodingOptions(BeamOptions):
 
 
 @dataclass
-class InferConfig(DecodingOptions, CaptionerOptions, Options):
+class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `inference_vtt.py`."""
 
     epoch: int | None = option(

@@ -23,12 +23,14 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.layouts import open_features
+from clipcap_video.features.logs import Log
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, digests, file_digest, store_facts, videos_digest, write_run
+from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import find_all_videos
 
 # The MSR-VTT ClipCap program's own default, for checkpoints that decode as it does.
@@ -119,8 +121,9 @@ def _caption_videos(
     out = place_of_predictions(config)
     evidence = config.report is not None
     captioned = caption_videos(
-        captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs
-    )
+        captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs,
+        max_damage=config.max_damage,
+    )  # fmt: skip
     if captioned.failed < len(videos):
         sources = {"videos": len(videos), "video_files": videos_digest(videos)}
         _record(config, settings, captioner, sources, caption=config.caption)
@@ -165,12 +168,15 @@ def caption_videos(
     evidence: bool = False,
     records: Sequence[VideoRecord] = (),
     batch_size: int = 64,
+    max_damage: float = MAX_DAMAGE,
 ) -> CaptionedVideos:
     """Captions video files (id -> path): printed, and written to `out`. Those not read are named on stderr.
 
     evidence: find out how much each frame mattered. records: annotations; videos that they know are scored.
     """
-    predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size, evidence=evidence)
+    predictions, summary = captioner.caption_files(
+        videos, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage
+    )
     for prediction in predictions:
         print(f"{prediction.video}: {prediction.captions[0].text}")
         if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
@@ -187,6 +193,11 @@ def caption_videos(
         return CaptionedVideos(len(summary.failures), [], captioner.describe(), records)
     _save(out, predictions, captioner, settings, None)
     print(f"captions: {out}")
+    if summary.warnings:
+        warnings = out.with_name("warnings.jsonl" if out.name == "predictions.json" else f"{out.stem}.warnings.jsonl")
+        with Log(warnings) as log:
+            for warned in summary.warnings.values():
+                log.add(warned)
     matched = match_features([record for record in records if record.captions], [found.video for found in predictions])
     cider = None
     if matched.records:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipcap_video.captioning.config import CaptionerOptions, DecodingOptions, chosen_settings
+from clipcap_video.captioning.config import CaptionerOptions, DamageOptions, DecodingOptions, chosen_settings
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class CaptionConfig(DecodingOptions, CaptionerOptions, Options):
+class CaptionConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `clipcap-video caption`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
@@ -84,10 +84,10 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
     from clipcap_video.runs.record import record_run
-    from clipcap_video.video.files import find_all_videos
+    from clipcap_video.video.files import find_all_videos, id_of, shown
 
     settings = chosen_settings(config)
-    videos = list(find_all_videos(config.videos).values())
+    videos = list(find_all_videos(config.videos, partial(print, file=sys.stderr)).values())
     kinds = [kind for kind in FORMATS if getattr(config, kind)] or list(FORMATS)
     several = len(videos) > 1
     todo = (
@@ -99,7 +99,7 @@ def _caption(config: CaptionConfig) -> None:
     failed = False
     for path in todo:
         if several:
-            print(f"{path}:")
+            print(f"{shown(path)}:")
         try:
             done = caption_long_video(
                 captioner,
@@ -111,14 +111,15 @@ def _caption(config: CaptionConfig) -> None:
                 keep_log=config.jsonl,
                 overwrite=config.overwrite,
                 batch_size=config.bs,
+                max_damage=config.max_damage,
                 tell=partial(print, flush=True),
             )
         except VideoError as error:
-            print(f"could not read {path.stem}: {error}", file=sys.stderr)
+            print(f"could not read {id_of(path)}: {error}", file=sys.stderr)
             failed = True
             continue
         if done.warning is not None:
-            print(f"warning: {path.stem}: {done.warning}", file=sys.stderr)
+            print(f"warning: {id_of(path)}: {done.warning}", file=sys.stderr)
         if config.jsonl:
             record_run(done.files[-1], "caption", config)
         print(f"written: {', '.join(map(str, done.files))}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import ANY, Options, option
+from clipcap_video.video.damage import MAX_DAMAGE
 
 
 @dataclass
@@ -72,6 +74,15 @@ class ExtractConfig(Options):
         panel="Frames",
     )
 
+    max_damage: float = option(
+        MAX_DAMAGE,
+        "Use a video of which at most this share of the frames is damaged; sound frames are taken where there are "
+        "some. 1 uses all that can be read.",
+        panel="Frames",
+        least=0,
+        most=1,
+    )
+
     workers: int = option(2, "Threads that decode videos.", panel="Run", least=1)
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
@@ -106,7 +117,7 @@ def _extract(config: ExtractConfig) -> None:
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames, config.key_frames)
-    videos = find_all_videos(config.videos)
+    videos = find_all_videos(config.videos, partial(print, file=sys.stderr))
     spans: dict[str, Span] = {}
     if config.caption:
         found = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
@@ -137,7 +148,7 @@ def _extract(config: ExtractConfig) -> None:
     encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
-        "overwrite": config.overwrite, "spans": spans,
+        "overwrite": config.overwrite, "spans": spans, "max_damage": config.max_damage,
     }  # fmt: skip
     if config.dry_run:
         plan = plan_extraction(videos, encoder, spec, folder, **choices)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_weights(
     def interrupting(run: Any, batches: Any) -> float:
         loss = step(run, batches)
         if run.progress.step + 1 == 5:
-            loop.signal.raise_signal(loop.signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return loss
 
     monkeypatch.setattr(loop.Run, "_step", interrupting)
