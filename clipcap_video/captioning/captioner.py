@@ -36,9 +36,7 @@ from clipcap_video.features.logs import ExtractionSummary
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import CONSENSUS, ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
-from clipcap_video.models.language_model import keep_in
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
-from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import find_videos, id_of
@@ -66,8 +64,7 @@ class Captioner(HubModel):
         # bf16 sums depend on the size of the batch, and with them now and then a word. A caption is to be the same
         # whatever it is batched with, so bf16 has to be asked for; the encoder's features do not depend on it so.
         self.precision = "fp32" if precision == "auto" else pick_precision(device, precision)
-        if isinstance(self.model, PrefixCaptioner):
-            keep_in(self.model.language_model, self.precision)
+        self.model.keep_in(self.precision)
         self.encoder_precision = pick_precision(device, precision)
         self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None

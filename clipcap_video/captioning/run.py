@@ -27,7 +27,6 @@ from clipcap_video.features.logs import Log
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
-from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, digests, file_digest, store_facts, videos_digest, write_run
@@ -104,15 +103,12 @@ def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
     if config.prefix_length_clip is not None and config.prefix_length_clip < model.max_frames:
         # More than the videos had is what it was trained on: all of their frames.
         given["prefix_length_clip"] = (config.prefix_length_clip, model.max_frames)
-    mapping = model.config.mapping if isinstance(model, PrefixCaptioner) else None
-    # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
+    architecture = model.architecture()
     for name in ("mapping_type", "prefix_length", "num_layers", "normalize_prefix"):
-        actual = f"no such option, for it is of --model {model.kind}" if mapping is None else getattr(mapping, name)
+        actual = architecture.get(name, f"no such option, for it is of --model {model.kind}")
         given[name] = (getattr(config, name) or None, actual)
-    if mapping is not None and mapping.mapping_type == "mlp":
-        del given["num_layers"]
     for name, (wanted, actual) in given.items():
-        if wanted is not None and wanted != actual:
+        if wanted is not None and actual is not None and wanted != actual:
             raise ClipcapError(
                 f"--{name} {wanted} contradicts the checkpoint {captioner.source}, which has {actual}; leave it out"
             )

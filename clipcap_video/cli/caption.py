@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipcap_video.captioning.config import CaptionerOptions, DamageOptions, DecodingOptions, chosen_settings
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 if TYPE_CHECKING:
@@ -146,4 +146,4 @@ def _is_done(path: Path, folder: Path | None, kinds: list[str], several: bool) -
     return False
 
 
-caption = command_of(CaptionConfig, _caption, "caption")
+caption = Command(CaptionConfig, _caption, "caption")

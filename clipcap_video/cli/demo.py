@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
@@ -68,4 +68,4 @@ def _videos(source: Path) -> list[Path]:
     return list(find_videos(source).values())
 
 
-demo = command_of(DemoConfig, _demo, "demo")
+demo = Command(DemoConfig, _demo, "demo")

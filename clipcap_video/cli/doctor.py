@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -84,4 +84,4 @@ def _examine(config: DoctorConfig) -> int:
     return len(examination.findings)
 
 
-doctor = command_of(DoctorConfig, _doctor, "doctor")
+doctor = Command(DoctorConfig, _doctor, "doctor")

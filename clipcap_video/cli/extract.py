@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import ANY, Options, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
@@ -190,4 +190,4 @@ def _extract(config: ExtractConfig) -> None:
         sys.exit(1)
 
 
-extract_features = command_of(ExtractConfig, _extract, "extract")
+extract_features = Command(ExtractConfig, _extract, "extract")

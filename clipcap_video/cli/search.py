@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -75,4 +75,4 @@ def _search(config: SearchConfig) -> None:
         print(f"{rank:>4}  {hit.video:<{width}}  {hit.score:.3f}  {moment}")
 
 
-search_videos = command_of(SearchConfig, _search, "search")
+search_videos = Command(SearchConfig, _search, "search")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from clipcap_video.captioning.config import BeamOptions, CaptionerOptions, chosen_settings
 from clipcap_video.cli.caption import load_captioner
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -38,4 +38,4 @@ def _serve(config: ServeConfig) -> None:
     serve(captioner, settings, Address(config.host, config.port), max_mb=config.max_mb)
 
 
-serve = command_of(ServeConfig, _serve, "serve")
+serve = Command(ServeConfig, _serve, "serve")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.training.config import TrainConfig
 
 
@@ -25,8 +25,8 @@ def _train(config: TrainConfig) -> None:
     if not summary.finished:
         print(f"stopped after {summary.steps} steps; go on with --resume")
         sys.exit(130)
-    score = "" if summary.best_score is None else f" (validation CIDEr {summary.best_score:.3f})"
+    score = "" if summary.best_score is None else f" (validation {config.best_by} {summary.best_score:.3f})"
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")
 
 
-train_captioner = command_of(TrainConfig, _train, "train")
+train_captioner = Command(TrainConfig, _train, "train")

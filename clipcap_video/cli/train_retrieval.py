@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.retrieval.config import RetrievalEvaluationConfig, RetrievalTrainConfig
 
 
@@ -27,7 +27,7 @@ def _train(config: RetrievalTrainConfig) -> None:
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")
 
 
-train_retrieval = command_of(RetrievalTrainConfig, _train, "train-retrieval")
+train_retrieval = Command(RetrievalTrainConfig, _train, "train-retrieval")
 
 
 def _evaluate(config: RetrievalEvaluationConfig) -> Path:
@@ -46,4 +46,4 @@ def _evaluate(config: RetrievalEvaluationConfig) -> Path:
     return out
 
 
-evaluate_retrieval = command_of(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval")
+evaluate_retrieval = Command(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval")
