@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -31,7 +31,6 @@ from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFr
 # A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
 BATCH_SECONDS = 10.0
 POLL_SECONDS = 0.1
-BAR = "{l_bar}{bar}| "
 
 T = TypeVar("T")
 
@@ -179,15 +178,26 @@ def _go_on(
     progress: bool,
     tell: Callable[[str], None],
 ) -> None:
+    bar = tqdm(
+        total=max(video.duration, video.start) or None,
+        initial=video.start,
+        disable=not (progress and sys.stderr.isatty()),
+        bar_format="{l_bar}{bar}| {postfix}{remaining} left",
+        leave=False,
+    )
     try:
-        with _Progress(video, progress) as bar:
+        with bar:
             for batch in caption_segments(captioner, video, settings, batch_size=batch_size):
                 new = [replace(found, path=str(video.path)) for found in batch]
                 *done, held = joined(new if held is None else [held, *new])
                 for found in done:
                     log.append(found)
-                    bar.tell(tell, _line(found))
+                    with bar.external_write_mode(sys.stdout):
+                        tell(_line(found))
                 _write_subtitles([*log.predictions, held], files)
+                bar.n = min(video.position, bar.total or video.position)
+                speed = (video.position - video.start) / max(bar.format_dict["elapsed"], 1e-3)
+                bar.set_postfix_str(f"{clock(video.position)} of {clock(video.duration)}, {speed:.1f} x real time, ")
     finally:
         if held is not None:
             log.append(held)
@@ -247,79 +257,36 @@ def _made_by(
 
 def _ahead(items: Iterable[T], size: int) -> Iterator[T]:
     """The items, made in a thread that is at most `size` ahead; an exception there is raised here."""
-    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(size)
-    gone = threading.Event()
+    ready: queue.Queue[Any] = queue.Queue(size)
+    gone, end = threading.Event(), object()
 
-    def put(kind: str, value: T | BaseException | None) -> None:
+    def put(value: Any) -> None:
         while not gone.is_set():
             with suppress(queue.Full):
-                return ready.put((kind, value), timeout=POLL_SECONDS)
+                return ready.put(value, timeout=POLL_SECONDS)
 
     def work() -> None:
         try:
             for item in items:
-                put("item", item)
+                put(item)
                 if gone.is_set():
                     return
-            put("end", None)
+            put(end)
         except BaseException as error:  # whatever it is, the consumer must see it
-            put("error", error)
+            put(error)
 
     # A daemon, so that a decoder stuck in a damaged file cannot keep the process alive.
     threading.Thread(target=work, name="segments", daemon=True).start()
     try:
         while True:
             try:
-                kind, value = ready.get(timeout=POLL_SECONDS)  # a timeout lets Ctrl-C in on every system
+                value = ready.get(timeout=POLL_SECONDS)  # a timeout lets Ctrl-C in on every system
             except queue.Empty:
                 continue
             if isinstance(value, BaseException):
                 raise value
-            if kind == "end":
+            if value is end:
                 return
-            yield value  # type: ignore[misc]
+            yield value
     finally:
         gone.set()
-
-
-class _Progress:
-    """How far the reading of a video is: times, speed and time left. Drawn by a thread, for batches take seconds."""
-
-    def __init__(self, video: SegmentedVideo, shown: bool) -> None:
-        self._video = video
-        self._ended = threading.Event()
-        self._bar = tqdm(
-            total=max(video.duration, video.start) or None,
-            initial=video.start,
-            disable=not (shown and sys.stderr.isatty()),
-            bar_format=BAR,
-            leave=False,
-        )
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._draw, daemon=True)
-
-    def __enter__(self) -> _Progress:
-        if not self._bar.disable:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        if not self._bar.disable:
-            self._thread.join()
-        self._bar.close()
-
-    def tell(self, tell: Callable[[str], None], line: str) -> None:
-        with self._bar.external_write_mode(sys.stdout):
-            tell(line)
-
-    def _draw(self) -> None:
-        while not self._ended.wait(0.5):
-            done = self._video.position
-            speed = (done - self._video.start) / (time.monotonic() - self._began)
-            text = f"{clock(done)} of {clock(self._video.duration)}, {speed:.1f} x real time"
-            if speed > 0:
-                text += f", {clock(max(0.0, self._video.duration - done) / speed)} left"
-            self._bar.bar_format = f"{BAR}{text}"
-            self._bar.n = min(done, self._bar.total or done)
-            self._bar.refresh()
