@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.command import command_of
 from clipcap_video.runs.options import option
+
+if TYPE_CHECKING:
+    from clipcap_video.features.resume import Request
+    from clipcap_video.video.sampling import Span
 
 
 @dataclass
@@ -103,7 +107,7 @@ def _extract(config: ExtractConfig) -> None:
     from clipcap_video.datasets.matching import count_ids, match_videos
     from clipcap_video.features.resume import Request, clear_leftovers, missing_videos
     from clipcap_video.video.files import find_all_videos
-    from clipcap_video.video.sampling import SamplingSpec, Span
+    from clipcap_video.video.sampling import SamplingSpec
 
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
@@ -125,6 +129,13 @@ def _extract(config: ExtractConfig) -> None:
         clear_leftovers(folder)
         print(f"all {len(videos)} videos done before; nothing to do in {folder}")
         return
+    _make(config, request, folder, videos, spans)
+
+
+def _make(
+    config: ExtractConfig, request: Request, folder: Path, videos: dict[str, Path], spans: dict[str, Span]
+) -> None:
+    """Makes the features, and leaves what tells how."""
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
     from clipcap_video.features.extract import FAILURES_FILE, extract, fingerprint_of, plan_extraction
@@ -133,16 +144,17 @@ def _extract(config: ExtractConfig) -> None:
     from clipcap_video.runs.options import options_of
     from clipcap_video.runs.record import RUN_FILE, videos_digest, write_run
 
+    assert config.out is not None
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
     device = pick_device(config.device)
-    encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
+    encoder = load_encoder(request.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
         "overwrite": config.overwrite, "spans": spans,
     }  # fmt: skip
     if config.dry_run:
-        plan = plan_extraction(videos, encoder, spec, folder, **choices)
+        plan = plan_extraction(videos, encoder, request.sampling, folder, **choices)
         if config.format == "hdf5":
             plan.disk, plan.where = 2 * plan.disk, f"{folder} and {config.out}"
         print(plan.describe())
@@ -153,14 +165,14 @@ def _extract(config: ExtractConfig) -> None:
         sources = {
             "videos": len(videos),
             "video_files": videos_digest(videos),
-            "features": asdict(fingerprint_of(encoder, spec, config.normalize)),
+            "features": asdict(fingerprint_of(encoder, request.sampling, config.normalize)),
         }
         write_run(
             folder / RUN_FILE, "extract", options_of(config), sources, device=str(device), precision=encoder.precision
         )
 
     try:
-        summary = extract(videos, encoder, spec, folder, **choices)
+        summary = extract(videos, encoder, request.sampling, folder, **choices)
     except KeyboardInterrupt:
         record()
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clipcap_video.devices import dtype_of
 from clipcap_video.encoders.base import NetworkEncoder
 from clipcap_video.encoders.blocks import fuse_openai_tower
-from clipcap_video.encoders.preprocessing import Preprocessing, unit_scale
+from clipcap_video.encoders.preprocessing import Preprocessing, scaled
 from clipcap_video.encoders.weights import StateDict, digest_weights, fold_batch_norms, read_state_dict
 from clipcap_video.errors import ClipcapError
 
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from clip.model import CLIP, ModifiedResNet, build_model
 
 CACHE = Path("~/.cache/clip")
-MEAN, STD = unit_scale((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+MEAN, STD = scaled((0.48145466, 0.4578275, 0.40821073)), scaled((0.26862954, 0.26130258, 0.27577711))
 
 
 def load(name: str, device: torch.device, precision: str, weights: Path | None) -> NetworkEncoder:

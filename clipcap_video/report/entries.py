@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -51,15 +51,6 @@ class Pictures:
             (SIDE_OF_MANY if many else SIDE) if side is None else side,
             QUALITY_OF_MANY if many else QUALITY,
         )
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A frame to show: its time, and what the caption owes to the stretch that it stands for; see ReportFrame."""
-
-    seconds: float | None
-    drop: float | None
-    spans: tuple[float, float] | None
 
 
 def report_predictions(
@@ -138,7 +129,7 @@ def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFr
     if len(run) > 1 and len(timed) < len(times):
         return [frames for found in run for frames in _frames([found], pictures)]
     if run[0].path is None:
-        return [[ReportFrame(None, s.seconds, s.drop, s.spans) for s in part if s.drop is not None] for part in shown]
+        return [[frame for frame in part if frame.drop is not None] for part in shown]
     path = Path(run[0].path)
 
     def encode(image: np.ndarray) -> Picture:
@@ -152,13 +143,13 @@ def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFr
         else:  # features that never knew their times: any frames, spread over the video
             found, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
             small = [encode(image) for image in found]
-            shown = [[_Shown(float(time), None, None) for time in spread_times]]
+            shown = [[ReportFrame(None, float(time)) for time in spread_times]]
     made = iter(small)
-    frames = [[ReportFrame(next(made), s.seconds, s.drop, s.spans) for s in part] for part in shown]
+    frames = [[replace(frame, picture=next(made)) for frame in part] for part in shown]
     return [[frame for frame in part if frame.picture is not None or frame.drop is not None] for part in frames]
 
 
-def _choose(prediction: Prediction, most: int) -> list[_Shown]:
+def _choose(prediction: Prediction, most: int) -> list[ReportFrame]:
     """The frames that stand for the stretches of the evidence; without it, some that are evenly spread.
 
     Where there are more stretches than room, those that matter most either way stay, in order of time.
@@ -169,12 +160,12 @@ def _choose(prediction: Prediction, most: int) -> list[_Shown]:
         return times[position] if position < len(times) else None
 
     if not prediction.evidence:
-        return [_Shown(times[index], None, None) for index in spread(len(times), most)]
+        return [ReportFrame(None, times[index]) for index in spread(len(times), most)]
     kept = sorted(prediction.evidence, key=lambda part: -abs(part.drop))[:most]
     shown = []
     for part in sorted(kept, key=lambda part: part.first):
         middle = (part.first + part.last) // 2
         first, last = time(part.first), time(part.last)
         spans = None if first is None or last is None or part.first == part.last else (first, last)
-        shown.append(_Shown(time(middle), part.drop, spans))
+        shown.append(ReportFrame(None, time(middle), part.drop, spans))
     return shown
