@@ -18,7 +18,6 @@ class DemoConfig:
 
     videos: list[Path] = option([], "Videos, or folders of videos, of your own.", argument=True)
     out: Path = option(Path("demo"), "Folder for predictions.json and report.html.", made=True)
-    beam_size: int = option(5, "Captions shown for each video.", least=1)
 
 
 def _demo(config: DemoConfig) -> Path:
@@ -39,8 +38,7 @@ def _demo(config: DemoConfig) -> Path:
         for number, path in enumerate(found, 1)
     }
     captioner = Captioner.from_pretrained()
-    suited = captioner.default_settings()
-    settings = replace(suited, beam_size=max(config.beam_size, suited.beam_size), num_return=config.beam_size)
+    settings = replace(captioner.default_settings(), num_return=5)
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
     captioned = caption_videos(captioner, named, settings, out=out / "predictions.json", evidence=True)
