@@ -8,7 +8,7 @@ class ClipcapError(Exception):
 
 
 class VideoError(ClipcapError):
-    """One video cannot be read. A run over many videos records it and goes on."""
+    """One video cannot be read. A run over many videos records it and continues."""
 
 
 class NoTextSide(ClipcapError):

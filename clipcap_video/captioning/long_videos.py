@@ -80,14 +80,14 @@ def joined(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     It keeps the captions of the one that is surer of its words, and the times of all frames.
     """
     held: Prediction | None = None
-    for found in predictions:
+    for prediction in predictions:
         if held is None:
-            held = found
-        elif _words(held) == _words(found):
-            held = _join(held, found)
+            held = prediction
+        elif _words(held) == _words(prediction):
+            held = _join(held, prediction)
         else:
             yield held
-            held = found
+            held = prediction
     if held is not None:
         yield held
 
@@ -97,7 +97,7 @@ def _words(prediction: Prediction) -> str:
 
 
 def _join(first: Prediction, second: Prediction) -> Prediction:
-    surer = max(first, second, key=lambda found: found.captions[0].mean_logprob if found.captions else -1e9)
+    surer = max(first, second, key=lambda one: one.captions[0].mean_logprob if one.captions else -1e9)
     return replace(
         surer, start=first.start, end=second.end, timestamps=[*first.timestamps, *second.timestamps], path=first.path
     )
@@ -105,7 +105,7 @@ def _join(first: Prediction, second: Prediction) -> Prediction:
 
 def subtitles(predictions: Iterable[Prediction], kind: str) -> str:
     """The text of a subtitle file, `srt` or `vtt`, of captions with start and end."""
-    shown = ((found.start or 0.0, found.end or 0.0, found.text) for found in predictions)
+    shown = ((prediction.start or 0.0, prediction.end or 0.0, prediction.text) for prediction in predictions)
     return subtitle_file(cues(shown), kind)
 
 
@@ -126,7 +126,7 @@ def caption_long_video(
     """Captions a video and writes STEM.srt, STEM.vtt (`kinds`) into `folder`, the video's own unless given.
 
     Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
-    to date. A run that was stopped, by Ctrl-C or otherwise, is gone on with from there; `keep_log` keeps the file when
+    to date. A run that was stopped, by Ctrl-C or otherwise, resumes from there; `keep_log` keeps the file when
     all is done, and a later run then only writes the subtitles that it is asked for.
     tell: is given a line for each new caption, once it is known to be whole.
 
@@ -151,13 +151,13 @@ def caption_long_video(
         if log.finished:
             tell(f"done before, to {clock(skipped)}, the end")
         held = None if log.finished else log.take_back()
-        log.own([file.name for file in files])
+        log.claim([file.name for file in files])
         if not log.finished:
             if held is not None:
                 tell(f"done before, to {clock(skipped)}")
             video.start = video.position = skipped
             with stopped_by_signals(stop, "stopping after this batch; Ctrl-C again to stop at once"):
-                _go_on(captioner, video, settings, log, held, files, batch_size, progress, tell)
+                _continue(captioner, video, settings, log, held, files, batch_size, progress, tell)
             if not stop.is_set():
                 log.finish()
         _write_subtitles(log.predictions, files)
@@ -167,7 +167,7 @@ def caption_long_video(
     return LongVideo(log.predictions, written, log.finished, skipped, video.warning)
 
 
-def _go_on(
+def _continue(
     captioner: Captioner,
     video: SegmentedVideo,
     settings: DecodingSettings,
@@ -188,12 +188,12 @@ def _go_on(
     try:
         with bar:
             for batch in caption_segments(captioner, video, settings, batch_size=batch_size):
-                new = [replace(found, path=str(video.path)) for found in batch]
+                new = [replace(prediction, path=str(video.path)) for prediction in batch]
                 *done, held = joined(new if held is None else [held, *new])
-                for found in done:
-                    log.append(found)
+                for prediction in done:
+                    log.append(prediction)
                     with bar.external_write_mode(sys.stdout):
-                        tell(_line(found))
+                        tell(_line(prediction))
                 _write_subtitles([*log.predictions, held], files)
                 bar.n = min(video.position, bar.total or video.position)
                 speed = (video.position - video.start) / max(bar.format_dict["elapsed"], 1e-3)
@@ -239,7 +239,7 @@ def _check_absent(files: Iterable[Path]) -> None:
 def _made_by(
     captioner: Captioner, path: Path, segmentation: Segmentation, settings: DecodingSettings
 ) -> dict[str, str | int]:
-    """What decides the captions of a video, as far as a log must know to be gone on with."""
+    """What decides the captions of a video, as far as a log must know to be continued."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         content = hashlib.sha256(stream.read(1 << 20))

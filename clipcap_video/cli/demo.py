@@ -30,12 +30,12 @@ def _demo(config: DemoConfig) -> Path:
     from clipcap_video.captioning.run import caption_videos
     from clipcap_video.report.entries import report_predictions
 
-    found = sample_clips() + [path for source in config.videos for path in _videos(source)]
+    paths = sample_clips() + [path for source in config.videos for path in _videos(source)]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
-    stems = [path.stem for path in found]
+    stems = [path.stem for path in paths]
     named = {
         path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}": path
-        for number, path in enumerate(found, 1)
+        for number, path in enumerate(paths, 1)
     }
     captioner = Captioner.from_pretrained()
     settings = replace(captioner.default_settings(), num_return=5)

@@ -35,7 +35,7 @@ class ExtractConfig:
     format: Literal["safetensors", "hdf5"] = option(
         "safetensors",
         "hdf5: one file OUT as the MSR-VTT ClipCap program reads it, named MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 unless "
-        "given. The folder OUT without its ending holds the same features, for a run that goes on.",
+        "given. The folder OUT without its ending holds the same features, for a run that resumes.",
     )
 
     encoder: str = option(
@@ -100,7 +100,7 @@ def _extract(config: ExtractConfig) -> None:
     """Turn videos into frame features, once, with a frozen encoder.
 
     Writes OUT/ID.safetensors for every video, ID being the file's name without its ending. Videos that are done are
-    skipped, so a run that was stopped goes on where it was. A video that cannot be read is listed with the reason in
+    skipped, so a run that was stopped resumes where it was. A video that cannot be read is listed with the reason in
     OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml repeats the run.
     """
     from clipcap_video.datasets.annotations import read_annotations
@@ -115,10 +115,10 @@ def _extract(config: ExtractConfig) -> None:
     videos = find_all_videos(config.videos)
     spans: dict[str, Span] = {}
     if config.caption:
-        found = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
-        videos, spans = found.videos, found.spans
-        if found.missing:
-            print(f"{count_ids(found.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
+        annotated = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
+        videos, spans = annotated.videos, annotated.spans
+        if annotated.missing:
+            print(f"{count_ids(annotated.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
     name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
     request = Request(name, config.encoder_weights, spec, config.normalize)
     # Nothing to do is found out before torch and the encoder are loaded.
@@ -175,7 +175,7 @@ def _make(
         summary = extract(videos, encoder, request.sampling, folder, **choices)
     except KeyboardInterrupt:
         record()
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         sys.exit(130)
     record()
     request.remember(folder, summary.fingerprint)

@@ -18,7 +18,7 @@ class ConsensusTrainConfig(RunConfig):
     train_split: str = option("train", "Split to train on.")
     eval_split: str = option("validate", "Split to report on; skipped when the annotations have none.")
     raw_captions: bool = option(False, "Learn from captions as they are; see clipcap-video train.")
-    ngrams: int = option(8000, "Commonest n-grams of the training captions that are foretold.")
+    ngrams: int = option(8000, "Commonest n-grams of the training captions that are predicted.")
     networks: int = option(3, "Networks that are trained, each from another seed, and folded into one.")
     hidden: int = option(192, "Width of the hidden layer of each.")
     dropout: float = option(0.5, "Dropout before both layers.")

@@ -42,10 +42,10 @@ def examine(
     if paths:
         result.findings += _same_ids(paths)
         ids = sorted_ids({path.stem for path in paths})
-        found, checked = examine_videos(paths, limits or Limits(), workers, progress)
-        result.findings += found
+        findings, checked = examine_videos(paths, limits or Limits(), workers, progress)
+        result.findings += findings
         result.checked |= checked
-        result.findings += equal_files_across_splits(records, [one for one in found if one.kind == "duplicate"])
+        result.findings += equal_files_across_splits(records, [one for one in findings if one.kind == "duplicate"])
     if caption:
         result.checked |= {"annotated videos": len(records), "captions": sum(len(one.captions) for one in records)}
     if caption and not complete:

@@ -50,10 +50,10 @@ def bleu_counts(hypotheses: Mapping[str, Sequence[str]], targets: Mapping[str, S
     rows = []
     for video, (hypothesis,) in hypotheses.items():
         lengths, counts = cook_refs(targets[video])
-        found = cook_test(hypothesis, (lengths, counts))
-        length = found["testlen"]
+        cooked = cook_test(hypothesis, (lengths, counts))
+        length = cooked["testlen"]
         closest = min((abs(other - length), other) for other in lengths)[1]
-        rows.append([length, closest, *found["guess"], *found["correct"]])
+        rows.append([length, closest, *cooked["guess"], *cooked["correct"]])
     return np.array(rows, dtype=np.float64)
 
 

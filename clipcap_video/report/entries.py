@@ -73,17 +73,17 @@ def report_predictions(
     references = {record.video_id: record.captions for record in records}
     pictures = pictures or Pictures.for_page_of(len(predictions))
 
-    def entry(found: Prediction, frames: list[ReportFrame]) -> ReportEntry:
+    def entry(prediction: Prediction, frames: list[ReportFrame]) -> ReportEntry:
         return ReportEntry(
-            found,
+            prediction,
             frames,
-            references=references.get(found.video, []),
-            cider=None if cider is None else cider.get(found.video),
-            verdict=None if verdicts is None else verdicts.get(found.video),
+            references=references.get(prediction.video, []),
+            cider=None if cider is None else cider.get(prediction.video),
+            verdict=None if verdicts is None else verdicts.get(prediction.video),
         )
 
     def entries_of(run: list[Prediction]) -> list[ReportEntry]:
-        return [entry(found, frames) for found, frames in zip(run, _frames(run, pictures), strict=True)]
+        return [entry(prediction, frames) for prediction, frames in zip(run, _frames(run, pictures), strict=True)]
 
     def entries() -> Iterator[ReportEntry]:
         # A few videos at a time, so that their pictures never pile up.
@@ -93,7 +93,7 @@ def report_predictions(
                 for made in pool.map(entries_of, part):
                     yield from made
 
-    segments = len({found.video for found in predictions}) < len(predictions)
+    segments = len({prediction.video for prediction in predictions}) < len(predictions)
     return write_report(
         entries(),
         out,
@@ -107,11 +107,11 @@ def report_predictions(
 def _runs(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
     """The predictions in their order, neighbours together that one pass over a stretch of a video can show."""
     run: list[Prediction] = []
-    for found in predictions:
-        if run and (len(run) == LONGEST_RUN or not _follows(run[-1], found)):
+    for prediction in predictions:
+        if run and (len(run) == LONGEST_RUN or not _follows(run[-1], prediction)):
             yield run
             run = []
-        run.append(found)
+        run.append(prediction)
     if run:
         yield run
 
@@ -123,11 +123,11 @@ def _follows(first: Prediction, second: Prediction) -> bool:
 
 def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFrame]]:
     """The frames to show of each prediction in a run of `_runs`."""
-    shown = [_choose(found, pictures.frames) for found in run]
+    shown = [_choose(prediction, pictures.frames) for prediction in run]
     times = [frame.seconds for part in shown for frame in part]
     timed = [time for time in times if time is not None]
     if len(run) > 1 and len(timed) < len(times):
-        return [frames for found in run for frames in _frames([found], pictures)]
+        return [frames for prediction in run for frames in _frames([prediction], pictures)]
     if run[0].path is None:
         return [[frame for frame in part if frame.drop is not None] for part in shown]
     path = Path(run[0].path)
@@ -141,8 +141,8 @@ def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFr
         if times and len(timed) == len(times):
             small = read_frames_at(path, timed, encode)
         else:  # features that never knew their times: any frames, spread over the video
-            found, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
-            small = [encode(image) for image in found]
+            images, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
+            small = [encode(image) for image in images]
             shown = [[ReportFrame(None, float(time)) for time in spread_times]]
     made = iter(small)
     frames = [[replace(frame, picture=next(made)) for frame in part] for part in shown]

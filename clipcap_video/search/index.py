@@ -166,14 +166,14 @@ def _build(
             videos[number] = old.videos[place]
         for turn, batch in enumerate(batches):
             embedded = _embed(store, batch, embedder) if turn else first
-            for video_id, (found, seconds) in zip(batch, embedded, strict=True):
-                if found.shape[1] != dim:
+            for video_id, (vectors_of, seconds) in zip(batch, embedded, strict=True):
+                if vectors_of.shape[1] != dim:
                     raise ClipcapError(
-                        f"features of {video_id} in {store.path} are {found.shape[1]} wide, others {dim}; "
+                        f"features of {video_id} in {store.path} are {vectors_of.shape[1]} wide, others {dim}; "
                         "extract all of them with one encoder"
                     )
                 number, rows = places[video_id]
-                frames[rows], times[rows], videos[number] = found, seconds, mean_vector(found)
+                frames[rows], times[rows], videos[number] = vectors_of, seconds, mean_vector(vectors_of)
             bar.update(len(batch))
         vectors.flush()
         said = "" if store.fingerprint is None else store.fingerprint.to_json()

@@ -92,12 +92,12 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
         if file is None:
             return "", "", [], None, None
         try:
-            found = library.describe(
+            described = library.describe(
                 Path(file), Segmentation.parse(SEGMENTS[segments]), lambda share: progress(share, desc="captioning")
             )
         except ClipcapError as error:
             raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
-        return f"### {found.caption}", _player(found), _rows(found), _downloads(found), found.number
+        return f"### {described.caption}", _player(described), _rows(described), _downloads(described), described.number
 
     def play_segment(number: int | None, event: Any) -> str:
         if number is None:
