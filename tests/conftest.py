@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipcap_video.video import reader
-from clipcap_video.video.seeking import Unseekable
+from clipcap_video.video.packets import Unseekable
 from tests.golden import unpack
 from tests.tiny import write_annotations, write_feature_folder, write_language_model
 

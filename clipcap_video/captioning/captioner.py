@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import overload
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from clipcap_video.captioning.evidence import explain
 from clipcap_video.captioning.hub import HubModel, fetch, names_repository
@@ -27,18 +28,20 @@ from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureStore, VideoFeatures
+from clipcap_video.features.base import FeatureStore, MemoryStore, Origin, VideoFeatures
 from clipcap_video.features.batching import stack_features, thin_frames
-from clipcap_video.features.extract import ExtractionSummary, encode_frames, extract, fitting_encoder
+from clipcap_video.features.encode import EncodedVideo, encode_frames, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
-from clipcap_video.features.layouts import open_features
+from clipcap_video.features.logs import ExtractionSummary
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import CONSENSUS, ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
 from clipcap_video.models.language_model import keep_in
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.models.prefix import PrefixCaptioner
-from clipcap_video.video.files import find_videos
+from clipcap_video.video.damage import MAX_DAMAGE
+from clipcap_video.video.decoder import DECODER
+from clipcap_video.video.files import find_videos, id_of
 from clipcap_video.video.segments import SegmentFrames
 
 STARTER = Path(__file__).parents[1] / "starter"
@@ -142,7 +145,7 @@ class Captioner(HubModel):
         predictions, summary = self.caption_files(numbered, settings, progress=False)
         if summary.failures:
             raise ClipcapError(summary.failures[0].reason)
-        named = [replace(prediction, video=numbered[prediction.video].stem) for prediction in predictions]
+        named = [replace(prediction, video=id_of(numbered[prediction.video])) for prediction in predictions]
         return named[0] if single else named
 
     def caption_files(
@@ -153,28 +156,29 @@ class Captioner(HubModel):
         batch_size: int = 64,
         progress: bool = True,
         evidence: bool = False,
+        max_damage: float = MAX_DAMAGE,
     ) -> tuple[list[Prediction], ExtractionSummary]:
         """Captions of video files (id -> path) that can be read, and what was found out while reading them.
 
-        evidence: find out too how much each frame mattered for the best caption.
+        evidence: find out too how much each frame mattered for the best caption. max_damage: the largest share of
+        damaged frames with which a video is used.
         """
         fingerprint = self.require_fingerprint()
-        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
-            summary = extract(
-                videos,
-                self.encoder,
-                fingerprint.sampling,
-                Path(folder),
-                normalize=fingerprint.normalized,
-                progress=progress,
-            )
-            if not summary.done:
-                return [], summary
-            store = open_features(folder)
-            read = [video_id for video_id in videos if video_id in store]
-            predictions = self.caption_store(store, read, settings, batch_size=batch_size)
-            if evidence:
-                predictions = explain(self.model, store, predictions, self.device, self.precision)
+        summary = ExtractionSummary(fingerprint)
+        store = MemoryStore(self.source, fingerprint)
+        encoded = encode_videos(
+            videos, self.encoder, fingerprint.sampling, normalize=fingerprint.normalized, max_damage=max_damage
+        )
+        bar = tqdm(encoded, total=len(videos), unit="video", disable=not (progress and sys.stderr.isatty()))
+        for video_id, video in bar:
+            summary.count(video_id, videos[video_id], video)
+            if isinstance(video, EncodedVideo):
+                store.add(video_id, video.features, video.timestamps, Origin(DECODER, video.damage))
+        if not store.videos:
+            return [], summary
+        predictions = self.caption_store(store, list(store.videos), settings, batch_size=batch_size)
+        if evidence:
+            predictions = explain(self.model, store, predictions, self.device, self.precision)
         return [replace(prediction, path=str(videos[prediction.video])) for prediction in predictions], summary
 
     def caption_store(
@@ -196,7 +200,9 @@ class Captioner(HubModel):
             videos = [thin_frames(store.load(video_id), self.model.max_frames) for video_id in ids]
             hypotheses_of = self.caption_features([video.features for video in videos], settings, keys=ids)
             for video_id, video, hypotheses in zip(ids, videos, hypotheses_of, strict=True):
-                predictions.append(self._prediction(video_id, video, hypotheses))
+                predictions.append(
+                    replace(self._prediction(video_id, video, hypotheses), damage=store.origin(video_id).damage or None)
+                )
         return predictions
 
     def caption_segments(

@@ -22,9 +22,11 @@ from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import write_text
+from clipcap_video.files import fits_a_name, write_text
 from clipcap_video.models.language_model import digest_language_model
 from clipcap_video.stopping import stopped_by_signals
+from clipcap_video.video.damage import MAX_DAMAGE
+from clipcap_video.video.files import shown
 from clipcap_video.video.reader import one_opencv_thread
 from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
 
@@ -121,6 +123,7 @@ def caption_long_video(
     overwrite: bool = False,
     batch_size: int = 16,
     progress: bool = True,
+    max_damage: float = MAX_DAMAGE,
     tell: Callable[[str], None] = lambda line: None,
 ) -> LongVideo:
     """Captions a video and writes STEM.srt, STEM.vtt (`kinds`) into `folder`, the video's own unless given.
@@ -128,6 +131,7 @@ def caption_long_video(
     Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
     to date. A run that was stopped, by Ctrl-C or otherwise, resumes from there; `keep_log` keeps the file when
     all is done, and a later run then only writes the subtitles that it is asked for.
+    max_damage: the largest share of damaged frames; a video with more has captions, and ends in a VideoError.
     tell: is given a line for each new caption, once it is known to be whole.
 
     Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
@@ -138,7 +142,8 @@ def caption_long_video(
     folder, log_file, files = _places(path, folder, kinds)
     fingerprint = captioner.require_fingerprint()
     stop = threading.Event()
-    video = SegmentedVideo(path, segmentation, fingerprint.sampling, captioner.encoder.preprocess, stop=stop)
+    preprocess = captioner.encoder.preprocess
+    video = SegmentedVideo(path, segmentation, fingerprint.sampling, preprocess, stop=stop, max_damage=max_damage)
     made_by = _made_by(captioner, path, segmentation, settings)
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
@@ -226,6 +231,8 @@ def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = 
 def _places(path: Path, folder: Path | None, kinds: Sequence[str]) -> tuple[Path, Path, list[Path]]:
     """The folder, the log and the subtitle files of a video."""
     folder = path.parent if folder is None else folder
+    if not fits_a_name(f"{path.stem}{LOG_SUFFIX}"):
+        raise ClipcapError(f"the name {shown(path.stem)} is too long for a {LOG_SUFFIX} beside it; rename the video")
     return folder, folder / f"{path.stem}{LOG_SUFFIX}", [folder / f"{path.stem}.{kind}" for kind in kinds]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import write_text
+from clipcap_video.video.damage import Damage
 
 VERSION = 1
 
@@ -52,6 +53,7 @@ class Prediction:
     timestamps: times of the frames that were seen, in seconds. path: the video file.
     evidence: how much the frames mattered for the best caption; empty where that was not looked into.
     start and end: the part of it that the captions describe, in seconds; None for all of it.
+    damage: how much of the video is damaged; None where nothing was found, or nobody looked.
     """
 
     video: str
@@ -61,6 +63,7 @@ class Prediction:
     start: float | None = None
     end: float | None = None
     evidence: list[FrameEvidence] = field(default_factory=list)
+    damage: Damage | None = None
 
     @property
     def text(self) -> str:
@@ -80,7 +83,7 @@ class PredictionFile:
     def save(self, path: Path | str) -> None:
         """Writes the file, whole or not at all. Raises ClipcapError when it cannot be written."""
         content = {"version": VERSION, **asdict(self)}
-        write_text(Path(path), json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(Path(path), _json(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> PredictionFile:
@@ -126,7 +129,7 @@ class PredictionFile:
 
 def to_line(prediction: Prediction) -> str:
     """A prediction as one line of JSON, with the fields that predictions.json has."""
-    return json.dumps(_plain(asdict(prediction)), ensure_ascii=False, allow_nan=False)
+    return _json(asdict(prediction))
 
 
 def from_line(line: str, where: str) -> Prediction:
@@ -217,6 +220,7 @@ def _prediction(entry: Any, where: str) -> Prediction:
                 FrameEvidence(int(part["first"]), int(part["last"]), _number(part["drop"]))
                 for part in entry.get("evidence") or []
             ],
+            damage=Damage.from_json(entry.get("damage")),
             **{name: entry.get(name) for name in ("path", "start", "end")},
         )
     except KeyError as error:
@@ -234,6 +238,15 @@ def _of_type(kind: type, value: Any, name: str) -> Any:
 def _number(value: float | None) -> float:
     # JSON has no infinities: a score that is none was written as null.
     return math.nan if value is None else float(value)
+
+
+def _json(content: Any, indent: int | None = None) -> str:
+    text = json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a path whose bytes are not UTF-8: its escapes are read back as they were
+        return json.dumps(_plain(content), indent=indent, allow_nan=False)
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.config import InferConfig
+from clipcap_video.captioning.config import BeamOptions, InferConfig
 from clipcap_video.captioning.predictions import Prediction, PredictionFile
 from clipcap_video.captioning.program_files import write_program_files
 from clipcap_video.captioning.subtitles import clock
@@ -23,6 +23,7 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.layouts import open_features
+from clipcap_video.features.logs import Log
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
@@ -30,20 +31,13 @@ from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, digests, file_digest, store_facts, videos_digest, write_run
+from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import find_all_videos
 
 # The MSR-VTT ClipCap program's own default, for checkpoints that decode as it does.
 CLIPCAP_ENTRY_LENGTH = 10
 # Videos of the captioning datasets last 10 to 30 seconds; one caption cannot say what longer ones show.
 LONG_SECONDS = 60
-
-
-class DecodingOptions(Protocol):
-    """The options of a command that leave something to the checkpoint where they are None."""
-
-    entry_length: int | None
-    length_penalty: float | None
-    beam_size: int | None
 
 
 def infer(config: InferConfig, settings: DecodingSettings) -> CaptionedVideos:
@@ -81,7 +75,7 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
     return captioner, settings
 
 
-def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: DecodingOptions) -> DecodingSettings:
+def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
     """The settings with what suits the captioner's checkpoint where the user chose nothing."""
     suggested = captioner.default_settings()
     if config.entry_length is None and not captioner.model.whole_captions:
@@ -131,8 +125,9 @@ def _caption_videos(
     out = place_of_predictions(config)
     evidence = config.report is not None
     captioned = caption_videos(
-        captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs
-    )
+        captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs,
+        max_damage=config.max_damage,
+    )  # fmt: skip
     if captioned.failed < len(videos):
         sources = {"videos": len(videos), "video_files": videos_digest(videos)}
         _record(config, settings, captioner, sources, caption=config.caption)
@@ -177,12 +172,15 @@ def caption_videos(
     evidence: bool = False,
     records: Sequence[VideoRecord] = (),
     batch_size: int = 64,
+    max_damage: float = MAX_DAMAGE,
 ) -> CaptionedVideos:
     """Captions video files (id -> path): printed, and written to `out`. Those not read are named on stderr.
 
     evidence: find out how much each frame mattered. records: annotations; videos that they know are scored.
     """
-    predictions, summary = captioner.caption_files(videos, settings, batch_size=batch_size, evidence=evidence)
+    predictions, summary = captioner.caption_files(
+        videos, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage
+    )
     for prediction in predictions:
         print(f"{prediction.video}: {prediction.captions[0].text}")
         if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
@@ -199,6 +197,11 @@ def caption_videos(
         return CaptionedVideos(len(summary.failures), [], captioner.describe(), records)
     _save(out, predictions, captioner, settings, None)
     print(f"captions: {out}")
+    if summary.warnings:
+        warnings = out.with_name("warnings.jsonl" if out.name == "predictions.json" else f"{out.stem}.warnings.jsonl")
+        with Log(warnings) as log:
+            for warned in summary.warnings.values():
+                log.add(warned)
     named = [prediction.video for prediction in predictions]
     matched = match_features([record for record in records if record.captions], named)
     cider = None

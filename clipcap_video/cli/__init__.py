@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -21,8 +22,19 @@ def run_app(app: typer.Typer) -> None:
     # Importing torch and transformers makes millions of objects that stay. Looking through them for garbage again and
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    dashed = [name for name in sys.argv[1:] if name[:1] == "-" and name != "--" and os.path.isfile(name)]
     try:
         app()
+    except SystemExit as stop:
+        if stop.code == 2 and dashed and "--" not in sys.argv:
+            print(
+                f"{dashed[0]} is a file: write -- before names that begin with a dash, or ./{dashed[0]}",
+                file=sys.stderr,
+            )
+        raise
     except ClipcapError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -44,7 +56,12 @@ def run_command(command: Callable[..., None]) -> None:
     run_app(app)
 
 
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+def with_underscores(name: str) -> str:
+    """`--beam-size` is `--beam_size`."""
+    return name.replace("-", "_")
+
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
 
 
 # name -> (file here, command in it), in the order of --help

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(Options):
     """Options of `clipcap-video demo`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, of your own.", argument=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import ANY, Options, option
+from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from clipcap_video.features.resume import Request
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ExtractConfig:
+class ExtractConfig(Options):
     """Options of `extract_features.py`."""
 
     videos: list[Path] = option(
@@ -28,7 +30,9 @@ class ExtractConfig:
         "Annotations: extract only the videos that they name. Of timed sentences (ActivityNet Captions, DiDeMo), each "
         "segment by itself, as OUT/VIDEO@START-END. May be given several times.",
     )
-    paragraphs: bool = option(False, "With --caption of timed sentences: extract the videos whole.")
+    paragraphs: bool = option(
+        False, "With --caption of timed sentences: extract the videos whole.", needs={"caption": ANY}
+    )
     out: Path | None = option(
         None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
     )
@@ -52,7 +56,7 @@ class ExtractConfig:
         "auto", "auto is bf16 where the device is fast at it.", panel="Encoder"
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Encoder")
-    bs: int = option(64, "Frames encoded at once.", panel="Encoder")
+    bs: int = option(64, "Frames encoded at once.", panel="Encoder", least=1)
 
     frames: int = option(28, "Frames kept of each video, at most.", panel="Frames")
     sampling: Literal["uniform", "head", "tail", "fps", "reference"] = option(
@@ -74,13 +78,23 @@ class ExtractConfig:
         panel="Frames",
     )
 
-    workers: int = option(2, "Threads that decode videos.", panel="Run")
+    max_damage: float = option(
+        MAX_DAMAGE,
+        "Use a video of which at most this share of the frames is damaged; sound frames are taken where there are "
+        "some. 1 uses all that can be read.",
+        panel="Frames",
+        least=0,
+        most=1,
+    )
+
+    workers: int = option(2, "Threads that decode videos.", panel="Run", least=1)
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
         False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from clipcap_video.errors import ClipcapError
         from clipcap_video.runs.defaults import FEATURES, PROGRAM_FEATURES
 
@@ -89,11 +103,6 @@ class ExtractConfig:
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
-        if self.paragraphs and not self.caption:
-            raise ClipcapError("--paragraphs is about annotations; give them with --caption, or leave it out")
-        for name in ("bs", "workers"):
-            if getattr(self, name) < 1:
-                raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
 
 
 def _extract(config: ExtractConfig) -> None:
@@ -112,7 +121,7 @@ def _extract(config: ExtractConfig) -> None:
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames, config.key_frames)
-    videos = find_all_videos(config.videos)
+    videos = find_all_videos(config.videos, partial(print, file=sys.stderr))
     spans: dict[str, Span] = {}
     if config.caption:
         annotated = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
@@ -151,7 +160,7 @@ def _make(
     encoder = load_encoder(request.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
-        "overwrite": config.overwrite, "spans": spans,
+        "overwrite": config.overwrite, "spans": spans, "max_damage": config.max_damage,
     }  # fmt: skip
     if config.dry_run:
         plan = plan_extraction(videos, encoder, request.sampling, folder, **choices)

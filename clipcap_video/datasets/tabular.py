@@ -15,10 +15,10 @@ from typing import Any
 from clipcap_video.datasets.records import SplitOverlap, VideoRecord, normal_split
 from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
-from clipcap_video.video.files import VIDEO_SUFFIXES
+from clipcap_video.video.files import SUFFIXES
 
 DEFAULT_SPLIT = "train"
-_ENDINGS = "|".join(re.escape(suffix) for suffix in (*VIDEO_SUFFIXES, ".ts"))
+_ENDINGS = "|".join(re.escape(suffix) for suffix in SUFFIXES)
 _VIDEO_FILE = re.compile(rf"(.+)(?:{_ENDINGS})", re.IGNORECASE)
 
 

@@ -6,12 +6,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipcap_video.doctor.dataset import compare_videos, equal_files_across_splits, read_all
+from clipcap_video.doctor.before import made_before
+from clipcap_video.doctor.dataset import (
+    as_annotated,
+    compare_videos,
+    equal_files_across_splits,
+    named_features,
+    read_all,
+)
 from clipcap_video.doctor.features import StoreFacts, compare_features, examine_features, examine_model
 from clipcap_video.doctor.findings import Examination, Finding, describe
 from clipcap_video.doctor.videos import Limits, examine_videos
 from clipcap_video.files import natural_key, sorted_ids
-from clipcap_video.video.files import list_videos
+from clipcap_video.video.files import id_of, search, shown, skipped_note
 
 __all__ = ["Examination", "Finding", "Limits", "describe", "examine"]
 
@@ -33,19 +40,29 @@ def examine(
     """
     started = time.perf_counter()
     result = Examination()
-    paths = [path for source in videos for path in list_videos(source)]
-    paths.sort(key=lambda path: natural_key(path.stem))
+    listings = [search(source) for source in videos]
+    paths = [path for listing in listings for path in listing.paths]
+    if skipped := [path for listing in listings for path in listing.skipped]:
+        result.notes.append(skipped_note(skipped))
+    paths.sort(key=lambda path: natural_key(id_of(path)))
     facts = None if data is None else examine_features(data)
     records, problems, complete = read_all(caption)
     result.findings += problems
     ids: list[str] | None = None
     if paths:
         result.findings += _same_ids(paths)
-        ids = sorted_ids({path.stem for path in paths})
-        findings, checked = examine_videos(paths, limits or Limits(), workers, progress)
+        ids = sorted_ids({id_of(path) for path in paths})
+        findings, checked, before = examine_videos(paths, limits or Limits(), workers, progress)
         result.findings += findings
         result.checked |= checked
         result.findings += equal_files_across_splits(records, [one for one in findings if one.kind == "duplicate"])
+        if data is not None and data.is_dir():
+            named = named_features([id_of(path) for path in paths], records)
+            of_path = {id_of(path): path for path in paths}
+            old, notes = made_before(data, {name: (of_path[of], before[of_path[of]]) for name, of in named.items()})
+            result.findings += old
+            result.notes += notes
+        ids = as_annotated(records, ids)
     if caption:
         result.checked |= {"annotated videos": len(records), "captions": sum(len(one.captions) for one in records)}
     if caption and not complete:
@@ -80,11 +97,11 @@ def _same_ids(paths: Sequence[Path]) -> list[Finding]:
     """Files of one id, which no run could tell apart; a file that is named twice is one file."""
     files: dict[str, list[Path]] = {}
     for path in paths:
-        others = files.setdefault(path.stem, [])
+        others = files.setdefault(id_of(path), [])
         if not any(path == other or path.samefile(other) for other in others):
             others.append(path)
     return [
-        Finding("same_id", video_id, f"{' and '.join(map(str, same))} have the same id", tuple(map(str, same)))
-        for video_id, same in files.items()
+        Finding("same_id", name, f"{' and '.join(map(shown, same))} have the same id", tuple(map(shown, same)))
+        for name, same in files.items()
         if len(same) > 1
     ]

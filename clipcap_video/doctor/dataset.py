@@ -10,6 +10,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import SplitOverlap, VideoRecord
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import sorted_ids
 
 
 def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], bool]:
@@ -45,6 +46,22 @@ def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], b
                 captions = known.captions + record.captions
                 records[record.video_id] = replace(record, captions=captions)
     return list(records.values()), findings, complete
+
+
+def named_features(video_ids: Collection[str], records: Iterable[VideoRecord]) -> dict[str, str]:
+    """The ids under which features of videos are kept -> the video: its own, and those of its annotated segments."""
+    named = {video_id: video_id for video_id in video_ids}
+    for record in records:
+        source = next((name for name in (record.source, *record.aliases) if name in named), None)
+        if record.span is not None and source is not None:
+            named[record.video_id] = source
+    return named
+
+
+def as_annotated(records: Sequence[VideoRecord], video_ids: Collection[str]) -> list[str]:
+    """The ids of videos, in the place of one whose segments are annotated those of the segments."""
+    parts = {name: of for name, of in named_features(video_ids, records).items() if name != of}
+    return sorted_ids(parts.keys() | (set(video_ids) - set(parts.values())))
 
 
 def compare_videos(records: Iterable[VideoRecord], video_ids: Collection[str]) -> list[Finding]:

@@ -25,8 +25,13 @@ KINDS: dict[str, Kind] = {
     "empty": Kind("error", "fetch the file again, or remove it"),
     "unreadable": Kind("error", "give yourself the right to read the file"),
     "not_video": Kind("error", "remove or rename the file; its content is of another kind than its name says"),
-    "truncated": Kind("error", "fetch the file again; what is there of it is used where it can be opened"),
-    "corrupt": Kind("error", "fetch the file again, or re-encode it: ffmpeg -err_detect ignore_err -i IN OUT.mp4"),
+    "no_video": Kind("error", "remove the file; it holds sound or other data alone"),
+    "no_decoder": Kind("error", "convert the file to H.264 with a program that can read it; it is not damaged"),
+    "truncated": Kind("error", "fetch the file again; --max_damage takes what is there of it"),
+    "corrupt": Kind(
+        "error", "fetch the file again, or re-encode it: ffmpeg -i IN OUT.mp4; --max_damage takes it as it is"
+    ),
+    "damaged": Kind("warning", "fetch the file again; until then it is read, and its sound frames are taken"),
     "too_short": Kind("warning", "remove the video, or lower --min_seconds or --min_frames if it is meant to be short"),
     "variable_rate": Kind(
         "warning",
@@ -41,6 +46,7 @@ KINDS: dict[str, Kind] = {
     "uncaptioned": Kind("warning", "write captions for the video, or leave it: training and scores pass over it"),
     "bad_features": Kind("error", "delete the file and run extract_features.py again, which makes what is missing"),
     "mixed_features": Kind("error", "extract again, with --overwrite or into another folder; two kinds do not mix"),
+    "old_features": Kind("warning", "extract these again with the command above; a model trained before takes them"),
     "missing_features": Kind("error", "run extract_features.py again, which makes what is missing"),
     "stray_features": Kind("warning", "remove the file if its video is gone for good; it is used while it is there"),
     "other_features": Kind(

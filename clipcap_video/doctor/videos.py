@@ -1,69 +1,70 @@
-"""Whether video files are whole: each is read to its end, several at a time.
+"""Whether video files are whole: each is decoded to its end by the decoder that extraction uses, several at a time.
 
-Every frame is decoded, none is converted. What is not there is told from what the header promises; a container
-that promises no frame count (Matroska, MPEG) gives its duration, from which a few frames more or less follow.
+No frame is made a picture. Damage is counted as extraction counts it, so that both find the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import sys
 import threading
 from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
+from clipcap_video.doctor.before import Kinds
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import VideoError
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.files import id_of, shown
 
-# Files with the same first bytes as these are videos, whole or not: (offset, bytes, container).
-MAGIC = (
-    (4, b"ftyp", "mp4"), (4, b"moov", "mp4"), (4, b"mdat", "mp4"), (4, b"wide", "mp4"), (4, b"free", "mp4"),
-    (8, b"AVI ", "avi"), (0, b"\x1a\x45\xdf\xa3", "matroska"), (0, b"GIF8", "gif"), (0, b"\x00\x00\x01\xba", "mpeg"),
-    (0, b"\x00\x00\x01\xb3", "mpeg"), (0, b"FLV\x01", "flv"), (0, b"\x30\x26\xb2\x75", "asf"), (0, b"OggS", "ogg"),
-)  # fmt: skip
-COUNTED = ("mp4", "avi", "gif")  # their headers count frames; the others' tell a duration
 # Frame times are rounded to whole milliseconds by some containers.
 JITTER_SECONDS = 0.003
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Videos below either are too short. seconds: of duration; frames: that decode."""
+    """Videos below either are too short. seconds: of duration; frames: that decode. damage: the largest share of
+    damaged frames with which a run uses a video."""
 
     seconds: float = 0.5
     frames: int = 2
+    damage: float = MAX_DAMAGE
 
 
 @dataclass(frozen=True)
 class VideoFacts:
     """What reading a video to its end told.
 
-    problem: (kind, sentence), or None where it is whole. variable: None, or the shortest and the longest distance
-    between frames in seconds, where the distance is not always the same.
+    problem: (kind, sentence) of a video that cannot be read, or None. damage: of one that can. picture: whether it is
+    one, a video of one frame. before: kinds of which it is that an earlier decoder read wrongly. variable: None, or
+    the shortest and the longest distance between frames in seconds, where the distance is not always the same.
     """
 
     problem: tuple[str, str] | None
     frames: int = 0
     seconds: float = 0.0
     variable: tuple[float, float] | None = None
+    damage: Damage = Damage()
+    picture: bool = False
+    before: tuple[str, ...] = ()
 
 
 def examine_videos(
     paths: list[Path], limits: Limits, workers: int, progress: bool = True
-) -> tuple[list[Finding], dict[str, float]]:
-    """Findings about the files themselves, in their order, and what was looked at."""
+) -> tuple[list[Finding], dict[str, float], dict[Path, tuple[str, ...]]]:
+    """Findings about the files themselves, in their order; what was looked at; and, of files of kinds that an earlier
+    decoder read wrongly, these kinds."""
     findings: list[Finding] = []
+    before: dict[Path, tuple[str, ...]] = {}
     frames, seconds = 0, 0.0
     readable: list[Path] = []
     bar = tqdm(total=len(paths), unit="video", disable=not (progress and sys.stderr.isatty()))
@@ -73,11 +74,12 @@ def examine_videos(
         with bar:
             for path, facts in zip(paths, pool.map(partial(read_facts, stop=stop), paths), strict=True):
                 frames += facts.frames
+                before[path] = facts.before
                 if facts.frames:
                     readable.append(path)
                 seconds += facts.seconds
                 findings += [
-                    Finding(kind, path.stem, f"{path}: {message}", (str(path),))
+                    Finding(kind, id_of(path), f"{shown(path)}: {message}", (shown(path),))
                     for kind, message in problems(facts, limits)
                 ]
                 bar.update()
@@ -88,19 +90,22 @@ def examine_videos(
         stop.set()
         pool.shutdown(cancel_futures=True)
     for same in duplicates:
-        others = ", ".join(str(path) for path in same[1:])
-        findings.append(
-            Finding("duplicate", same[0].stem, f"{same[0]} has the same content as {others}", tuple(map(str, same)))
-        )
-    return findings, {"videos": len(paths), "frames": frames, "minutes of video": round(seconds / 60, 1)}
+        others = ", ".join(shown(path) for path in same[1:])
+        said = f"{shown(same[0])} has the same content as {others}"
+        findings.append(Finding("duplicate", id_of(same[0]), said, tuple(map(shown, same))))
+    return findings, {"videos": len(paths), "frames": frames, "minutes of video": round(seconds / 60, 1)}, before
 
 
 def problems(facts: VideoFacts, limits: Limits) -> Iterator[tuple[str, str]]:
     """(kind, sentence) for each thing that is wrong with a video."""
     if facts.problem is not None:
         yield facts.problem
-        if facts.frames == 0:
-            return
+        return
+    if facts.damage:
+        small = facts.damage.share <= limits.damage
+        yield "truncated" if facts.damage.truncated else "damaged" if small else "corrupt", str(facts.damage)
+    if facts.picture:
+        return
     if facts.frames < limits.frames:
         yield "too_short", f"{facts.frames} frame{'' if facts.frames == 1 else 's'}; the least is {limits.frames}"
     elif facts.seconds < limits.seconds:
@@ -112,59 +117,25 @@ def problems(facts: VideoFacts, limits: Limits) -> Iterator[tuple[str, str]]:
 
 def read_facts(path: Path, stop: threading.Event | None = None) -> VideoFacts:
     """Reads one video to its end, or until `stop` is set. Never raises for what is wrong with the file."""
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            return VideoFacts(("empty", "0 bytes"))
-        container = container_of(path)
-        missing_bytes = bytes_missing(path, container)
-    except OSError as error:
-        return VideoFacts(("unreadable", error.strerror or "cannot be opened"))
     times = array("d")
     try:
-        with Decoder(path) as decoder:
-            for time in decoder:
-                times.append(time)
+        with Decoder(path, threads=1) as decoder:
+            kinds = Kinds(decoder)
+            for frame in decoder:
+                times.append(frame.time)
+                kinds.look(frame)
                 if stop is not None and stop.is_set():
                     break
-            promised, rate = decoder.promised, decoder.rate
-    except VideoError:
-        return VideoFacts(_unopened(container, missing_bytes))
-    facts = judge(np.asarray(times), promised, rate, exact=container in COUNTED)
-    if container == "avi" and missing_bytes == 0 and facts.problem is not None:
-        # An AVI's times are counts of frames, which close up over a gap.
-        return replace(facts, problem=("corrupt", f"{promised - facts.frames} of {promised} frames do not decode"))
-    if missing_bytes and (facts.problem is None or facts.problem[0] != "truncated"):
-        return VideoFacts(("truncated", f"the last {missing_bytes:,} bytes are missing"), facts.frames, facts.seconds)
-    return facts
-
-
-def _unopened(container: str | None, missing_bytes: int | None) -> tuple[str, str]:
-    if container is None:
-        return "not_video", "its first bytes are not those of a video"
-    if missing_bytes:
-        return "truncated", f"cannot be opened: it ends {missing_bytes:,} bytes early"
-    return "corrupt", f"begins as {container} does, but cannot be opened"
-
-
-def judge(times: np.ndarray, promised: int, rate: float, exact: bool) -> VideoFacts:
-    """What the times of the frames that decode [n], seconds, say beside a header's count and rate.
-
-    exact: the header counts frames; otherwise its count follows from a duration that sound may have lengthened.
-    """
-    count = len(times)
-    if count == 0:
-        return VideoFacts(("corrupt", "not one frame decodes"))
-    seconds = float(times[-1]) + 1 / rate
-    missing = promised - count
-    if missing > (1 + 0.01 * promised if exact else 1 + 0.1 * promised):
-        end = promised / rate
-        # Missing frames lie after the last one that decodes, or between those that do.
-        if end - seconds >= missing / rate / 2:
-            said = f"the last {end - seconds:.1f} of {end:.1f} s do not decode ({count} of {promised} frames do)"
-            return VideoFacts(("truncated", said), count, seconds)
-        return VideoFacts(("corrupt", f"{missing} of {promised} frames do not decode"), count, seconds)
-    return VideoFacts(None, count, seconds, varying_distance(times))
+            damage, rate, picture = decoder.damage, decoder.rate, decoder.source.is_picture
+            before = kinds.all(np.asarray(times))
+    except VideoError as error:
+        return VideoFacts((error.kind, str(error).removeprefix(f"{shown(path)} ")))
+    if not times:
+        return VideoFacts(("corrupt", f"not one frame decodes ({damage.errors} decoder errors)"))
+    shown_times = np.asarray(times)
+    # Steps over frames that are missing say nothing about the rate.
+    variable = None if damage else varying_distance(shown_times)
+    return VideoFacts(None, len(times), float(times[-1]) + 1 / rate, variable, damage, picture, before)
 
 
 def varying_distance(times: np.ndarray) -> tuple[float, float] | None:
@@ -180,45 +151,6 @@ def varying_distance(times: np.ndarray) -> tuple[float, float] | None:
     if differs.mean() <= 0.02:
         return None
     return float(distances.min()), float(distances.max())
-
-
-def container_of(path: Path) -> str | None:
-    """The kind of container by the file's first bytes; None where they are not those of a video."""
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    return next((kind for offset, magic, kind in MAGIC if head[offset : offset + len(magic)] == magic), None)
-
-
-def bytes_missing(path: Path, container: str | None) -> int | None:
-    """How many bytes a container promises beyond the end of its file; 0 for a whole one, None where it says nothing."""
-    if container not in ("mp4", "avi"):
-        return None
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        end = _end_of_riff(stream) if container == "avi" else _end_of_boxes(stream, size)
-    return None if end is None else max(0, end - size)
-
-
-def _end_of_riff(stream: BinaryIO) -> int | None:
-    head = stream.read(8)
-    (length,) = struct.unpack("<I", head[4:])
-    # A recorder that was switched off never came to write the length.
-    return length + 8 if 0 < length < 0xFFFFFFFF else None
-
-
-def _end_of_boxes(stream: BinaryIO, size: int) -> int | None:
-    """The end of an mp4's last outermost box."""
-    place = 0
-    while place + 8 <= size:
-        stream.seek(place)
-        length, _ = struct.unpack(">I4s", stream.read(8))
-        if length == 1:  # the length is a 64-bit number behind the name
-            wide = stream.read(8)
-            length = struct.unpack(">Q", wide)[0] if len(wide) == 8 else 0
-        if length < 8:  # 0: to the end of the file; others are nonsense, which the decoder will meet
-            return None
-        place += length
-    return place
 
 
 def find_duplicates(paths: list[Path], pool: ThreadPoolExecutor) -> list[list[Path]]:

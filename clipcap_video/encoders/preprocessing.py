@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RGB = tuple[float, ...]
+# Frames that are more times as long as wide lose their ends before they are resized.
+MOST_LONG = 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Preprocessing:
         The antialiased uint8 filters of torch are those of Pillow: single pixels differ by 1 of 255 at most.
         Decoded frames (channels last in memory) take a small part of the time that Pillow needs.
         """
+        frames = self._middle(frames)
         height, width = frames.shape[-2:]
         size = resized(height, width, self.resize)
         if size != (height, width):
@@ -55,6 +58,18 @@ class Preprocessing:
             frames = center_crop(frames, self.crop, self.crop_rounds)
         # The copy lets go of the pixels outside the crop.
         return frames.contiguous(memory_format=torch.channels_last)
+
+    def _middle(self, frames: Tensor) -> Tensor:
+        """Frames without what the crop would take off anyway, where they are so long that resizing it would take
+        gigabytes (2 x 30,000 pixels)."""
+        height, width = frames.shape[-2:]
+        if self.crop is None or not isinstance(self.resize, int):
+            return frames
+        most = MOST_LONG * min(height, width)
+        if max(height, width) <= most:
+            return frames
+        size = (min(height, most), min(width, most))
+        return center_crop(frames, size, self.crop_rounds)
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [n, 3, S, S] -> float32 [n, 3, S, S]: (pixel - mean) / std, on the device of `images`."""

@@ -20,6 +20,7 @@ from clipcap_video.version import __version__
 from clipcap_video.video.sampling import SamplingSpec
 
 FAILURES_FILE = "failures.jsonl"
+WARNINGS_FILE = "warnings.jsonl"
 REQUEST_FILE = ".request.json"
 
 

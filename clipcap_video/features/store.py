@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures, shape_2d
+from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import open_safetensors, sorted_ids, whole_file
+from clipcap_video.video.damage import Damage
 
 SUFFIX = ".safetensors"
 
@@ -53,6 +54,9 @@ class SafetensorsStore(FeatureStore):
                 raise self._missing(video_id)
             self._read(video_id)
         return self._headers[video_id]
+
+    def origin(self, video_id: str) -> Origin:
+        return read_origin(self.file(video_id))
 
     def load(self, video_id: str) -> VideoFeatures:
         self.shape(video_id)
@@ -112,6 +116,18 @@ def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
     return fingerprint, shape
 
 
+def read_origin(file: Path) -> Origin:
+    """Which decoder made one feature file, and what it found; nothing is known of a file of another kind."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            metadata = json.loads(stream.read(min(length, 1_000_000)))["__metadata__"]
+        damage = Damage.from_json(json.loads(metadata.get("damage", "null")))
+        return Origin(metadata.get("decoder"), damage)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return Origin()
+
+
 def read_features(file: Path) -> VideoFeatures:
     """What one feature file holds. Raises ClipcapError when it is damaged."""
     with open_safetensors(file, "the features", "delete it and extract again", "numpy") as opened:
@@ -119,7 +135,12 @@ def read_features(file: Path) -> VideoFeatures:
 
 
 def write_features(
-    directory: Path, video_id: str, features: np.ndarray, timestamps: np.ndarray, fingerprint: Fingerprint
+    directory: Path,
+    video_id: str,
+    features: np.ndarray,
+    timestamps: np.ndarray,
+    fingerprint: Fingerprint,
+    origin: Origin | None = None,
 ) -> Path:
     """Writes features [T, D] and timestamps [T] (seconds) of one video, whole or not at all."""
     from safetensors.numpy import save
@@ -129,7 +150,22 @@ def write_features(
         "features": np.ascontiguousarray(features, dtype=np.float16),
         "timestamps": np.ascontiguousarray(timestamps, dtype=np.float32),
     }
+    metadata = {"fingerprint": fingerprint.to_json()}
+    if origin is not None and origin.decoder is not None:
+        metadata["decoder"] = origin.decoder
+    if origin is not None and origin.damage is not None:
+        metadata["damage"] = json.dumps(origin.damage.to_json())
     with whole_file(file) as partial:
         # `save_file` would make the file readable by its owner alone, whatever the umask.
-        partial.write_bytes(save(tensors, metadata={"fingerprint": fingerprint.to_json()}))
+        partial.write_bytes(_in_order(save(tensors, metadata=metadata)))
     return file
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata in alphabetical order, for the library's changes from call to call."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(Options):
     """Options of `clipcap-video report`."""
 
     predictions: Path = option(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clipcap_video.devices import cores, one_thread_each
 from clipcap_video.errors import VideoError
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_opencv_thread
 from clipcap_video.video.sampling import SamplingSpec, Span
 
@@ -22,9 +23,10 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class VideoEnd:
-    """After a video's last chunk. warning: see SampledVideo."""
+    """After a video's last chunk. warning, damage: see SampledVideo."""
 
     warning: str | None
+    damage: Damage
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class DecodeAhead:
     Which thread decodes what has no influence on the order. At most `workers + 2` videos are under way, each
     with at most QUEUED_CHUNKS chunks of CHUNK_FRAMES transformed frames waiting.
 
-    spans: the part to read of those videos (by id) that are not read whole.
+    spans: the part to read of those videos (by id) that are not read whole. max_damage: see SampledVideo.
     transform runs in the threads. An exception in a thread other than VideoError is raised to the consumer
     when it reaches that video. Use it as a context manager: leaving it stops the threads.
     """
@@ -58,11 +60,13 @@ class DecodeAhead:
         transform: Transform,
         workers: int,
         spans: Mapping[str, Span] | None = None,
+        max_damage: float = MAX_DAMAGE,
     ) -> None:
         self._videos = list(videos.items())
         self._spans = spans or {}
         self._spec = spec
         self._transform = transform
+        self._max_damage = max_damage
         self._codec_threads = max(1, cores() // max(1, min(workers, len(self._videos))))
         self._stop = threading.Event()
         self._under_way = threading.Semaphore(workers + 2)
@@ -132,12 +136,13 @@ class DecodeAhead:
             video_id, path = self._videos[number]
             span = self._spans.get(video_id)
             video = SampledVideo(
-                path, self._spec, self._transform, CHUNK_FRAMES, self._stop, span, threads=self._codec_threads
-            )
+                path, self._spec, self._transform, CHUNK_FRAMES, self._stop, span,
+                threads=self._codec_threads, max_damage=self._max_damage,
+            )  # fmt: skip
             try:
                 for chunk in video:
                     self._put(slot, chunk)
-                self._put(slot, VideoEnd(video.warning))
+                self._put(slot, VideoEnd(video.warning, video.damage))
             except _Stopped:
                 return
             except VideoError as error:

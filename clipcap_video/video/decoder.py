@@ -1,136 +1,257 @@
-"""A video file decoded from beginning to end by OpenCV, with the true time of each frame."""
+"""The only decoder: a video from beginning to end, or from a time on, with the true time of each frame.
+
+Times are those that the file gives its frames, counted from the first. Damage is counted on the way.
+"""
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 
-from clipcap_video.errors import VideoError
+from clipcap_video.video.clock import LONGEST_STEP, FrameTimes, in_order, sorted_stamps
+from clipcap_video.video.damage import Damage, bytes_missing
+from clipcap_video.video.errors import SOUND, Count, Errors, Trouble, strictly, tolerantly
+from clipcap_video.video.packets import AVI, MATROSKA, NO_STAMP, SEEKABLE, PacketIndex, Unseekable
+from clipcap_video.video.picture import PictureMaker, matrix_of, mirror_of
+from clipcap_video.video.source import Source
 
-# Read once, when cv2 loads and opens its first file. Damaged videos become a VideoError or a warning of ours;
-# what the libraries would print about them says no more and cannot be tied to a file.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-import cv2
-
-DEFAULT_RATE = 25.0
-# Beyond 18 hours at 30 frames a second a header's frame count is taken to be nonsense.
-MOST_PROMISED = 2_000_000
-# `grab` fails alike at a damaged frame and at the end, so it is tried again: often while the video is shorter
-# than its header says (damage lasts up to the next key frame), else a few times. A try takes 50 us.
-PATIENCE_WHILE_SHORT, PATIENCE = 500, 10
+# Which decoder made features, as their header says.
+DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 # Seconds: decoding from the middle of a file begins this much before the time that is asked for.
 ENTRY_MARGIN = 1.0
-# Containers that know where each frame lies. In others (MPEG) times after a jump are estimates.
-INDEXED = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+
+
+class Frame:
+    """A decoded frame. time: seconds from the first frame of the video. number: its place among those that decode.
+
+    state: DAMAGED where it was decoded with errors; DOUBTFUL from there to the next key frame, for it may refer to a
+    damaged one; else SOUND.
+    """
+
+    __slots__ = ("_after", "_before", "_maker", "_raw", "number", "state", "time")
+
+    def __init__(self, raw: Any, number: int, time: float, state: int, maker: PictureMaker) -> None:
+        self.number = number
+        self.time = time
+        self.state = state
+        self._raw = raw
+        self._before: Any = None
+        self._after: Any = None
+        self._maker = maker
+
+    @property
+    def raw(self) -> Any:
+        """As PyAV gives it."""
+        return self._raw
+
+    @property
+    def interlaced(self) -> bool:
+        return bool(self._raw.interlaced_frame)
+
+    @property
+    def matrix(self) -> tuple[int, ...] | None:
+        """The display matrix, nine numbers; None for an upright frame."""
+        return matrix_of(self._raw)
+
+    def picture(self) -> np.ndarray | None:
+        """As players show it: uint8 RGB [H, W, 3]; None where FFmpeg cannot convert it."""
+        try:
+            return self._maker.picture(self._raw, self._before, self._after)
+        except (av.FFmpegError, ValueError):
+            return None
 
 
 class Decoder:
-    """An open video: iterating grabs frame after frame and gives its time; `retrieve` is the grabbed frame.
+    """An open video; a context manager.
 
-    threads: of the codec; 0 leaves it to the codec.
-    rate: frames per second according to the header. promised: its frame count, 0 where it has none.
-    Raises VideoError when the file is missing, empty or no video. Use it as a context manager.
+    A pass over a sound video is strict: the codec stops at the least error. At the first one, the whole video is
+    surveyed for errors, and a tolerant pass, which conceals them as players do, goes on from there.
+
+    threads: of the codec; 0 leaves it to the codec. plain: see PictureMaker.
+    Raises VideoError when the file is missing, empty or no video.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        try:
-            if not path.is_file():
-                raise VideoError(f"no video file at {path}; check the path")
-            if path.stat().st_size == 0:
-                raise VideoError(f"{path} is empty (0 bytes); fetch it again or remove it")
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise VideoError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
-        self._path = path
-        self._threads = threads
-        self._open()
-        rate = self._property(cv2.CAP_PROP_FPS)
-        count = self._property(cv2.CAP_PROP_FRAME_COUNT)
-        self.rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
-        self.promised = int(count) if 0 < count <= MOST_PROMISED else 0
-
-    def _open(self) -> None:
-        path = self._path
-        # An absolute path is never taken for a URL. Backends other than FFmpeg read "clip7.mp4" as a series
-        # of images, so they are asked only where FFmpeg is absent.
-        has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
-        backend = cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY
-        options = [cv2.CAP_PROP_N_THREADS, self._threads] if has_ffmpeg else []
-        try:
-            self._capture = cv2.VideoCapture(str(path.absolute()), backend, options)
-        except (cv2.error, UnicodeError) as error:
-            raise VideoError(f"{path} cannot be opened ({error}); rename, re-encode or remove it") from None
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise VideoError(f"{path} is not a video, or is cut off or damaged; re-encode, fetch or remove it")
-
-    def _property(self, which: int) -> float:
-        value = float(self._capture.get(which))
-        return value if math.isfinite(value) else 0.0
+    def __init__(self, path: Path, threads: int = 0, plain: bool = False) -> None:
+        self._source = Source(path, threads)
+        self.path = path
+        mirror = mirror_of(path) if self._source.is_picture else None
+        self.maker = PictureMaker(self._source.aspect, threads, plain, mirror)
+        self._fresh = True
+        self._count = Count()
+        self._errors: Errors | None = None
 
     def __enter__(self) -> Decoder:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._capture.release()
+        self._source.close()
 
-    def __iter__(self) -> Iterator[float]:
-        """Seconds from the first frame to each, strictly increasing.
+    @property
+    def source(self) -> Source:
+        return self._source
 
-        Times are relative to the first frame because AVI files with B-frames start one frame late (and stamp
-        the last frame 0). A time that does not increase becomes the one before plus a frame's nominal length.
-        """
-        return self.times()
+    @property
+    def rate(self) -> float:
+        """Frames per second according to the header."""
+        return self._source.rate
 
-    def times(self, start: float = 0.0) -> Iterator[float]:
-        """As iterating; with `start` (seconds), most of what comes before it is skipped without being decoded."""
-        first = last = 0.0
-        decoded = failed = 0
-        while failed <= (PATIENCE_WHILE_SHORT if decoded < self.promised else PATIENCE):
-            if not self._capture.grab():
-                failed += 1
-                continue
-            time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000
-            if decoded == 0:
-                first = time
-                indexed = self._path.suffix.lower() in INDEXED
-                entered = self._enter(first, start) if indexed and start > ENTRY_MARGIN else None
-                if entered is not None:
-                    last, decoded = entered, round(entered * self.rate)
+    @property
+    def duration(self) -> float:
+        """Seconds according to the header; 0 where it says nothing."""
+        return self._source.duration
+
+    @property
+    def likely(self) -> int:
+        """How many frames will probably decode; 0 where nothing tells."""
+        return len(self._source.table.stamps) - self._source.table.hidden
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        """Frames in the order of showing. start: seconds; where the packets tell, most of what comes before it is
+        skipped without being decoded. Iterate to the end for `damage`."""
+        entry = self._entry(start) if start > ENTRY_MARGIN else None
+        given, last = 0, -1.0
+        if not self._suspicious:
+            try:
+                for frame in self._pass(entry, strict=True):
+                    given, last = given + 1, frame.time
+                    yield frame
+                return
+            except Trouble:
+                pass
+        self._errors = self._errors or self._survey()
+        for frame in self._pass(None, strict=False):
+            if frame.number >= given if entry is None else frame.time > last:
+                yield frame
+
+    @property
+    def _suspicious(self) -> bool:
+        table = self._source.table
+        return bool(self._errors or table.corrupt or table.gaps)
+
+    def begin(self, strict: bool, threads: int | None = None) -> Any:
+        """The codec, at the beginning, in a state that has seen nothing. strict: it stops at the least error."""
+        if not self._fresh or self._source.table.packets is None:
+            self._source.again()
+        self._fresh = False
+        context = self._source.context
+        if strict:
+            context.options = {"err_detect": "explode"}
+        if threads is not None:
+            context.thread_count = threads
+        return context
+
+    def _survey(self) -> Errors:
+        """All errors of the video, each at its packet, as a single thread meets them."""
+        context = self.begin(strict=True, threads=1)
+        errors = Errors()
+        for packet in self._source.packets():
+            errors.look(context, packet)
+        errors.look(context, None)
+        return errors
+
+    def _pass(self, entry: tuple[int, int] | None, strict: bool) -> Iterator[Frame]:
+        """Frames with their neighbours. Raises Trouble at the first error of a strict pass."""
+        held: Frame | None = None
+        before = None
+        for frame in self._timed(entry, strict):
+            if held is not None:
+                held._after = frame._raw
+                yield held
+                held = None
+            frame._before = before
+            before = frame._raw
+            # The fields of an interlaced frame are completed from the frame behind it as well.
+            if frame._raw.interlaced_frame:
+                held = frame
             else:
-                last = time - first if time - first > last else last + 1 / self.rate
-            decoded += 1
-            failed = 0
-            yield last
+                yield frame
+        if held is not None:
+            yield held
 
-    def _enter(self, first: float, start: float) -> float | None:
-        """Grabs a frame a little before `start`: its time. None, and the first frame grabbed anew, where that fails."""
-        self._capture.set(cv2.CAP_PROP_POS_MSEC, (first + start - ENTRY_MARGIN) * 1000)
-        if self._capture.grab():
-            time = self._property(cv2.CAP_PROP_POS_MSEC) / 1000 - first
-            if 0 < time <= start:
-                return time
-        # A missing index or a variable frame rate may mislead the search: then all of it is decoded.
-        self._capture.release()
-        self._open()
-        self._capture.grab()
-        return None
+    def _timed(self, entry: tuple[int, int] | None, strict: bool) -> Iterator[Frame]:
+        context = self.begin(strict)
+        source = self._source
+        self._count = Count()
+        times = FrameTimes(source.unit, source.rate, source.restarts)
+        if entry is None:
+            decoded = _decoded(context, source.packets(), strict)
+        else:
+            first, stamp = entry
+            times(first)
+            self._count.whole = False
+            # What is shown before a key frame and stored behind it refers to frames before the key frame.
+            decoded = (raw for raw in _decoded(context, source.packets(stamp), strict) if (raw.pts or first) >= stamp)
+        stamped: Iterator[tuple[Any, int | None]] = ((raw, raw.pts) for raw in decoded)
+        if self.reorders_by_decoding_times:
+            stamped = sorted_stamps(stamped)
+        elif not strict:
+            stamped = in_order(stamped, round(LONGEST_STEP / source.unit))
+        errors, table = self._errors or Errors(), source.table
+        bad, suspects = errors.stamps, errors.stamps | table.corrupt | table.gaps
+        for number, (raw, shown_stamp) in enumerate(stamped):
+            state = SOUND if strict else self._count.state(raw, bad, suspects)
+            time = times(shown_stamp)
+            self._count.times.append(time)
+            yield Frame(raw, number, time, state, self.maker)
 
-    def retrieve(self) -> np.ndarray | None:
-        """The frame grabbed last, uint8 RGB [H, W, 3]; None where it cannot be decoded."""
+    @property
+    def reorders_by_decoding_times(self) -> bool:
+        """Whether the file tells when frames are decoded and not when they are shown: AVI, and what was made of it."""
+        source = self._source
+        return bool(source.context.has_b_frames) and (source.format == AVI or source.table.tell_decoding)
+
+    def index(self) -> PacketIndex:
+        """What the packets tell of the frames. Raises Unseekable where they do not tell all."""
+        source, table = self._source, self._source.table
+        if not source.is_indexed or source.codec not in SEEKABLE or self.reorders_by_decoding_times:
+            raise Unseekable
+        if (table.stamps == NO_STAMP).any() or table.hidden or table.corrupt or table.gaps:
+            raise Unseekable
+        if source.promised > len(table.stamps) or bytes_missing(self.path):
+            raise Unseekable
+        return PacketIndex(table.stamps, table.keys, source.unit, source.rate)
+
+    def _entry(self, start: float) -> tuple[int, int] | None:
+        """The stamps of the first frame and of the last key frame a little before `start`; None: no way in."""
         try:
-            good, frame = self._capture.retrieve()
-        except cv2.error:
+            index = self.index()
+        except Unseekable:
             return None
-        if not good or frame is None or frame.size == 0:
-            return None
-        if frame.ndim == 2 or frame.shape[2] == 1:
-            return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)
-        return cv2.cvtColor(frame, cv2.COLOR_BGRA2RGB if frame.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        keys = index.key_frames
+        place = int(np.searchsorted(index.seconds[keys], start - ENTRY_MARGIN, side="right")) - 1
+        ordered = index.stamps[index.order]
+        return (int(ordered[0]), int(ordered[keys[place]])) if place > 0 else None
+
+    @property
+    def damage(self) -> Damage:
+        """What was found in the last iteration, final when that has reached its end."""
+        source, count = self._source, self._count
+        cut = bool(bytes_missing(self.path))
+        if not count.whole and self._errors is None:
+            return Damage(len(count.times), truncated=cut, whole=False)
+        found = self._errors or Errors()
+        decoded, times = len(count.times), np.asarray(count.times)
+        missing = max(count.missing_in_gaps(times), len(found.stamps - count.stamps))
+        if source.promised and source.is_indexed:
+            absent = source.promised - len(source.table.stamps) - source.table.empty
+            # Encoders miscount by one or two.
+            missing += absent if absent > 1 + 0.01 * source.promised else 0
+        elif cut and source.format == MATROSKA and decoded:
+            missing = max(missing, round((source.duration - float(times[-1])) * source.rate) - 1)
+        missing = max(0, missing)
+        return Damage(decoded + missing, count.corrupt, missing, found.number, cut)
+
+
+def _decoded(context: Any, packets: Iterator[Any], strict: bool) -> Iterator[Any]:
+    """Frames as a codec gives them. Raises Trouble at the first error of a strict pass."""
+    decode = strictly if strict else tolerantly
+    for packet in packets:
+        yield from decode(context, packet)
+    yield from decode(context, None)

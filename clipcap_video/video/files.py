@@ -3,55 +3,111 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import sorted_ids
 
+# Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
 VIDEO_SUFFIXES = (
-    ".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v", ".mpg", ".mpeg",
-    ".3gp", ".flv", ".m2ts", ".mts", ".ogv", ".wmv",
+    ".264", ".265", ".266", ".3g2", ".3gp", ".3gp2", ".3gpp", ".amv", ".apng", ".apv", ".asf", ".avc", ".avi", ".avs",
+    ".avs2", ".avs3", ".bmv", ".cdxl", ".cgi", ".cpk", ".dat", ".dav", ".dif", ".divx", ".dnxhd", ".dnxhr", ".drc",
+    ".dv", ".dvd", ".dvr-ms", ".evc", ".evo", ".f4v", ".fli", ".flc", ".flm", ".flv", ".gif", ".gxf", ".h261",
+    ".h263", ".h264", ".h265", ".h266", ".h26l", ".hevc", ".hxvs", ".imx", ".ifv", ".ipu", ".ism", ".ismv", ".ivf",
+    ".ivr", ".k3g", ".kux", ".lvf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg",
+    ".mk3d", ".mkv", ".mod", ".mods", ".moflex", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpg2", ".mpo", ".mpv",
+    ".mqv", ".mts", ".mvi", ".mxf", ".mxg", ".nsv", ".nut", ".obu", ".ogg", ".ogm", ".ogv", ".ogx", ".pva", ".qt",
+    ".rcv", ".rec", ".rm", ".rmvb", ".roq", ".rpl", ".ser", ".sga", ".smk", ".swf", ".thp", ".tod", ".tp", ".trp",
+    ".ts", ".ty", ".ty+", ".usm", ".v", ".v210", ".vb", ".vc1", ".viv", ".vob", ".vro", ".vvc", ".webm", ".wm",
+    ".wmv", ".wtv", ".xesc", ".xl", ".xmd", ".xmv", ".y4m", ".yop", ".yuv10",
 )  # fmt: skip
+# Of these, the ones that other programs give to text: a file that is text is no video.
+AMBIGUOUS = (".cgi", ".dat", ".mod", ".rec", ".ts", ".v", ".vb", ".xl")
+# Pictures: videos of one frame.
+PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif",
+    ".jp2", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi",
+)  # fmt: skip
+SUFFIXES = VIDEO_SUFFIXES + PICTURE_SUFFIXES
+MOST_NAMED = 5
 
 
-def find_all_videos(sources: Iterable[Path]) -> dict[str, Path]:
-    """Videos at several sources together, as `find_videos` finds them; a stem may stand for one file only."""
-    return _by_stem(path for source in sources for path in find_videos(source).values())
+@dataclass
+class Listing:
+    """Files found at a place. skipped: files of a searched folder that are taken for no videos."""
+
+    paths: list[Path]
+    skipped: list[Path] = field(default_factory=list)
+
+
+def shown(path: object) -> str:
+    """A path in a message of one line, whatever bytes its name has."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else str(path)
+    clean = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in clean)
+
+
+def id_of(path: Path) -> str:
+    """The id of a video: its file's name without the ending; bytes that are not UTF-8 as \\xNN."""
+    return path.stem.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def find_all_videos(sources: Iterable[Path], tell: Callable[[str], None] = lambda line: None) -> dict[str, Path]:
+    """Videos at several sources together, as `find_videos` finds them; a stem may stand for one file only.
+
+    tell: is given a sentence about files that were skipped.
+    """
+    listings = [search(source) for source in sources]
+    if skipped := [path for listing in listings for path in listing.skipped]:
+        tell(skipped_note(skipped))
+    return _by_stem(path for listing in listings for path in listing.paths)
 
 
 def find_videos(source: Path) -> dict[str, Path]:
     """Videos at `source`: id (the file's stem) -> path, numbers in ids sorted by value.
 
-    source: a folder (searched with its subfolders; hidden files and folders are left out), one video file, or
-        a text file of paths, one a line, relative to the text file; blank lines and # comments are skipped.
+    source: a folder (searched with its subfolders; hidden files and folders are left out), one video file or picture,
+        or a text file of paths, one a line, relative to the text file; blank lines and # comments are skipped.
 
     Raises ClipcapError when there is nothing, a listed path does not exist or two files share a stem.
     """
-    return _by_stem(list_videos(source))
+    return _by_stem(search(source).paths)
 
 
-def list_videos(source: Path) -> list[Path]:
-    """The files that `find_videos` finds, stems that stand for several files included."""
+def search(source: Path) -> Listing:
+    """The files that `find_videos` finds, stems that stand for several files included, and what it skips."""
     source = Path(source)
     if source.is_dir():
-        videos = list(_walk(source))
-        if not videos:
-            kinds = " ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
-            raise ClipcapError(f"no video in folder {source}; it needs files of the kinds {kinds}")
-        return videos
+        listing = Listing([])
+        _walk(source, listing)
+        if not listing.paths:
+            seen = f"; {skipped_note(listing.skipped)}" if listing.skipped else ""
+            raise ClipcapError(f"no video in folder {shown(source)}{seen}")
+        return listing
+    if not source.exists():
+        raise ClipcapError(f"nothing at {shown(source)}; give a folder of videos, one video or a text file of paths")
     if not source.is_file():
-        raise ClipcapError(f"nothing at {source}; give a folder of videos, one video or a text file of paths")
-    text = None if source.suffix.lower() in VIDEO_SUFFIXES else _read_text(source)
+        raise ClipcapError(f"{shown(source)} is neither file nor folder; give a folder of videos or a video")
+    text = None if source.suffix.lower() in SUFFIXES else _read_text(source)
     if text is None:
-        return [source]
+        return Listing([source])
     videos = list(_listed(source, text))
     if not videos:
-        raise ClipcapError(f"{source} lists no video; write one path a line")
-    return videos
+        raise ClipcapError(f"{shown(source)} lists no video; write one path a line")
+    return Listing(videos)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def skipped_note(skipped: Sequence[Path]) -> str:
+    """One sentence that counts and names files that were skipped."""
+    names = ", ".join(shown(path.name) for path in skipped[:MOST_NAMED])
+    more = f" and {len(skipped) - MOST_NAMED:,} more" if len(skipped) > MOST_NAMED else ""
+    return f"{len(skipped):,} file{'' if len(skipped) == 1 else 's'} skipped, by the ending no video: {names}{more}"
+
+
+def _walk(folder: Path, listing: Listing) -> None:
     seen: set[tuple[int, int]] = set()  # links may lead in circles
     for parent, folders, names in os.walk(folder, followlinks=True):
         here = os.stat(parent)
@@ -62,15 +118,37 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             # macOS leaves a hidden "._clip.mp4", which is no video, beside each clip.mp4 on foreign disks.
-            if not name.startswith(".") and name.lower().endswith(VIDEO_SUFFIXES):
-                yield Path(parent, name)
+            if name.startswith("."):
+                continue
+            path = Path(parent, name)
+            (listing.paths if _is_named_video(path) else listing.skipped).append(path)
+
+
+def _is_named_video(path: Path) -> bool:
+    """Whether a file is to be tried as a video, by its name. FIFOs, devices and sockets are left alone."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        return False
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        return suffix not in AMBIGUOUS or found.st_size == 0 or _read_text(path) is None
+    except OSError:
+        return True  # a link to nowhere, or unreadable, which is said when it is read
 
 
 def _read_text(file: Path) -> str | None:
     """The text of a file, or None where it is not text: then it is taken for a video of an unlisted kind."""
     with file.open("rb") as stream:
-        if b"\0" in stream.read(4096):
+        head = stream.read(4096)
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes text
+        try:
+            return file.read_text(encoding="utf-16")
+        except UnicodeError:
             return None
+    if b"\0" in head:
+        return None
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -85,18 +163,18 @@ def _listed(source: Path, text: str) -> Iterator[Path]:
         path = source.parent / name
         try:
             found = path.is_file()
-        except OSError:  # too long for a name, as a line of something else is
+        except (OSError, ValueError):  # too long for a name, as a line of something else is
             found = False
         if not found:
-            shown = name if len(name) < 200 else f"{name[:80]}..."
-            raise ClipcapError(f"{source} line {number}: no file at {shown}; mend or remove the line")
+            short = shown(name) if len(name) < 200 else f"{shown(name[:80])}..."
+            raise ClipcapError(f"{shown(source)} line {number}: no file at {short}; fix or remove the line")
         yield path
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for path in paths:
-        other = videos.setdefault(path.stem, path)
+        other = videos.setdefault(id_of(path), path)
         if other != path and not other.samefile(path):
-            raise ClipcapError(f"{other} and {path} have the same id {path.stem!r}; rename one of them")
-    return {video_id: videos[video_id] for video_id in sorted_ids(videos)}
+            raise ClipcapError(f"{shown(other)} and {shown(path)} have the same id {id_of(path)!r}; rename one of them")
+    return {name: videos[name] for name in sorted_ids(videos)}

@@ -1,9 +1,8 @@
-"""Sampled frames of a video file, decoded by OpenCV, with their true times.
+"""Sampled frames of a video file, with their true times.
 
-Where a file's packets tell its frames, only what is needed is decoded (`seeking.py`); in other files every frame is
-(`grab`), but only kept ones are converted to RGB (`retrieve`). They go through a `transform` a few at a time, so that
-full-size frames never pile up. Counts and times that a file's header promises are taken as a guess and checked against
-what decodes.
+Where a file's packets tell its frames, only what is needed is decoded (`seeking.py`); in other files every frame is,
+but only kept ones become pictures. They go through a `transform` a few at a time, so that full-size frames never pile
+up. Counts and times that a file's header promises are taken as a guess and checked against what decodes.
 """
 
 from __future__ import annotations
@@ -16,20 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import av
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from clipcap_video.errors import VideoError
-from clipcap_video.video.decoder import Decoder, cv2  # which it silences before it is imported
-from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, Span, choose
-from clipcap_video.video.seeking import IndexedVideo, Unseekable
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
+from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.errors import DAMAGED
+from clipcap_video.video.files import shown
+from clipcap_video.video.packets import Unseekable
+from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, Span, choose, to_sound
+from clipcap_video.video.seeking import IndexedVideo
 
 Transform = Callable[[Tensor], Tensor]
 T = TypeVar("T")
 
 # Annotated times are rounded, and may lie a little beyond the last frame (seconds).
 MOST_BEYOND = 1.0
+# Full-size pixels that wait for the transform at a time; a single picture may have more.
+MOST_WAITING = 2**26
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,15 @@ class FrameChunk:
     images: Tensor
 
 
+def judge_damage(path: Path, damage: Damage, most: float) -> str | None:
+    """None for a sound video, else a sentence. Raises VideoError where more than the share `most` is damaged."""
+    if damage.share > most:
+        raise VideoError(
+            f"{shown(path)}: {damage}, more than the {most:.4g} of --max_damage; fetch the file again or allow more"
+        )
+    return str(damage) if damage else None
+
+
 class SampledVideo:
     """The frames of a video that `spec` keeps, in order, in FrameChunks of at most `chunk`; iterate once.
 
@@ -55,10 +71,11 @@ class SampledVideo:
     stop: looked at before every frame; once set, the iteration ends early.
     span: keep frames of this part of the video only, as if it were all. Times stay those in the video.
     threads: of the codec; 0 leaves it to the codec.
-    warning: None, or one sentence about a video that was read but is not what its header says; final when the
-        iteration has ended.
+    max_damage: the largest share of damaged frames with which the video is used. Kept frames are sound ones where
+        there are some near.
+    damage: what was found, and warning: None, or one sentence about it; both final when the iteration has ended.
 
-    Iterating raises VideoError when the file cannot be read or not one frame of it decodes.
+    Iterating raises VideoError when the file cannot be read, not one frame of it decodes or too many are damaged.
     """
 
     def __init__(
@@ -70,56 +87,79 @@ class SampledVideo:
         stop: threading.Event | None = None,
         span: Span | None = None,
         threads: int = 0,
+        max_damage: float = MAX_DAMAGE,
     ) -> None:
         self.path = Path(path)
         self.spec = spec
         self.span = span
         self.transform = transform
         self.chunk = chunk
+        self.max_damage = max_damage
+        self.damage = Damage()
         self.warning: str | None = None
         self._stop = stop or threading.Event()
         self._threads = threads
 
     def __iter__(self) -> Iterator[FrameChunk]:
-        kept = 0
         try:
-            for chunk in self._online() if self.spec.decided_online and self.span is None else self._planned():
+            yield from self._chunks()
+        except (av.FFmpegError, cv2.error) as error:
+            message = " ".join(str(error).split())
+            raise VideoError(f"{shown(self.path)} cannot be decoded ({message}); re-encode or remove it") from error
+
+    def _chunks(self) -> Iterator[FrameChunk]:
+        kept = 0
+        with Decoder(self.path, self._threads, plain=self.spec.sampling == "reference") as decoder:
+            online = self.spec.decided_online and self.span is None
+            for chunk in self._online(decoder) if online else self._planned(decoder):
                 kept += len(chunk.indices)
                 yield chunk
-        except cv2.error as error:
-            message = " ".join(str(error).split())
-            raise VideoError(f"{self.path} cannot be decoded ({message}); re-encode or remove it") from error
-        if kept == 0 and not self._stop.is_set():
-            raise VideoError(f"not one frame of {self.path} decodes; re-encode, fetch or remove it")
+            if kept == 0 and not self._stop.is_set():
+                errors = decoder.damage.errors
+                found = f" ({errors} decoder error{'' if errors == 1 else 's'})" if errors else ""
+                raise VideoError(f"not one frame of {shown(self.path)} decodes{found}; re-encode, fetch or remove it")
 
-    def _online(self) -> Iterator[FrameChunk]:
+    def _judge(self, decoder: Decoder) -> None:
+        self.damage = decoder.damage
+        if self.damage.frames > self.damage.missing:  # otherwise nothing decodes, which is said instead
+            self.warning = judge_damage(self.path, self.damage, self.max_damage)
+
+    def _online(self, decoder: Decoder) -> Iterator[FrameChunk]:
         clock = FrameClock(self.spec.fps)
         most = self.spec.frames if self.spec.sampling == "head" else None
         pending = _Pending(self.transform, self.chunk)
-        kept = decoded = 0
-        with Decoder(self.path, self._threads) as decoder:
-            for index, time in enumerate(decoder):
-                if self._stop.is_set():
-                    return
-                decoded += 1
-                if not clock.is_base(time) or (frame := decoder.retrieve()) is None:
-                    continue
-                yield from pending.add(index, time, frame)
-                kept += 1
-                if kept == most:
-                    break
-            else:
-                self._compare(decoder.promised, decoded)
-            yield from pending.flush()
+        kept = 0
+        due = False
+        last = None
+        for frame in decoder:
+            if self._stop.is_set():
+                return
+            due = clock.is_base(frame.time) or due
+            if not due:
+                continue
+            if frame.state == DAMAGED:  # the next sound frame stands in for it
+                last = frame
+                continue
+            if (picture := frame.picture()) is None:
+                continue
+            yield from pending.add(frame.number, frame.time, picture)
+            due = False
+            kept += 1
+            if kept == most:
+                break
+        else:
+            self._judge(decoder)
+            if kept == 0 and last is not None and (picture := last.picture()) is not None:
+                yield from pending.add(last.number, last.time, picture)
+        yield from pending.flush()
 
-    def _planned(self) -> Iterator[FrameChunk]:
-        """Keeps what the header makes likely, then decodes again only if the true times choose otherwise."""
+    def _planned(self, decoder: Decoder) -> Iterator[FrameChunk]:
+        """Keeps what the packets make likely, then decodes again only if the true times choose otherwise."""
         images: dict[int, Tensor] = {}
-        timestamps = self._pick(images)
+        timestamps = self._pick(decoder, images)
         if timestamps is None:
             images.clear()
-            with Decoder(self.path, self._threads) as decoder:
-                timestamps = self._walk(decoder, images)
+            timestamps = self._walk(decoder, images)
         kept = sorted(images)
         for start in range(0, len(kept), self.chunk):
             if self._stop.is_set():
@@ -128,74 +168,70 @@ class SampledVideo:
             stacked = torch.stack([images.pop(index) for index in part.tolist()])
             yield FrameChunk(part, timestamps[part], stacked)
 
-    def _pick(self, images: dict[int, Tensor]) -> np.ndarray | None:
+    def _pick(self, decoder: Decoder, images: dict[int, Tensor]) -> np.ndarray | None:
         """Puts the chosen frames' images into `images`; the times of all frames. None: packets do not tell."""
         pending = _Pending(self.transform, self.chunk)
         try:
-            with IndexedVideo(self.path, self._threads) as video:
-                timestamps = video.index.seconds
-                self._check_span(timestamps)
-                chosen = choose(self.spec, timestamps, self.span, video.index.key_frames)
-                for index, frame in video.frames(chosen.tolist()):
-                    if self._stop.is_set():
-                        return timestamps
-                    images.update(_by_index(pending.add(index, timestamps[index], frame)))
+            video = IndexedVideo(decoder)
+            timestamps = video.index.seconds
+            self._check_span(timestamps)
+            chosen = choose(self.spec, timestamps, self.span, video.index.key_frames)
+            for index, frame in video.frames(chosen.tolist()):
+                if self._stop.is_set():
+                    return timestamps
+                images.update(_by_index(pending.add(index, timestamps[index], frame)))
         except Unseekable:
             return None
         images.update(_by_index(pending.flush()))
+        self.damage = Damage(len(timestamps), whole=video.decoded == len(timestamps))
         return timestamps
 
     def _walk(self, decoder: Decoder, images: dict[int, Tensor]) -> np.ndarray:
-        """The same by decoding from beginning to end; which frames are key frames is not known then."""
-        plan = choose(self.spec, np.arange(decoder.promised) / decoder.rate, self.span)
-        timestamps = np.asarray(self._collect(decoder, set(plan.tolist()), images), dtype=np.float64)
+        """The same by decoding from beginning to end; which frames are key frames is not asked then."""
+        plan = choose(self.spec, np.arange(decoder.likely) / decoder.rate, self.span)
+        times, states = self._collect(decoder, set(plan.tolist()), images)
+        timestamps = np.asarray(times, dtype=np.float64)
         if self._stop.is_set():
             return timestamps
-        if self.span is None:
-            self._compare(decoder.promised, len(timestamps))
+        self._judge(decoder)
         self._check_span(timestamps)
-        chosen = set(choose(self.spec, timestamps, self.span).tolist())
-        # Planned frames that came but are not in `images` cannot be retrieved; a second try would not help.
+        chosen = set(to_sound(choose(self.spec, timestamps, self.span), np.frombuffer(states, dtype=np.uint8)).tolist())
+        # Planned frames that came but are not in `images` cannot be shown; a second try would not help.
         missing = chosen - set(plan.tolist())
         for index in images.keys() - chosen:
             del images[index]
         if missing:
-            with Decoder(self.path, self._threads) as decoder:
-                self._collect(decoder, missing, images, last=max(missing))
+            self._collect(decoder, missing, images, last=max(missing))
         return timestamps
 
     def _collect(
         self, decoder: Decoder, wanted: set[int], images: dict[int, Tensor], last: int | None = None
-    ) -> array[float]:
-        """Puts the wanted frames' images into `images`; the times of all frames up to `last` (or the end).
+    ) -> tuple[array[float], bytearray]:
+        """Puts the wanted frames' images into `images`; times and states of all frames up to `last` (or the end).
 
         With a span, the end is the first frame after it.
         """
         pending = _Pending(self.transform, self.chunk)
-        times = array("d")
-        for index, time in enumerate(decoder):
+        times, states = array("d"), bytearray()
+        for frame in decoder:
             if self._stop.is_set():
-                return times
-            times.append(time)
-            if index in wanted and (frame := decoder.retrieve()) is not None:
-                images.update(_by_index(pending.add(index, time, frame)))
+                return times, states
+            times.append(frame.time)
+            states.append(frame.state)
+            if frame.number in wanted and (picture := frame.picture()) is not None:
+                images.update(_by_index(pending.add(frame.number, frame.time, picture)))
             # One frame past the end of the part shows that all of it has come.
-            if index == last or (self.span is not None and time >= self.span.end):
+            if frame.number == last or (self.span is not None and frame.time >= self.span.end):
                 break
         images.update(_by_index(pending.flush()))
-        return times
+        return times, states
 
     def _check_span(self, timestamps: np.ndarray) -> None:
         if self.span is not None and len(timestamps) and timestamps[-1] < self.span.start - MOST_BEYOND:
             raise VideoError(
-                f"{self.path} ends at {timestamps[-1]:.1f} s, before its segment {self.span.start:.1f}-"
+                f"{shown(self.path)} ends at {timestamps[-1]:.1f} s, before its segment {self.span.start:.1f}-"
                 f"{self.span.end:.1f} s; check that the file is the whole video"
             )
-
-    def _compare(self, promised: int, decoded: int) -> None:
-        # Containers without a count promise duration x rate, which is off by a few frames in sound files.
-        if decoded < 0.9 * promised - 1:
-            self.warning = f"header promises {promised} frames, {decoded} decode"
 
 
 def _by_index(chunks: Iterator[FrameChunk]) -> Iterator[tuple[int, Tensor]]:
@@ -204,7 +240,7 @@ def _by_index(chunks: Iterator[FrameChunk]) -> Iterator[tuple[int, Tensor]]:
 
 
 class _Pending:
-    """Full-size frames that wait for the transform: at most `chunk`, all of one size."""
+    """Full-size frames that wait for the transform: at most `chunk` and MOST_WAITING pixels, all of one size."""
 
     def __init__(self, transform: Transform, chunk: int) -> None:
         self._transform = transform
@@ -219,7 +255,7 @@ class _Pending:
         self._frames.append(frame)
         self._indices.append(index)
         self._times.append(time)
-        if len(self._frames) == self._chunk:
+        if len(self._frames) >= min(self._chunk, max(1, MOST_WAITING * 3 // frame.size)):
             yield from self.flush()
 
     def flush(self) -> Iterator[FrameChunk]:
@@ -252,7 +288,7 @@ def read_frames(path: str | Path, spec: SamplingSpec, max_side: int | None = Non
             images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    chunks = list(SampledVideo(path, spec, shrink))
+    chunks = list(SampledVideo(path, spec, shrink, max_damage=1.0))
     frames = torch.cat([chunk.images for chunk in chunks]).permute(0, 2, 3, 1).contiguous().numpy()
     return frames, np.concatenate([chunk.timestamps for chunk in chunks]).astype(np.float32)
 
@@ -266,11 +302,13 @@ def read_frames_at(path: str | Path, times: Sequence[float], look: Callable[[np.
     """
     seen: list[T | None] = []
     with Decoder(Path(path)) as decoder:
-        for time in decoder.times(times[0] if len(times) else 0.0):
+        for frame in decoder.frames(times[0] if len(times) else 0.0):
             image = None
-            while len(seen) < len(times) and time >= times[len(seen)] - TIME_TOLERANCE:
-                image = decoder.retrieve() if image is None else image
+            while len(seen) < len(times) and frame.time >= times[len(seen)] - TIME_TOLERANCE:
+                image = frame.picture() if image is None else image
                 seen.append(None if image is None else look(image))
+                if len(seen) < len(times) and times[len(seen)] == times[len(seen) - 1]:
+                    break  # the next frame has the same time
             if len(seen) == len(times):
                 break
     return seen + [None] * (len(times) - len(seen))

@@ -87,7 +87,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.end) and 0 <= self.start <= self.end):
-            raise ClipcapError(f"a part of a video cannot go from {self.start} to {self.end} seconds; mend the times")
+            raise ClipcapError(f"a part of a video cannot go from {self.start} to {self.end} seconds; fix the times")
 
     def frames(self, timestamps: np.ndarray) -> np.ndarray:
         """Indices int64 [m] of the frames inside, of frames at `timestamps` [n >= 1], ascending; never none.
@@ -185,3 +185,26 @@ def to_key_frames(chosen: np.ndarray, timestamps: np.ndarray, keys: np.ndarray) 
     room = np.minimum(gaps[:-1], gaps[1:]) / 2
     near = np.abs(key_times[nearest] - times) < room
     return np.where(near, keys[nearest], chosen)
+
+
+def to_sound(chosen: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Chosen frames that are damaged give way to better ones between their neighbours, and are left out without any.
+
+    chosen: int64 [k], ascending. states: [n], 0 for a sound frame, 1 for one that may refer to a damaged one, 2 for a
+    damaged one. The nearest of the best ones is taken. All are kept where nothing but damage was chosen.
+    Returns int64 [m], ascending.
+    """
+    if not states[chosen].any():
+        return chosen
+    kept: list[int] = []
+    for place, frame in enumerate(chosen.tolist()):
+        low = kept[-1] + 1 if kept else 0
+        high = int(chosen[place + 1]) if place + 1 < len(chosen) else len(states)
+        if states[frame] and low < high:
+            between = np.arange(low, high)
+            best = between[states[between] == states[between].min()]
+            nearest = int(best[np.abs(best - frame).argmin()])
+            frame = nearest if states[nearest] < states[frame] else frame
+        if states[frame] < 2:
+            kept.append(frame)
+    return np.asarray(kept, dtype=np.int64) if kept else chosen

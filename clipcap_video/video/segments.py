@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.decoder import Decoder
-from clipcap_video.video.reader import SampledVideo, Transform
+from clipcap_video.video.errors import DAMAGED
+from clipcap_video.video.files import shown
+from clipcap_video.video.reader import SampledVideo, Transform, judge_damage
 from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, choose
 
 # Frames that are looked at, a second: every frame of usual videos, every second one of those for games and sport.
@@ -89,8 +92,10 @@ class SegmentedVideo:
     start: seconds; what comes before is skipped. A segment should start there.
     stop: looked at before every frame; once set, the iteration ends early, without the segment that is under way.
     duration: seconds according to the file's header, 0 where it says nothing. position: seconds read so far.
+    max_damage, damage, warning: as of SampledVideo. Damaged frames are in no segment.
 
-    Raises VideoError when the file is no video, and while iterating when not one frame of it decodes.
+    Raises VideoError when the file is no video, and while iterating when not one frame of it decodes, or at the end
+    when too many were damaged.
     """
 
     def __init__(
@@ -101,8 +106,11 @@ class SegmentedVideo:
         transform: Transform,
         start: float = 0.0,
         stop: threading.Event | None = None,
+        max_damage: float = MAX_DAMAGE,
     ) -> None:
         self.path = path
+        self.max_damage = max_damage
+        self.damage = Damage()
         self.segmentation = segmentation
         self.spec = spec
         self.transform = transform
@@ -111,17 +119,17 @@ class SegmentedVideo:
         self.position = start
         self._stop = stop or threading.Event()
         with Decoder(path) as decoder:
-            self.duration = decoder.promised / decoder.rate
+            self.duration = decoder.duration
 
     def __iter__(self) -> Iterator[SegmentFrames]:
         return self._whole() if self.segmentation.kind == "whole" else self._cut()
 
     def _whole(self) -> Iterator[SegmentFrames]:
-        video = SampledVideo(self.path, self.spec, self.transform, stop=self._stop)
+        video = SampledVideo(self.path, self.spec, self.transform, stop=self._stop, max_damage=self.max_damage)
         chunks = list(video)
         if self._stop.is_set():
             return
-        self.warning = video.warning
+        self.damage, self.warning = video.damage, video.warning
         times = np.concatenate([chunk.timestamps for chunk in chunks])
         end = max(self.duration, float(times[-1]) + TIME_TOLERANCE)
         yield SegmentFrames(0.0, round(end, 3), times, torch.cat([chunk.images for chunk in chunks]))
@@ -135,35 +143,32 @@ class SegmentedVideo:
                 last = time
             if self._stop.is_set():
                 return
+            self.damage = decoder.damage
             if last is not None:
-                self._compare(decoder)
                 yield from builder.finish(max(self.position, last) + 1 / decoder.rate)
+                self.warning = judge_damage(self.path, self.damage, self.max_damage)
             elif self.start == 0:
-                raise VideoError(f"not one frame of {self.path} decodes; re-encode, fetch or remove it")
+                raise VideoError(f"not one frame of {shown(self.path)} decodes; re-encode, fetch or remove it")
 
     def _looks(self, decoder: Decoder) -> Iterator[tuple[float, np.ndarray, bool]]:
         from clipcap_video.video.shots import ShotDetector
 
         detector = ShotDetector() if self.segmentation.kind == "shots" else None
         clock = FrameClock(MOST_LOOKS)
-        for time in decoder.times(self.start):
+        for frame in decoder.frames(self.start):
             if self._stop.is_set():
                 return
-            if time < self.start - TIME_TOLERANCE:
+            if frame.time < self.start - TIME_TOLERANCE:
                 continue
-            self.position = time
-            if not clock.is_base(time) or (frame := decoder.retrieve()) is None:
+            self.position = frame.time
+            if frame.state == DAMAGED or not clock.is_base(frame.time) or (picture := frame.picture()) is None:
                 continue
             if detector is None:
-                yield time, frame, False
+                yield frame.time, picture, False
             else:
-                yield from detector.add(time, frame)
+                yield from detector.add(frame.time, picture)
         if detector is not None:
             yield from detector.flush()
-
-    def _compare(self, decoder: Decoder) -> None:
-        if self.position < 0.9 * self.duration - 1:
-            self.warning = f"header promises {self.duration:.0f} seconds, {self.position:.0f} decode"
 
 
 class SegmentBuilder:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
-
-from clipcap_video.video import decoder  # noqa: F401  (silences OpenCV before it is imported)
-
-import cv2  # isort: skip
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 from scenedetect.scene_manager import compute_downscale_factor

@@ -70,6 +70,7 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "start",
         "end",
         "evidence",
+        "damage",
     }
 
 

@@ -22,6 +22,8 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.extract import extract
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import read_header
+from clipcap_video.video.damage import Damage
+from clipcap_video.video.decoder import DECODER, Decoder
 from clipcap_video.video.files import find_videos
 from clipcap_video.video.reader import cv2
 from clipcap_video.video.sampling import SamplingSpec
@@ -211,7 +213,10 @@ def test_bad_videos_are_listed_and_the_others_done(tmp_path: Path, videos: dict[
     videos["video1"].write_text("no video")
     videos["video4"].unlink()
     clips.truncate(videos["video5"], 0.85)
-    summary = extract(videos, GridEncoder(), SPEC, out, progress=False)
+    damaged = extract(videos, GridEncoder(), SPEC, tmp_path / "strict", progress=False)
+    assert [failure.video for failure in damaged.failures] == ["video1", "video4", "video5"]
+    assert "the file is truncated" in damaged.failures[2].reason
+    summary = extract(videos, GridEncoder(), SPEC, out, progress=False, max_damage=0.5)
     assert (summary.done, summary.failed) == (4, 2)
     lines = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
     assert [line["video"] for line in lines] == ["video1", "video4"]
@@ -219,6 +224,16 @@ def test_bad_videos_are_listed_and_the_others_done(tmp_path: Path, videos: dict[
     assert all(Path(line["path"]).name in line["reason"] for line in lines)
     assert [failure.reason for failure in summary.failures] == [line["reason"] for line in lines]
     assert list(summary.warnings) == ["video5"]
+    # What was found is kept beside the features.
+    (warned,) = [json.loads(line) for line in (out / "warnings.jsonl").read_text().splitlines()]
+    assert (warned["video"], warned["path"]) == ("video5", str(videos["video5"]))
+    assert warned["damage"]["truncated"]
+    assert 0 < warned["damage"]["missing"] < warned["damage"]["frames"]
+    origin = open_features(out).origin("video5")
+    assert origin.damage is not None
+    assert origin.damage.to_json() == warned["damage"]
+    assert origin.decoder == DECODER
+    assert open_features(out).origin("video2").damage == Damage(frames=origin_frames(videos["video2"]))
     # Mended, the list goes; nothing stale stays in it.
     clips.write_clip(videos["video1"], 3)
     again = extract(videos, GridEncoder(), SPEC, out, progress=False)
@@ -227,6 +242,20 @@ def test_bad_videos_are_listed_and_the_others_done(tmp_path: Path, videos: dict[
     clips.write_clip(videos["video4"], 3)
     assert extract(videos, GridEncoder(), SPEC, out, progress=False).failed == 0
     assert not (out / "failures.jsonl").exists()
+
+
+def origin_frames(path: Path) -> int:
+    with Decoder(path) as decoder:
+        return len(list(decoder))
+
+
+def test_a_name_too_long_stops_no_other(tmp_path: Path) -> None:
+    longest = clips.write_clip(tmp_path / "clip.mp4", 3).rename(tmp_path / f"{'x' * 251}.mp4")
+    fitting = clips.write_clip(tmp_path / "clip.mp4", 3).rename(tmp_path / f"{'y' * 243}.mp4")
+    summary = extract(find_videos(tmp_path), GridEncoder(), SPEC, tmp_path / "out", progress=False)
+    assert [failure.video for failure in summary.failures] == [longest.stem]
+    assert "too long" in summary.failures[0].reason
+    assert open_features(tmp_path / "out").ids() == [fitting.stem]
 
 
 def test_a_video_that_breaks_midway_leaves_no_trace_in_its_neighbours(tmp_path: Path, videos: dict[str, Path]) -> None:

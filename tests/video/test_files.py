@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.video.files import find_videos
+from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.video.files import SUFFIXES, find_all_videos, find_videos, search, shown
+from clipcap_video.video.reader import SampledVideo, read_frames
+from clipcap_video.video.sampling import SamplingSpec
+from tests.clips import numbered_frame, numbers_in, write_clip
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def touch(path: Path) -> Path:
@@ -47,6 +57,95 @@ def test_a_text_file_lists_paths_relative_to_itself(tmp_path: Path) -> None:
     listing.write_text("# nothing\n")
     with pytest.raises(ClipcapError, match="lists no video"):
         find_videos(listing)
+
+
+def test_every_ending_of_ffmpeg_is_a_video_a_picture_or_known_not_to_be() -> None:
+    import av
+
+    endings = set()
+    for name in av.formats_available:
+        for mode in ("r", "w"):
+            with suppress(ValueError):
+                endings |= av.ContainerFormat(name, mode).extensions
+    lines = (DATA / "endings_of_no_video.txt").read_text().splitlines()
+    others = {ending for line in lines if line[:1] != "#" for ending in line.split()}
+    missing = {ending.strip().lower() for ending in endings if f".{ending.strip().lower()}" not in SUFFIXES} - others
+    assert not missing
+
+
+def test_pictures_are_videos_of_one_frame(tmp_path: Path) -> None:
+    from PIL import Image, ImageOps
+
+    picture = numbered_frame(1234, 64, 48)
+    for ending in ("jpg", "png", "webp", "bmp", "tiff"):
+        path = tmp_path / f"{ending}.{ending}"
+        Image.fromarray(picture).save(path)
+        frames, times = read_frames(path, SamplingSpec())
+        assert times.tolist() == [0]
+        assert numbers_in(torch.from_numpy(frames).permute(0, 3, 1, 2)) == [1234]
+        (chunk,) = list(SampledVideo(path, SamplingSpec("fps"), lambda images: images))
+        assert len(chunk.images) == 1
+    assert list(find_videos(tmp_path)) == ["bmp", "jpg", "png", "tiff", "webp"]
+    for orientation in range(1, 9):
+        image = Image.fromarray(picture)
+        turned = image.getexif()
+        turned[0x0112] = orientation
+        image.save(tmp_path / "phone.jpg", exif=turned)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "phone.jpg")), dtype=int)
+        frames, _ = read_frames(tmp_path / "phone.jpg", SamplingSpec())
+        assert frames.shape[1:] == upright.shape
+        assert np.abs(frames[0] - upright).mean() < 3
+    (tmp_path / "phone.jpg").unlink()
+    (tmp_path / "png.png").rename(tmp_path / "film.mp4")
+    with pytest.raises(VideoError, match=r"film\.mp4 is a picture \(PNG\), not a video"):
+        read_frames(tmp_path / "film.mp4", SamplingSpec())
+
+
+def test_a_video_is_known_by_its_content(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 5)
+    for name in ("clip.jpg", "clip", "clip.dat"):
+        path = tmp_path / name
+        path.write_bytes(clip.read_bytes())
+        assert len(read_frames(path, SamplingSpec())[0]) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such files are of Unix")
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", 3)
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for ever
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "module.ts").write_text("export const x = 1;")
+    listing = search(tmp_path)
+    assert [path.name for path in listing.paths] == ["clip.mp4"]
+    assert [path.name for path in listing.skipped] == ["device.mp4", "module.ts", "notes.txt", "pipe.mp4"]
+    told: list[str] = []
+    assert list(find_all_videos([tmp_path], told.append)) == ["clip"]
+    assert told == ["4 files skipped, by the ending no video: device.mp4, module.ts, notes.txt, pipe.mp4"]
+    for name in ("pipe.mp4", "device.mp4"):
+        with pytest.raises(VideoError, match="is no file"):
+            read_frames(tmp_path / name, SamplingSpec())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    content = write_clip(tmp_path / "clip.mp4", 5).read_bytes()
+    names = [b"caf\xe9.mp4", b"-dash.mp4", b"new\nline.mp4", b"x" * 251 + b".mp4", b"clip%03d.mp4", b"http:a.mp4"]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(content)
+    found = find_videos(tmp_path)
+    assert len(found) == 7
+    assert r"caf\xe9" in found
+    for path in found.values():
+        assert len(read_frames(path, SamplingSpec())[0]) == 5
+        assert shown(path).isprintable()
+        shown(path).encode("utf-8")
+
+
+def test_a_list_as_powershell_writes_it(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "list.txt").write_bytes("a.mp4\r\n".encode("utf-16"))
+    assert find_videos(tmp_path / "list.txt") == {"a": tmp_path / "a.mp4"}
 
 
 def test_nothing_to_find_is_said(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap_video.video import reader, seeking
+from clipcap_video.video import reader, source
 from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.packets import PacketIndex, Unseekable
 from clipcap_video.video.reader import SampledVideo
 from clipcap_video.video.sampling import SamplingSpec, Span, choose
-from clipcap_video.video.seeking import IndexedVideo, PacketIndex, Unseekable
+from clipcap_video.video.seeking import IndexedVideo
 from tests import clips
 
 FRAMES, RATE = 90, 20
@@ -23,13 +24,14 @@ CODINGS = {
     "plain.avi": ("libx264", {"g": "30", "bf": "0", "x264-params": "log-level=none"}, "yuv420p"),
     "mpeg4.mp4": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
     "hevc.mp4": ("libx265", {"x265-params": "keyint=30:log-level=none"}, "yuv420p"),
+    "deep.mp4": ("libx264", X264, "yuv420p10le"),
     "vp9.webm": ("libvpx-vp9", {"g": "30", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "8"}, "yuv420p"),
 }
 # Read from beginning to end: AVI with B-frames has no times of showing, VP8 has frames that are never shown, ...
 REFUSED = {
     "mpeg4.avi": ("mpeg4", {"g": "25", "bf": "2"}, "yuv420p"),
+    "h264.avi": ("libx264", X264, "yuv420p"),
     "vp8.webm": ("libvpx", {"deadline": "realtime"}, "yuv420p"),
-    "deep.mp4": ("libx264", X264, "yuv420p10le"),
     "h264.ts": ("libx264", X264, "yuv420p"),
 }
 
@@ -87,13 +89,13 @@ def refuse(*args):
 def opened(monkeypatch):
     """The files that are read from beginning to end."""
     found = []
-    plain = Decoder.__init__
+    plain = Decoder.frames
 
-    def noting(self, path, threads):
-        found.append(path)
-        plain(self, path, threads)
+    def noting(self, start=0.0):
+        found.append(self.path)
+        return plain(self, start)
 
-    monkeypatch.setattr(Decoder, "__init__", noting)
+    monkeypatch.setattr(Decoder, "frames", noting)
     return found
 
 
@@ -116,7 +118,7 @@ def test_kept_frames_are_those_of_a_whole_decoding_to_the_bit(coded, name, spec,
 
 @pytest.mark.parametrize("small", [0, 2**24], ids=["read twice", "in memory"])
 def test_every_frame_and_a_part(coded, opened, small, monkeypatch):
-    monkeypatch.setattr(seeking, "SMALL", small)
+    monkeypatch.setattr(source, "SMALL", small)
     path = coded("h264.mp4")
     every = read(path, SamplingSpec("uniform", 1000), threads=3)
     part = read(path, SamplingSpec("uniform", 4), Span(1.51, 3.2), threads=3)
@@ -134,7 +136,8 @@ def test_files_whose_packets_do_not_tell_are_read_from_beginning_to_end(coded, n
 
 
 def test_frames_that_nobody_needs_are_not_decoded(coded):
-    with IndexedVideo(coded("h264.mp4"), 1) as video:
+    with Decoder(coded("h264.mp4"), 1) as decoder:
+        video = IndexedVideo(decoder)
         index = video.index
         # The key frames are 0, 30 and 60; frame 37 needs nothing that is shown before 30.
         decoded = [frame.pts for frame in video._decoded(index.needed([37]), {int(index.stamps[index.order[37]]): 37})]
@@ -193,7 +196,7 @@ def test_a_wrong_index_is_noticed_and_the_video_walked(coded, fault, monkeypatch
     path = coded("h264.mp4")
     whole = walk(path, SPECS[0])
     opened.clear()
-    plain = IndexedVideo._read_index
+    plain = Decoder.index
 
     def wrong(self):
         index = plain(self)
@@ -201,16 +204,9 @@ def test_a_wrong_index_is_noticed_and_the_video_walked(coded, fault, monkeypatch
         stamps[40:] += 7 if fault == "shifted" else np.where(np.arange(40, FRAMES) % 2, 3 * (stamps[1] - stamps[0]), 0)
         return PacketIndex(stamps, index.keys, index.unit)
 
-    monkeypatch.setattr(IndexedVideo, "_read_index", wrong)
+    monkeypatch.setattr(Decoder, "index", wrong)
     assert_same(read(path, SPECS[0]), whole)
     assert len(opened) == 1
-
-
-def test_what_is_no_video_is_refused(tmp_path):
-    path = tmp_path / "text.mp4"
-    path.write_text("no video")
-    with pytest.raises(Unseekable):
-        IndexedVideo(path)
 
 
 @st.composite
@@ -256,7 +252,8 @@ def test_key_frames_are_decoded_by_themselves(coded) -> None:
     everything = walk(path, SamplingSpec("uniform", FRAMES))
     assert torch.equal(images, everything[2][numbers])
     assert times.tolist() == everything[1][numbers].tolist()
-    with IndexedVideo(path) as video:
+    with Decoder(path) as decoder:
+        video = IndexedVideo(decoder)
         assert video.index.key_frames.tolist() == [0, 30, 60]
         assert video.index.needed([0, 30]).sum() == 2
     # A file that cannot be read by its packets gives the frames that it would give without.

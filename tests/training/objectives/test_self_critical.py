@@ -135,7 +135,7 @@ def test_it_starts_from_the_other_runs_weights_and_takes_its_model(
     [
         ({"objective": "scst"}, "give it with --init_from"),
         ({"objective": "scst", "samples": 1}, "--samples must be at least 2"),
-        ({"objective": "scst", "label_smoothing": 0.1}, "--label_smoothing has no meaning with --objective scst"),
+        ({"objective": "scst", "label_smoothing": 0.1}, "--label_smoothing has no effect with --objective scst"),
         ({"num_layers": 3}, "--num_layers 3 differs from the 1 of"),
     ],
 )
