@@ -1,4 +1,4 @@
-"""The errors that a user can mend; their message is one sentence: what, where, what to do."""
+"""The errors that a user can fix; their message is one sentence: what, where, what to do."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ class VideoError(ClipcapError):
 
 class NoTextSide(ClipcapError):
     """An image encoder was asked for texts, which it cannot read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, for a sentence about it: its first line, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

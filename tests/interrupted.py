@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def differing_weights(
     def interrupting(run: Any, batches: Any) -> float:
         loss = step(run, batches)
         if run.progress.step + 1 == stop_after:
-            loop.signal.raise_signal(loop.signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return loss
 
     monkeypatch.setattr(loop.Run, "_step", interrupting)

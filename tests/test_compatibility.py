@@ -94,10 +94,8 @@ def test_a_stopped_training_is_resumed_and_ends_in_the_same_weights(before: Path
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_a_retrieval_model_gives_the_similarities_that_it_gave(
-    before: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    use_bag_of_words(monkeypatch, tmp_path)
+def test_a_retrieval_model_gives_the_similarities_that_it_gave(before: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bag_of_words(monkeypatch)
     model, info = load_retrieval(before / "retrieval")
     assert info.fingerprint is not None
     store = open_features(before / "features")

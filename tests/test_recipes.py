@@ -21,9 +21,10 @@ def test_a_recipe_trains(recipe: str, tiny_project: TinyProject, tmp_path: Path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = recipe.partition("/")[0]
+    rate = ["--lm_lr", "1e-5"] if recipe in ("clip-gpt2/lora", "clip-gpt2/finetune") else []
     done = run(
         "train_vtt.py", "--data", tiny_project.data, "--caption", tiny_project.caption, "--out_dir", tmp_path / "scst",
-        "--init_from", tmp_path / "out", "--config", RECIPES / folder / "scst.yaml", *SMALL,
+        "--init_from", tmp_path / "out", "--config", RECIPES / folder / "scst.yaml", *SMALL, *rate,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "scst" / "best" / "model.safetensors").is_file()

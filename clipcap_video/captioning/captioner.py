@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import overload
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from clipcap_video.captioning.evidence import explain
 from clipcap_video.captioning.hub import HubModel, fetch, names_repository
@@ -27,11 +28,11 @@ from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureStore, VideoFeatures
+from clipcap_video.features.base import FeatureStore, MemoryStore, Origin, VideoFeatures
 from clipcap_video.features.batching import stack_features, thin_frames
-from clipcap_video.features.extract import ExtractionSummary, encode_frames, extract, fitting_encoder
+from clipcap_video.features.encode import EncodedVideo, encode_frames, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
-from clipcap_video.features.layouts import open_features
+from clipcap_video.features.logs import ExtractionSummary
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import CONSENSUS, ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
@@ -39,6 +40,7 @@ from clipcap_video.models.language_model import keep_in
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.video.damage import MAX_DAMAGE
+from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import find_videos, id_of
 from clipcap_video.video.segments import SegmentFrames
 
@@ -162,23 +164,21 @@ class Captioner(HubModel):
         damaged frames with which a video is used.
         """
         fingerprint = self.require_fingerprint()
-        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
-            summary = extract(
-                videos,
-                self.encoder,
-                fingerprint.sampling,
-                Path(folder),
-                normalize=fingerprint.normalized,
-                progress=progress,
-                max_damage=max_damage,
-            )
-            if not summary.done:
-                return [], summary
-            store = open_features(folder)
-            read = [video_id for video_id in videos if video_id in store]
-            predictions = self.caption_store(store, read, settings, batch_size=batch_size)
-            if evidence:
-                predictions = explain(self.model, store, predictions, self.device, self.precision)
+        summary = ExtractionSummary(fingerprint)
+        store = MemoryStore(self.source, fingerprint)
+        encoded = encode_videos(
+            videos, self.encoder, fingerprint.sampling, normalize=fingerprint.normalized, max_damage=max_damage
+        )
+        bar = tqdm(encoded, total=len(videos), unit="video", disable=not (progress and sys.stderr.isatty()))
+        for video_id, video in bar:
+            summary.count(video_id, videos[video_id], video)
+            if isinstance(video, EncodedVideo):
+                store.add(video_id, video.features, video.timestamps, Origin(DECODER, video.damage))
+        if not store.videos:
+            return [], summary
+        predictions = self.caption_store(store, list(store.videos), settings, batch_size=batch_size)
+        if evidence:
+            predictions = explain(self.model, store, predictions, self.device, self.precision)
         return [replace(found, path=str(videos[found.video])) for found in predictions], summary
 
     def caption_store(

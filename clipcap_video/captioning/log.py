@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from clipcap_video.captioning.predictions import Prediction, PredictionFile, from_line, to_line
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
+from clipcap_video.files import write_text
 
 LOG_SUFFIX = ".captions.jsonl"
 FINISHED = '{"finished": true}'
@@ -77,7 +77,7 @@ class CaptionLog:
         header, captions = self._header().encode(), self.path.read_bytes()
         before = captions.index(b"\n") + 1
         self._stream.close()
-        write_whole(self.path, (header + captions[before:]).decode())
+        write_text(self.path, (header + captions[before:]).decode())
         self._offsets = [offset + len(header) - before for offset in self._offsets]
         self._stream = self.path.open("r+b")
         self._stream.seek(0, os.SEEK_END)
@@ -162,9 +162,3 @@ def load_log(path: Path) -> PredictionFile:
     except OSError as error:
         raise ClipcapError(f"{path} cannot be read ({error.strerror}); check the path") from None
     return PredictionFile(str(found.made_by.get("model", "")), None, {}, found.predictions)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,13 +17,14 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog, write_whole
+from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import fits_a_name
+from clipcap_video.files import fits_a_name, write_text
 from clipcap_video.models.language_model import digest_language_model
+from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import shown
 from clipcap_video.video.reader import one_opencv_thread
@@ -162,7 +162,7 @@ def caption_long_video(
             if held is not None:
                 tell(f"done before, to {clock(skipped)}")
             video.start = video.position = skipped
-            with _stopping_at_ctrl_c(stop):
+            with stopped_by_signals(stop, "stopping after this batch; Ctrl-C again to stop at once"):
                 _go_on(captioner, video, settings, log, held, files, batch_size, progress, tell)
             if not stop.is_set():
                 log.finish()
@@ -205,7 +205,7 @@ def _line(prediction: Prediction) -> str:
 
 def _write_subtitles(predictions: Sequence[Prediction], files: Sequence[Path]) -> None:
     for file in files:
-        write_whole(file, subtitles(predictions, file.suffix[1:]))
+        write_text(file, subtitles(predictions, file.suffix[1:]))
 
 
 def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = FORMATS) -> None:
@@ -287,29 +287,6 @@ def _ahead(items: Iterable[T], size: int) -> Iterator[T]:
             yield value  # type: ignore[misc]
     finally:
         gone.set()
-
-
-@contextmanager
-def _stopping_at_ctrl_c(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C, or a polite kill, sets `stop`; the second Ctrl-C interrupts as usual. Elsewhere than in the main thread
-    nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: object) -> None:
-        stop.set()
-        print("\nstopping after this batch; Ctrl-C again to stop at once", file=sys.stderr)
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    try:
-        for number in before:
-            signal.signal(number, note)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Progress:

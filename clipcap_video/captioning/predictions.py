@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
+from clipcap_video.files import write_text
 from clipcap_video.video.damage import Damage
 
 VERSION = 1
@@ -82,14 +82,8 @@ class PredictionFile:
 
     def save(self, path: Path | str) -> None:
         """Writes the file, whole or not at all. Raises ClipcapError when it cannot be written."""
-        path = Path(path)
         content = {"version": VERSION, **asdict(self)}
-        try:
-            text = _json(content, indent=1)
-            with whole_file(path) as partial:
-                partial.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ClipcapError(f"cannot write {path} ({error.strerror}); choose another place") from None
+        write_text(Path(path), _json(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> PredictionFile:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
+from clipcap_video.files import write_text
 from clipcap_video.metrics.captioning import score_untokenized
 
 
@@ -21,17 +19,10 @@ def write_program_files(
     computes them, on words between blanks, so that its stops and capitals count. Returns the files.
     """
     name = "pred_beam.json" if beam else "pred.json"
-    written = [_write(folder / name, {video: [text] for video, text in captions.items()})]
+    said = json.dumps({video: [text] for video, text in captions.items()})
+    written = [write_text(folder / name, said, "choose another --out")]
     scored = {video: text for video, text in captions.items() if references.get(video)}
     if scored:
-        written.append(_write(folder / f"score{name}", score_untokenized(scored, references)))
+        scores = json.dumps(score_untokenized(scored, references))
+        written.append(write_text(folder / f"score{name}", scores, "choose another --out"))
     return written
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> Path:
-    try:
-        with whole_file(file) as partial:
-            partial.write_text(json.dumps(content), encoding="utf-8")
-    except OSError as error:
-        raise ClipcapError(f"cannot write {file} ({error.strerror}); choose another --out") from None
-    return file

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.config import InferConfig
+from clipcap_video.captioning.config import BeamOptions, InferConfig
 from clipcap_video.captioning.predictions import Prediction, PredictionFile
 from clipcap_video.captioning.program_files import write_program_files
 from clipcap_video.captioning.subtitles import clock
@@ -38,14 +38,6 @@ from clipcap_video.video.files import find_all_videos
 CLIPCAP_ENTRY_LENGTH = 10
 # Videos of the captioning datasets last 10 to 30 seconds; one caption cannot say what longer ones show.
 LONG_SECONDS = 60
-
-
-class DecodingOptions(Protocol):
-    """The options of a command that leave something to the checkpoint where they are None."""
-
-    entry_length: int | None
-    length_penalty: float | None
-    beam_size: int | None
 
 
 def infer(config: InferConfig, settings: DecodingSettings) -> CaptionedVideos:
@@ -83,7 +75,7 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
     return captioner, settings
 
 
-def suited(settings: DecodingSettings, captioner: Captioner, config: DecodingOptions) -> DecodingSettings:
+def suited(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
     """The settings with what suits the captioner's checkpoint where the user chose nothing."""
     suggested = captioner.default_settings()
     if config.entry_length is None and not captioner.model.whole_captions:

@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
 import typer
 
@@ -55,27 +56,37 @@ def run_command(command: Callable[..., None]) -> None:
     run_app(app)
 
 
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+def with_underscores(name: str) -> str:
+    """`--beam-size` is `--beam_size`."""
+    return name.replace("-", "_")
+
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
+
+
+# name -> (file here, command in it), in the order of --help
+COMMANDS = {
+    "extract": ("extract", "extract_features"),
+    "train": ("train", "train_captioner"),
+    "infer": ("infer", "caption_videos"),
+    "caption": ("caption", "caption"),
+    "serve": ("serve", "serve"),
+    "evaluate": ("evaluate", "evaluate"),
+    "report": ("report", "report"),
+    "search": ("search", "search_videos"),
+    "train-consensus": ("train_consensus", "train_consensus"),
+    "train-retrieval": ("train_retrieval", "train_retrieval"),
+    "evaluate-retrieval": ("train_retrieval", "evaluate_retrieval"),
+    "convert": ("convert", "convert"),
+    "new-lm": ("new_lm", "new_lm"),
+    "pack": ("pack", "pack"),
+    "doctor": ("doctor", "doctor"),
+    "demo": ("demo", "demo"),
+}
 
 
 def main() -> None:
     """The `clipcap-video` command."""
-    from clipcap_video.cli.caption import caption
-    from clipcap_video.cli.convert import convert
-    from clipcap_video.cli.demo import demo
-    from clipcap_video.cli.doctor import doctor
-    from clipcap_video.cli.evaluate import evaluate
-    from clipcap_video.cli.extract import extract_features
-    from clipcap_video.cli.infer import caption_videos
-    from clipcap_video.cli.new_lm import new_lm
-    from clipcap_video.cli.pack import pack
-    from clipcap_video.cli.report import report
-    from clipcap_video.cli.search import search_videos
-    from clipcap_video.cli.serve import serve
-    from clipcap_video.cli.train import train_captioner
-    from clipcap_video.cli.train_consensus import train_consensus
-    from clipcap_video.cli.train_retrieval import evaluate_retrieval, train_retrieval
-
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -83,22 +94,8 @@ def main() -> None:
         context_settings=HELP,
         help="ClipCap for video: caption videos, and train captioners on your own.",
     )
-    app.command("extract")(extract_features)
-    app.command("train")(train_captioner)
-    app.command("infer")(caption_videos)
-    app.command("caption")(caption)
-    app.command("serve")(serve)
-    app.command("evaluate")(evaluate)
-    app.command("report")(report)
-    app.command("search")(search_videos)
-    app.command("train-consensus")(train_consensus)
-    app.command("train-retrieval")(train_retrieval)
-    app.command("evaluate-retrieval")(evaluate_retrieval)
-    app.command("convert")(convert)
-    app.command("new-lm")(new_lm)
-    app.command("pack")(pack)
-    app.command("doctor")(doctor)
-    app.command("demo")(demo)
+    for name, (module, command) in COMMANDS.items():
+        app.command(name)(getattr(import_module(f"clipcap_video.cli.{module}"), command))
 
     @app.callback(invoke_without_command=True)
     def version(show: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:

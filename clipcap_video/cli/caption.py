@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from clipcap_video.captioning.config import InferConfig, chosen_settings
+from clipcap_video.captioning.config import CaptionerOptions, DamageOptions, DecodingOptions, chosen_settings
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 if TYPE_CHECKING:
     from clipcap_video.captioning.captioner import Captioner
 
 
-def as_in_infer(name: str) -> Any:
-    """The option of inference with this name: its default, help and panel."""
-    found = next(entry for entry in fields(InferConfig) if entry.name == name)
-    return field(default=found.default, metadata=found.metadata)
-
-
 @dataclass
-class CaptionConfig:
+class CaptionConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `clipcap-video caption`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
 
-    max_damage: float = as_in_infer("max_damage")
     segments: str = option(
         "shots",
         "shots: cut where the picture does (found by PySceneDetect). fixed:10: every 10 seconds. whole: one caption.",
@@ -57,40 +50,19 @@ class CaptionConfig:
     )
     overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
 
-    model_dir: Path | None = as_in_infer("model_dir")
-    lm: str | None = as_in_infer("lm")
-    encoder: str | None = as_in_infer("encoder")
-    encoder_weights: Path | None = as_in_infer("encoder_weights")
-    bs: int = option(16, "Segments captioned at once.", panel="Run")
-    precision: Literal["auto", "fp32", "bf16"] = as_in_infer("precision")
-    device: str = as_in_infer("device")
-
-    entry_length: int | None = as_in_infer("entry_length")
-    use_beam_search: bool = as_in_infer("use_beam_search")
-    beam_size: int | None = as_in_infer("beam_size")
-    no_consensus: bool = as_in_infer("no_consensus")
-    length_penalty: float | None = as_in_infer("length_penalty")
-    top_p: float | None = as_in_infer("top_p")
-    top_k: int | None = as_in_infer("top_k")
-    temperature: float = as_in_infer("temperature")
-    sample: bool = as_in_infer("sample")
-    num_return: int = as_in_infer("num_return")
-    repetition_penalty: float = as_in_infer("repetition_penalty")
-    no_repeat_ngram: int = as_in_infer("no_repeat_ngram")
-    seed: int = as_in_infer("seed")
+    bs: int = option(16, "Segments captioned at once.", panel="Run", least=1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from clipcap_video.errors import ClipcapError
         from clipcap_video.video.segments import Segmentation
 
         if not self.videos:
             raise ClipcapError("no video given; name one, as in clipcap-video caption talk.mp4")
-        if self.bs < 1:
-            raise ClipcapError(f"--bs must be at least 1, not {self.bs}")
         self.segmentation = Segmentation.parse(self.segments, self.min_shot, self.max_shot)
 
 
-def load_captioner(config: Any) -> Captioner:
+def load_captioner(config: CaptionerOptions) -> Captioner:
     """The captioner that a command's options name, with its encoder."""
     from clipcap_video.captioning.captioner import Captioner
     from clipcap_video.models.checkpoint import find_checkpoint

@@ -8,37 +8,43 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from clipcap_video.runs.options import choices_of, default_of, option_fields, option_hints, refuse_idle
+
 
 def command_of(config_class: type[Any], run: Callable[[Any], Path | None], name: str) -> Callable[..., None]:
-    """A typer command with one option for each field of `config_class`; it calls `run` with the filled dataclass.
+    """A typer command with one option for each of `config_class`; it calls `run` with the filled dataclass.
 
     run: returns the file or folder that it made, beside or in which a record of the options is then left; None where
     it made none, or keeps a fuller record itself. Its docstring becomes the command's help.
     name: what the command is called.
     """
-    hints = get_type_hints(config_class)
-    flags = [field.name for field in fields(config_class) if hints[field.name] is bool]
+    hints = option_hints(config_class)
+    flags = [item.name for item in option_fields(config_class) if hints[item.name] is bool]
 
-    def command(**values: Any) -> None:
-        del values["config"]
-        for flag in flags:
-            if values.pop(f"no_{flag}"):
-                values[flag] = False
-        config = config_class(**values)
+    def command(context: typer.Context, **values: Any) -> None:
+        def source(name: str) -> str:
+            found = context.get_parameter_source(name)
+            return "" if found is None else found.name
+
+        typed = {item.name for item in option_fields(config_class) if source(item.name) == "COMMANDLINE"}
+        given = {name: values[name] for name in hints if name in typed or source(name) == "DEFAULT_MAP"}
+        given |= {flag: False for flag in flags if values[f"no_{flag}"]}
+        config = config_class(**given)
+        refuse_idle(config, typed)
         made = run(config)
         if made is not None:
             from clipcap_video.runs.record import record_run
 
             record_run(made, name, config)
 
-    parameters = [_config_parameter(config_class, hints, name)]
-    parameters += [_parameter(field, hints[field.name]) for field in fields(config_class)]
+    parameters = [_context_parameter(), _config_parameter(config_class, hints, name)]
+    parameters += [_parameter(item, hints[item.name]) for item in option_fields(config_class)]
     parameters += [_unset_parameter(flag) for flag in flags]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -46,9 +52,12 @@ def command_of(config_class: type[Any], run: Callable[[Any], Path | None], name:
     return command
 
 
+def _context_parameter() -> inspect.Parameter:
+    return inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+
 def _config_parameter(config_class: type[Any], hints: dict[str, Any], command: str) -> inspect.Parameter:
-    names = [field.name for field in fields(config_class)]
-    several = [name for name in names if "list[" in str(hints[name])]
+    several = [name for name in hints if "list[" in str(hints[name])]
 
     def fill(context: typer.Context, file: Path | None) -> Path | None:
         from clipcap_video.errors import ClipcapError
@@ -56,7 +65,7 @@ def _config_parameter(config_class: type[Any], hints: dict[str, Any], command: s
 
         if file is not None:
             try:
-                context.default_map = read_options(file, names, several, command)
+                context.default_map = read_options(file, config_class, several, command)
             except ClipcapError as error:
                 raise typer.BadParameter(str(error)) from None
         return file
@@ -80,23 +89,25 @@ def _unset_parameter(flag: str) -> inspect.Parameter:
     )
 
 
-def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
-    default = field.default_factory() if field.default_factory is not MISSING else field.default
+def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
+    default = default_of(item)
     default = inspect.Parameter.empty if default is MISSING else default
-    if field.metadata.get("argument"):
-        argument = typer.Argument(help=field.metadata["help"], show_default=False)
-        return _keyword(field, Annotated[hint, argument], default)
+    if item.metadata.get("argument"):
+        argument = typer.Argument(help=item.metadata["help"], show_default=False)
+        return _keyword(item, Annotated[hint, argument], default)
+    if choices := choices_of(item, hint):
+        chosen = Literal[tuple(choices)]  # type: ignore[valid-type]
+        hint = chosen | None if type(None) in get_args(hint) else chosen
     # The `--no_...` twin of a flag is for option files alone, and does not show: a flag is off until it is given.
     option = typer.Option(
-        f"--{field.name}",
-        help=field.metadata["help"],
-        rich_help_panel=field.metadata.get("panel"),
-        metavar=field.metadata.get("metavar"),
-        min=field.metadata.get("least"),
+        f"--{item.name}",
+        help=item.metadata["help"],
+        rich_help_panel=item.metadata.get("panel"),
+        metavar=item.metadata.get("metavar"),
         show_default=hint is not bool,
     )
-    return _keyword(field, Annotated[hint, option], default)
+    return _keyword(item, Annotated[hint, option], default)
 
 
-def _keyword(field: Field[Any], annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _keyword(item: Field[Any], annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

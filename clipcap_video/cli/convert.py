@@ -6,11 +6,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 
 @dataclass
-class ConvertConfig:
+class ConvertConfig(Options):
     """Options of `clipcap-video convert`."""
 
     old: Path = option(

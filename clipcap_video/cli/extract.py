@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import ANY, Options, option
+from clipcap_video.video.damage import MAX_DAMAGE
 
 
 @dataclass
-class ExtractConfig:
+class ExtractConfig(Options):
     """Options of `extract_features.py`."""
 
     videos: list[Path] = option(
@@ -25,7 +26,9 @@ class ExtractConfig:
         "Annotations: extract only the videos that they name. Of timed sentences (ActivityNet Captions, DiDeMo), each "
         "segment by itself, as OUT/VIDEO@START-END. May be given several times.",
     )
-    paragraphs: bool = option(False, "With --caption of timed sentences: extract the videos whole.")
+    paragraphs: bool = option(
+        False, "With --caption of timed sentences: extract the videos whole.", needs={"caption": ANY}
+    )
     out: Path | None = option(
         None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
     )
@@ -49,7 +52,7 @@ class ExtractConfig:
         "auto", "auto is bf16 where the device is fast at it.", panel="Encoder"
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Encoder")
-    bs: int = option(64, "Frames encoded at once.", panel="Encoder")
+    bs: int = option(64, "Frames encoded at once.", panel="Encoder", least=1)
 
     frames: int = option(28, "Frames kept of each video, at most.", panel="Frames")
     sampling: Literal["uniform", "head", "tail", "fps", "reference"] = option(
@@ -72,19 +75,22 @@ class ExtractConfig:
     )
 
     max_damage: float = option(
-        0.05,
+        MAX_DAMAGE,
         "Use a video of which at most this share of the frames is damaged; sound frames are taken where there are "
         "some. 1 uses all that can be read.",
         panel="Frames",
+        least=0,
+        most=1,
     )
 
-    workers: int = option(2, "Threads that decode videos.", panel="Run")
+    workers: int = option(2, "Threads that decode videos.", panel="Run", least=1)
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
         False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from clipcap_video.errors import ClipcapError
         from clipcap_video.runs.defaults import FEATURES, PROGRAM_FEATURES
 
@@ -93,13 +99,6 @@ class ExtractConfig:
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
-        if self.paragraphs and not self.caption:
-            raise ClipcapError("--paragraphs is about annotations; give them with --caption, or leave it out")
-        if not 0 <= self.max_damage <= 1:
-            raise ClipcapError(f"--max_damage is a share from 0 to 1, not {self.max_damage:g}; 0.05 is 5 %")
-        for name in ("bs", "workers"):
-            if getattr(self, name) < 1:
-                raise ClipcapError(f"--{name} must be at least 1, not {getattr(self, name)}")
 
 
 def _extract(config: ExtractConfig) -> None:

@@ -6,11 +6,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 
 @dataclass
-class PackConfig:
+class PackConfig(Options):
     """Options of `clipcap-video pack`."""
 
     model_dir: Path = option(MISSING, "A checkpoint, or the out_dir of a run.")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.runs.options import option
+from clipcap_video.runs.options import Options, option
 
 
 @dataclass
-class SearchConfig:
+class SearchConfig(Options):
     """Options of `clipcap-video search`."""
 
     text: str | None = option(None, "What the videos should show: 'a man riding a horse'.", argument=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import command_of
-from clipcap_video.retrieval.config import RetrievalTrainConfig
-from clipcap_video.runs.options import option
+from clipcap_video.retrieval.config import RetrievalEvaluationConfig, RetrievalTrainConfig
 
 
 def _train(config: RetrievalTrainConfig) -> None:
@@ -30,27 +28,6 @@ def _train(config: RetrievalTrainConfig) -> None:
 
 
 train_retrieval = command_of(RetrievalTrainConfig, _train, "train-retrieval")
-
-
-@dataclass
-class RetrievalEvaluationConfig:
-    """Options of `clipcap-video evaluate-retrieval`."""
-
-    model_dir: Path = option(Path("out_retrieval"), "A retrieval model: the out_dir of a run, or a checkpoint.")
-    data: Path | None = option(None, "Stored features. Unless given, those that the model was trained on.")
-    videos: list[Path] | None = option(
-        None, "Videos, for a model that was trained on videos. Unless given, those that it was trained on."
-    )
-    caption: list[Path] | None = option(None, "Annotations. Unless given, those that the model was trained on.")
-    split: str = option("test", "Split to score.")
-    first_caption: bool = option(
-        False,
-        "Only the first caption of each video is a query, as in MSR-VTT 1k-A; otherwise all are. Always so with "
-        "tightTransf, which reads each pair of text and video anew.",
-    )
-    out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=True)
-    workers: int = option(2, "Threads that decode videos.")
-    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
 
 
 def _evaluate(config: RetrievalEvaluationConfig) -> Path:

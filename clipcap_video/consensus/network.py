@@ -24,8 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
+from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
 
 # Captions with more words than this count as having so many.
@@ -245,22 +244,15 @@ class ConsensusRanker(nn.Module):
     @classmethod
     def load(cls, file: Path) -> ConsensusRanker:
         """Reads what `save` wrote, in eval mode. Raises ClipcapError when the file is damaged or something else."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(file, "pt") as opened:
-                described = json.loads((opened.metadata() or {})["consensus"])
-                tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no dict)
+        remedy = "make it anew with clipcap-video train-consensus"
+        with open_safetensors(file, "the consensus network", remedy) as opened:
+            described = json.loads(opened.metadata()["consensus"])
+            tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no dict)
             ngrams = [tuple(text.split(" ")) for text in described["ngrams"]]
             table = NgramTable(ngrams, tensors["rarity"], tensors["unknown"], tensors["weight"], tensors["lengths"])
             config = ConsensusConfig(len(tensors["mean"]) // 2, described["hidden_dim"], described["dropout"])
             ranker = cls(config, table)
             ranker.load_state_dict(tensors)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ClipcapError(
-                f"cannot read the consensus network {file} ({reason}); make it anew with clipcap-video train-consensus"
-            ) from None
         return ranker.eval()
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from clipcap_video.files import write_text
+
 Severity = Literal["error", "warning"]
 
 
@@ -105,7 +107,7 @@ class Examination:
 
     def save(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def describe(examination: Examination, most: int = 20) -> str:

@@ -26,7 +26,7 @@ from clipcap_video.encoders.base import NetworkEncoder
 from clipcap_video.encoders.blocks import fuse_huggingface_tower
 from clipcap_video.encoders.preprocessing import RGB, Preprocessing
 from clipcap_video.encoders.weights import digest_weights
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, first_line
 
 # model type -> (class that loads it, how its tokenizer pads or None without a text side)
 KINDS: dict[str, tuple[Any, bool | str | None]] = {
@@ -63,7 +63,7 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
 
 def from_pretrained(auto_class: Any, source: str, form: str = "hf:", **options: Any) -> Any:
     """Reads from the disk if all is there, else from the hub. form: what users type before the source."""
-    problem: Exception | None = None
+    reason = ""
     for local_only in (True, False):
         if not local_only and Path(source).is_dir():
             break
@@ -74,8 +74,7 @@ def from_pretrained(auto_class: Any, source: str, form: str = "hf:", **options: 
                 )
         # ImportError: a tokenizer without its library. RuntimeError: weights of shapes not in the config.
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            problem = error
-    reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
+            reason = first_line(error)
     raise ClipcapError(f"cannot load {form}{source} ({reason}); check the name, the folder or the network")
 
 

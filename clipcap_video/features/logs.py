@@ -1,15 +1,72 @@
-"""failures.jsonl and warnings.jsonl: what a run over many videos found wrong with them, a line each."""
+"""What a run over many videos did, and what it found wrong: failures.jsonl and warnings.jsonl, a line a video."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Container
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from clipcap_video.errors import VideoError
+from clipcap_video.features.encode import EncodedVideo
+from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import whole_file
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that could not be read; one line of failures.jsonl."""
+
+    video: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A video that was read though it is damaged; one line of warnings.jsonl."""
+
+    video: str
+    path: str
+    warning: str
+    damage: dict[str, int | bool]
+
+    def __str__(self) -> str:
+        return self.warning
+
+
+@dataclass
+class ExtractionSummary:
+    """What a run did.
+
+    done, skipped, failed: numbers of videos (skipped ones had their features already). frames: frames encoded
+    into written files. seconds: wall time. failures: in the order of the videos. warnings: of videos that were read
+    though they are damaged, by id. fingerprint: that of all files.
+    """
+
+    fingerprint: Fingerprint
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    warnings: dict[str, Warned] = field(default_factory=dict)
+
+    def count(self, video_id: str, path: Path, video: EncodedVideo | VideoError) -> Failure | Warned | None:
+        """Takes in what became of a video. Returns the line that is to be kept of it, if one."""
+        if isinstance(video, VideoError):
+            self.failed += 1
+            self.failures.append(Failure(video_id, str(path), str(video)))
+            return self.failures[-1]
+        self.done += 1
+        self.frames += len(video.features)
+        if video.warning is None:
+            return None
+        self.warnings[video_id] = Warned(video_id, str(path), video.warning, video.damage.to_json())
+        return self.warnings[video_id]
 
 
 class Log:

@@ -16,7 +16,7 @@ import numpy as np
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import sorted_ids, whole_file
+from clipcap_video.files import open_safetensors, sorted_ids, whole_file
 from clipcap_video.video.damage import Damage
 
 SUFFIX = ".safetensors"
@@ -130,14 +130,8 @@ def read_origin(file: Path) -> Origin:
 
 def read_features(file: Path) -> VideoFeatures:
     """What one feature file holds. Raises ClipcapError when it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(file)
-        return VideoFeatures(tensors["features"].astype(np.float32), tensors["timestamps"])
-    except (SafetensorError, KeyError, OSError) as error:
-        raise ClipcapError(f"{file} is damaged ({error}); delete it and extract again") from None
+    with open_safetensors(file, "the features", "delete it and extract again", "numpy") as opened:
+        return VideoFeatures(opened.get_tensor("features").astype(np.float32), opened.get_tensor("timestamps"))
 
 
 def write_features(

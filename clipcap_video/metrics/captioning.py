@@ -16,7 +16,7 @@ import numpy as np
 
 from clipcap_video.datasets.records import VideoRecord, select
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
+from clipcap_video.files import write_text
 from clipcap_video.metrics import java as java_program
 from clipcap_video.metrics import ptb
 from clipcap_video.metrics.bootstrap import bleu as bleu_of_counts
@@ -252,9 +252,5 @@ def save_scores(scores: CaptionScores, out: Path, split: str | None) -> None:
         "unpredicted": scores.unpredicted,
         "per_video": {video: {"CIDEr": value} for video, value in scores.per_video.items()},
     }
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as partial:
-            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

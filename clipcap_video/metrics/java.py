@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import packaged
 from clipcap_video.metrics import ptb
 from clipcap_video.metrics.bootstrap import meteor_statistics
 
@@ -29,13 +30,8 @@ def java_runs() -> bool:
         return False
 
 
-def _package_file(*parts: str) -> Path:
-    import pycocoevalcap
-
-    file = Path(next(iter(pycocoevalcap.__path__))).joinpath(*parts)
-    if not file.is_file():
-        raise ClipcapError(f"{file} is missing; reinstall pycocoevalcap")
-    return file
+def _jar(*parts: str) -> Path:
+    return packaged("pycocoevalcap", "the official evaluation", "pycocoevalcap").joinpath(*parts)
 
 
 def tokenize(captions: Sequence[str]) -> list[str]:
@@ -44,7 +40,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     That class writes a file into its own folder, which an installation may not allow; this feeds the program
     through a pipe.
     """
-    jar = _package_file("tokenizer", "stanford-corenlp-3.4.1.jar")
+    jar = _jar("tokenizer", "stanford-corenlp-3.4.1.jar")
     command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
     command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
     # One caption a line, whatever line separators it holds itself.
@@ -103,7 +99,7 @@ def meteor(
 
 @contextmanager
 def _meteor_process() -> Iterator[tuple[IO[str], IO[str]]]:
-    jar = _package_file("meteor", "meteor-1.5.jar")
+    jar = _jar("meteor", "meteor-1.5.jar")
     command = ["java", "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
     process = subprocess.Popen(
         command,

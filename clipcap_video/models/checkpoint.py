@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clipcap_video.encoders.weights import read_state_dict
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.files import open_safetensors
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.language_model import (
     digest_language_model,
@@ -338,13 +339,8 @@ def load_weights(model: CaptionModel, file: Path) -> None:
 
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint's weights."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ClipcapError(f"cannot read the weights {file} ({error}); the checkpoint is incomplete") from None
+    with open_safetensors(file, "the weights", "the checkpoint is incomplete") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
 
 
 def fill(model: nn.Module, wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path) -> None:

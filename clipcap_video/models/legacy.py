@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
@@ -128,8 +128,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ClipcapError(f"cannot read {file} ({error.strerror or error}); check the path") from None
     except Exception as error:  # a pickle that is damaged, or holds more than tensors, can raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ClipcapError(f"{file} is no file of weights alone ({reason}); save the model's state_dict()") from None
+        raise ClipcapError(
+            f"{file} is no file of weights alone ({first_line(error)}); save the model's state_dict()"
+        ) from None
     if not isinstance(state, Mapping):
         raise ClipcapError(f"{file} holds a {type(state).__name__}; expected a state dict of a ClipCap program")
     for key, value in state.items():

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.models.language_model import first_line, quiet_transformers
+from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.models.language_model import quiet_transformers
 
 END, UNKNOWN = "</s>", "<unk>"
 # A word is letters and digits, with apostrophes and hyphens inside; all else separates words and is dropped.

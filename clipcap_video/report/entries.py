@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -95,19 +95,12 @@ def report_predictions(
         return [entry(found, frames) for found, frames in zip(run, _frames(run, pictures), strict=True)]
 
     def entries() -> Iterator[ReportEntry]:
-        # A few videos ahead of the page, so that their pictures never pile up.
-        waiting: deque[Future[list[ReportEntry]]] = deque()
+        # A few videos at a time, so that their pictures never pile up.
+        runs = _runs(predictions)
         with one_opencv_thread(), ThreadPoolExecutor(workers) as pool:
-            try:
-                for run in _runs(predictions):
-                    waiting.append(pool.submit(entries_of, run))
-                    if len(waiting) > 4 * workers:
-                        yield from waiting.popleft().result()
-                while waiting:
-                    yield from waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            while part := list(islice(runs, 4 * workers)):
+                for made in pool.map(entries_of, part):
+                    yield from made
 
     segments = len({found.video for found in predictions}) < len(predictions)
     return write_report(

@@ -17,61 +17,39 @@ from clipcap_video.datasets.records import VideoRecord, select
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.captioning import cider
+from clipcap_video.report.config import ReportConfig
 from clipcap_video.report.entries import Pictures, report_predictions
 from clipcap_video.report.verdicts import JUDGEMENTS, read_verdicts
 from clipcap_video.video.files import find_all_videos
 
 
-def make_page(
-    predictions: Path,
-    out: Path,
-    *,
-    videos: Sequence[Path] | None = None,
-    data: Path | None = None,
-    caption: Sequence[Path] | None = None,
-    model_dir: Path | None = None,
-    lm: str | None = None,
-    device: str = "auto",
-    judged: Path | None = None,
-    sample: int = 0,
-    seed: int = 0,
-    frames: int | None = None,
-    frame_size: int | None = None,
-) -> list[str]:
+def make_page(config: ReportConfig) -> list[str]:
     """Writes the page of a predictions.json; returns a line for each thing that it could not show.
 
-    predictions: or a STEM.captions.jsonl, the segments of a long video. These have no evidence, references or CIDEr.
-    videos: where the video files are, if not where the predictions say. data: the features that the captions were
-    made from, for the evidence. caption: annotations, for references and CIDEr. model_dir, lm: the captioner, if it is
-    not where the predictions say. judged: verdicts of people, see `read_verdicts`. sample: so many videos drawn at
-    random; 0 is all. frames, frame_size: pictures of a video and the longer side of each in pixels.
+    The segments in a STEM.captions.jsonl, of a long video, have no evidence, references or CIDEr.
     Raises ClipcapError when an input is missing or does not fit; nothing is written then.
     """
-    is_log = predictions.name.endswith(LOG_SUFFIX)
-    if is_log and (data is not None or caption):
-        raise ClipcapError(f"{predictions} has the segments of one video; --data and --caption are about whole videos")
-    file = load_log(predictions) if is_log else PredictionFile.load(predictions)
+    is_log = config.predictions.name.endswith(LOG_SUFFIX)
+    if is_log and (config.data is not None or config.caption):
+        raise ClipcapError(
+            f"{config.predictions} has the segments of one video; --data and --caption are about whole videos"
+        )
+    file = load_log(config.predictions) if is_log else PredictionFile.load(config.predictions)
     found = file.predictions
-    verdicts = {} if judged is None else read_verdicts(judged)
-    records = read_annotations(caption) if caption else []
+    verdicts = {} if config.judged is None else read_verdicts(config.judged)
+    records = read_annotations(config.caption) if config.caption else []
     notes: list[str] = []
-    if videos:
-        found = _with_paths(found, find_all_videos(videos), notes)
+    if config.videos:
+        found = _with_paths(found, find_all_videos(config.videos))
     scores = _scores(found, records, file.split, notes) if records else None
     details = {"model": file.model, "split": file.split} if file.split else {"model": file.model}
-    if sample:
-        found, total = drawn(found, sample, seed), len(found)
-        details["drawn"] = f"{len(found)} of {total:,}, seed {seed}"
-    pictures = Pictures.for_page_of(len(found), frames, frame_size)
-    if data is not None:
-        store = open_features(data)
-        captioner = Captioner.from_pretrained(_model(file, model_dir), lm=lm, device=device)
-        captioner.check_features(store)
-        details |= captioner.describe()
-        found = explain(captioner.model, store, found, captioner.device, captioner.precision)
-        without = sum(1 for prediction in found if prediction.video not in store)
-        if without:
-            notes.append(f"{without} of {len(found)} videos have no features in {data}: no evidence for them")
+    if config.sample:
+        found, total = drawn(found, config.sample, config.seed), len(found)
+        details["drawn"] = f"{len(found)} of {total:,}, seed {config.seed}"
+    pictures = Pictures.for_page_of(len(found), config.frames, config.frame_size)
+    if config.data is not None:
+        found, described = _explained(file, found, config.data, config, notes)
+        details |= described
     elif not is_log and not any(prediction.evidence for prediction in found):
         notes.append("no evidence: give the features with --data to see how much each frame mattered")
     unseen = sum(1 for prediction in found if prediction.path is None or not Path(prediction.path).is_file())
@@ -82,12 +60,32 @@ def make_page(
     if verdicts:
         counts = Counter(verdicts[one.video].judgement for one in found if one.video in verdicts)
         if not counts:
-            raise ClipcapError(f"none of the videos of {judged} is on this page; give the predictions they are about")
+            raise ClipcapError(
+                f"none of the videos of {config.judged} is on this page; give the predictions they are about"
+            )
         details["looked at"] = ", ".join(f"{counts[judgement]} {judgement}" for judgement in JUDGEMENTS)
     if scores:
         details["CIDEr"] = f"{100 * sum(scores.values()) / len(scores):.2f} over {len(scores):,} videos"
-    report_predictions(found, out, details, records, cider=scores, verdicts=verdicts, pictures=pictures)
+    report_predictions(found, config.out, details, records, cider=scores, verdicts=verdicts, pictures=pictures)
     return notes
+
+
+def _explained(
+    file: PredictionFile, found: Sequence[Prediction], data: Path, config: ReportConfig, notes: list[str]
+) -> tuple[list[Prediction], dict[str, str]]:
+    """The predictions with their evidence, and what their captioner says of itself."""
+    if config.model_dir is None and not (file.model and Path(file.model).exists()):
+        raise ClipcapError(
+            f"the model that wrote these captions is not at {file.model or '(no place is named)'}; give it with "
+            "--model_dir, or leave out --data and have no evidence"
+        )
+    store = open_features(data)
+    captioner = Captioner.from_pretrained(config.model_dir or Path(file.model), lm=config.lm, device=config.device)
+    captioner.check_features(store)
+    without = sum(1 for prediction in found if prediction.video not in store)
+    if without:
+        notes.append(f"{without} of {len(found)} videos have no features in {data}: no evidence for them")
+    return explain(captioner.model, store, found, captioner.device, captioner.precision), captioner.describe()
 
 
 def drawn(predictions: Sequence[Prediction], count: int, seed: int) -> list[Prediction]:
@@ -99,18 +97,7 @@ def drawn(predictions: Sequence[Prediction], count: int, seed: int) -> list[Pred
     return [prediction for prediction in predictions if prediction.video in kept]
 
 
-def _model(file: PredictionFile, model_dir: Path | None) -> Path:
-    if model_dir is not None:
-        return model_dir
-    if not file.model or not Path(file.model).exists():
-        raise ClipcapError(
-            f"the model that wrote these captions is not at {file.model or '(no place is named)'}; give it with "
-            "--model_dir, or leave out --data and have no evidence"
-        )
-    return Path(file.model)
-
-
-def _with_paths(found: Sequence[Prediction], videos: dict[str, Path], notes: list[str]) -> list[Prediction]:
+def _with_paths(found: Sequence[Prediction], videos: dict[str, Path]) -> list[Prediction]:
     paths = {video: str(path) for video, path in videos.items()}
     if not any(prediction.video in paths for prediction in found):
         raise ClipcapError(

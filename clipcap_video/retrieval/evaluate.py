@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from clipcap_video.datasets.records import select
 from clipcap_video.devices import pick_device
@@ -11,14 +10,15 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.retrieval import RetrievalScores
+from clipcap_video.retrieval.config import RetrievalEvaluationConfig
 from clipcap_video.retrieval.data import RetrievalData
 from clipcap_video.retrieval.model import load_retrieval
 from clipcap_video.retrieval.train import annotated, encode_texts, evaluate_retrieval, frame_source, with_captions
 from clipcap_video.video.files import find_all_videos
 
 
-def evaluate_checkpoint(config: Any) -> RetrievalScores:
-    """Scores of config.model_dir; config: a cli.train_retrieval.RetrievalEvaluationConfig.
+def evaluate_checkpoint(config: RetrievalEvaluationConfig) -> RetrievalScores:
+    """Scores of config.model_dir.
 
     What is not given is what the model was trained on. Raises ClipcapError when a part is missing or does not fit.
     """

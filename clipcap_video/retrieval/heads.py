@@ -7,7 +7,7 @@ A head turns texts and the frames of videos into similarities, `(text [N, D], fr
 * `seqTransf`    the same, with a transformer over frames with position embeddings.
 * `tightTransf`  a transformer reads the text and the frames of each pair together; its first output is the similarity.
 
-A new head is a subclass of `SimilarityHead` and a line in `SIMILARITY_HEADS`.
+A new head is a subclass of `SimilarityHead` and a line in `retrieval.config.SIMILARITY_HEADS`.
 """
 
 from __future__ import annotations
@@ -177,11 +177,3 @@ class TransformerBlock(nn.Module):
         normed = self.ln_1(x)
         x = x + self.attn(normed, normed, normed, key_padding_mask=~mask, need_weights=False)[0]
         return x + self.mlp["c_proj"](quick_gelu(self.mlp["c_fc"](self.ln_2(x))))
-
-
-SIMILARITY_HEADS: dict[str, type[SimilarityHead]] = {
-    "meanP": MeanHead,
-    "seqLSTM": LSTMHead,
-    "seqTransf": TransformerHead,
-    "tightTransf": TightHead,
-}

@@ -22,8 +22,9 @@ from clipcap_video.models.checkpoint import (
     write_checkpoint,
 )
 from clipcap_video.models.contrastive import LARGEST_SCALE, contrastive_loss
+from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from clipcap_video.retrieval.gathering import gather, process_count
-from clipcap_video.retrieval.heads import SIMILARITY_HEADS, pool
+from clipcap_video.retrieval.heads import pool
 from clipcap_video.retrieval.video_clip import VideoClip
 
 _CLIP = "clip.network."
@@ -63,9 +64,7 @@ class RetrievalConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.sim_header not in SIMILARITY_HEADS:
-            known = ", ".join(SIMILARITY_HEADS)
-            raise ClipcapError(f"unknown similarity head {self.sim_header!r}; use one of {known}")
+        SIMILARITY_HEADS.find(self.sim_header)
         if self.dim % self.num_heads and self.sim_header in ("seqTransf", "tightTransf"):
             raise ClipcapError(f"{self.num_heads} attention heads do not divide the width {self.dim}; change one")
         used = self.max_frames + (self.sim_header == "tightTransf")

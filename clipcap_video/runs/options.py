@@ -1,37 +1,63 @@
-"""A dataclass field is an option: its help, its least value and whether a resumed run may change it stand beside it."""
+"""A dataclass field is an option: its help, its bounds, what it needs and whether a resumed run may change it.
+
+None is *unset*, a value of its own: an option that is unset takes its default, which other options may decide. What was
+set is in `given`, so a value that happens to equal the default is still a choice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from clipcap_video.errors import ClipcapError
+
+ANY = "(any)"  # in needs and unless: whatever the other option is set to
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
     """A dataclass field with the text that `--help` shows for it. A default of MISSING makes the option required.
 
-    once=True: the option belongs to one call of the command; no record of the run keeps it. made=True: a file that the
-    command writes. least: smaller values are refused. panel, metavar: for `--help`. argument=True: a bare word.
+    least, most, above, below: bounds of the value, the last two excluded. choices: names, e.g. a Registry, or
+    what returns them; read when they are needed.
+    needs, unless: other options and the value (or values, or ANY) with which alone, or with which not, this one has an
+        effect; one that has none is refused.
+    free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
+    once: it belongs to one call of the command; no record of the run keeps it. made: a file that the command writes.
+    panel, metavar: for `--help`. argument: a bare word.
     """
-    metadata = {"help": help, **extra}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=None, metadata={"default": default, "help": help, **extra})
 
 
-# Options that a resumed run may change.
-FREE = {
-    "data", "caption", "out_dir", "device", "prefix", "save_every", "eval_every", "resume", "cross", "max_minutes",
-    "eval_beam_size", "videos", "encoder_weights", "workers", "track", "dry_run",
-}  # fmt: skip
+@dataclass(eq=False)
+class Part:
+    """Options that belong together. Made of keywords; those left out, or None, take their defaults."""
+
+    def __post_init__(self) -> None:
+        self.given = {item.name for item in fields(self) if getattr(self, item.name) is not None}
+        hints = hints_of(type(self))
+        for item in fields(self):
+            value, hint = getattr(self, item.name), hints[item.name]
+            value = default_of(item) if value is None else _as_hinted(value, hint)
+            if value is MISSING:
+                raise ClipcapError(f"--{item.name} is required; give it")
+            _check_value(item, value, hint)
+            setattr(self, item.name, value)
 
 
-@dataclass
-class RunConfig:
-    """What the options of every kind of training run have in common."""
+@dataclass(eq=False)
+class Options(Part):
+    """All options of a command."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_idle(self)
+
+    @classmethod
+    def implied(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that were set, and those that follow from them."""
+        return dict(values)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""
@@ -39,16 +65,114 @@ class RunConfig:
 
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """Names of options that change the result and differ from those of a saved run."""
-        mine = self.to_json()
-        names = [item.name for item in fields(self) if item.name not in FREE]
-        return [name for name in names if name in saved and saved[name] != mine[name]]
+        saved, mine = self.implied(saved), self.to_json()
+        idle = idle_options(type(self), vars(self))
+        names = [item.name for item in option_fields(self) if not item.metadata.get("free") and item.name not in idle]
+        return [name for name in names if name in saved and name in mine and saved[name] != mine[name]]
 
 
-def check_least(config: RunConfig, **least: float) -> None:
-    """Raises ClipcapError for an option below the least value that makes sense."""
-    for name, value in least.items():
-        if not getattr(config, name) >= value:
-            raise ClipcapError(f"--{name} must be at least {value}, not {getattr(config, name)}")
+def option_fields(config: Any) -> list[Field[Any]]:
+    """The options of a command: of its dataclass, or of the parts that it is composed of."""
+    kind = config if isinstance(config, type) else type(config)
+    found = {item.name: item for part in parts_of(kind) for item in fields(part)}
+    return list(found.values())
+
+
+def option_hints(kind: type[Any]) -> dict[str, Any]:
+    """The types of a command's options, by name."""
+    return {name: hint for part in parts_of(kind) for name, hint in hints_of(part).items()}
+
+
+def parts_of(kind: type[Any]) -> list[type[Any]]:
+    """The dataclasses that hold a command's options."""
+    return kind.parts() if hasattr(kind, "parts") else [kind]
+
+
+def hints_of(part: Any) -> dict[str, Any]:
+    """The types of a part's options, by name."""
+    return get_type_hints(part)
+
+
+def default_of(item: Field[Any]) -> Any:
+    """What an option is when it is unset."""
+    default = item.metadata["default"]
+    return list(default) if isinstance(default, list) else default
+
+
+def choices_of(item: Field[Any], hint: Any) -> list[str]:
+    """The names that an option chooses among; none where it may be anything."""
+    if "choices" in item.metadata:
+        choices = item.metadata["choices"]
+        return list(choices() if callable(choices) else choices)
+    literal = next((kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal), None)
+    return list(get_args(literal))
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """Paths may be given as texts, and one of a list by itself; names of choices as numbers."""
+    kinds = {hint, *get_args(hint)}
+    if list[Path] in kinds:
+        return [Path(path) for path in ([value] if isinstance(value, str | Path) else value)]
+    if Path in kinds:
+        return Path(value)
+    return str(value) if any(get_origin(kind) is Literal for kind in kinds) else value
+
+
+def _check_value(item: Field[Any], value: Any, hint: Any) -> None:
+    """Raises ClipcapError for a value that is out of bounds or no choice."""
+    if value is None:
+        return
+    choices = choices_of(item, hint)
+    if choices and value not in choices:
+        raise ClipcapError(f"--{item.name} must be one of {', '.join(choices)}, not {value!r}")
+    least, most, above, below = (item.metadata.get(name) for name in ("least", "most", "above", "below"))
+    # Written so that NaN fails.
+    low = (least is None or value >= least) and (above is None or value > above)
+    if low and (most is None or value <= most) and (below is None or value < below):
+        return
+    lower = f"at least {least}" if least is not None else f"above {above}" if above is not None else ""
+    upper = f"at most {most}" if most is not None else f"below {below}" if below is not None else ""
+    raise ClipcapError(f"--{item.name} must be {' and '.join(filter(None, (lower, upper)))}, not {value}")
+
+
+def idle_options(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """Options that have no effect beside these values (of unset ones the default counts), each with the reason."""
+    items, values = option_fields(kind), kind.implied(values)
+    known = {item.name: default_of(item) if values.get(item.name) is None else values[item.name] for item in items}
+    found: dict[str, str] = {}
+    for item in items:
+        # Of options that commands share, some depend on one that not every command has.
+        for other, wanted in item.metadata.get("needs", {}).items():
+            if other in known and not _is_among(known[other], wanted):
+                found.setdefault(item.name, f"belongs to {_said(other, wanted)}; leave it out, or give that too")
+        for other, wanted in item.metadata.get("unless", {}).items():
+            if other in known and _is_among(known[other], wanted):
+                found.setdefault(item.name, f"has no effect with {_said(other, known[other])}; leave it out")
+    return found
+
+
+def refuse_idle(config: Any, names: Collection[str] | None = None) -> None:
+    """Raises ClipcapError for an option that was set but has no effect.
+
+    names: those to look at. Unless given, all that were set to another value than the default: the record of a run
+    names every option, and may be given back as it is.
+    """
+    defaults = {item.name: default_of(item) for item in option_fields(config)}
+    for name, reason in idle_options(type(config), vars(config)).items():
+        changed = name in config.given and getattr(config, name) != defaults[name]
+        if changed if names is None else name in names:
+            raise ClipcapError(f"--{name} {reason}")
+
+
+def _is_among(value: Any, wanted: Any) -> bool:
+    if wanted == ANY:
+        return value is not None and value is not False and value != [] and value != ""
+    return value in wanted if isinstance(wanted, tuple) else value == wanted
+
+
+def _said(name: str, value: Any) -> str:
+    value = value[0] if isinstance(value, tuple | list) and value else value
+    return f"--{name}" if value == ANY or value is True else f"--{name} {value}"
 
 
 def check_prefix(prefix: str) -> None:
@@ -57,13 +181,18 @@ def check_prefix(prefix: str) -> None:
         raise ClipcapError(f"--prefix {prefix!r} cannot name a folder; use letters, digits and _")
 
 
+def absolute(name: str | None) -> str | None:
+    """A name that is also a path here, as a path that holds in any working folder."""
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+
+
 def options_of(config: Any) -> dict[str, Any]:
     """The options of a run as plain values; those that belong to one call of the command alone are left out.
 
     Paths are absolute, so that they hold in any working folder.
     """
-    values = asdict(config)
-    return {item.name: plain_value(values[item.name]) for item in fields(config) if not item.metadata.get("once")}
+    kept = (item.name for item in option_fields(config) if not item.metadata.get("once"))
+    return {name: plain_value(getattr(config, name)) for name in kept}
 
 
 def plain_value(value: Any) -> Any:

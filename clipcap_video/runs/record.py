@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import whole_file
-from clipcap_video.runs.options import options_of, plain_value
+from clipcap_video.runs.options import idle_options, option_fields, options_of, plain_value
 from clipcap_video.version import __version__
 
 RUN_FILE = "run.yaml"
@@ -77,7 +77,7 @@ def record_run(made: Path, command: str, config: Any) -> None:
     the command wrote. Raises nothing for inputs that are gone by now.
     """
     data = {}
-    for item in fields(config):
+    for item in option_fields(config):
         value = getattr(config, item.name)
         paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
         if not item.metadata.get("made"):
@@ -113,11 +113,12 @@ def _record_of(file: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def read_options(file: Path, names: Collection[str], several: Collection[str], command: str) -> dict[str, Any]:
-    """The options in a YAML file, for those of a command called `names`, of which `several` take lists.
+def read_options(file: Path, config_class: type[Any], several: Collection[str], command: str) -> dict[str, Any]:
+    """The options in a YAML file for a command whose options `config_class` has, of which `several` take lists.
 
-    Options that are null are as if not given. Raises ClipcapError when the file is missing or malformed, was written
-    by another command, or has a key that is no option; the sentence names the option that was perhaps meant.
+    Options that are null are as if not given, and so are those that had no effect in the run that wrote the file.
+    Raises ClipcapError when the file is missing or malformed, was written by another command, or has a key that is no
+    option; the sentence names the option that was perhaps meant.
     """
     import yaml
 
@@ -137,7 +138,7 @@ def read_options(file: Path, names: Collection[str], several: Collection[str], c
         raise ClipcapError(
             f"{file} was written by clipcap-video {written_by}, not {command}; give that command the file"
         )
-    options = {}
+    options, names = {}, [item.name for item in option_fields(config_class)]
     for key, value in content.items():
         if key in FORMER:
             continue
@@ -152,7 +153,8 @@ def read_options(file: Path, names: Collection[str], several: Collection[str], c
         if isinstance(value, dict) or (isinstance(value, list) and key not in several):
             raise ClipcapError(f"{file}: the option {key} takes one value, not {value!r}")
         options[str(key)] = value
-    return options
+    idle = idle_options(config_class, options) if record is not None else {}
+    return {name: value for name, value in options.items() if name not in idle}
 
 
 def versions() -> dict[str, str]:

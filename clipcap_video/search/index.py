@@ -1,29 +1,29 @@
 """The search index: unit vectors of all frames of a feature store, in one file that is memory-mapped.
 
-The file is FEATURES/search/KEY.safetensors, KEY telling what made vectors of the features; of a feature file X.hdf5 it
-is X.search/KEY.safetensors. It is made once, and parts of it anew when features change. Tensors, V videos of F frames:
+The file is FEATURES/search/KEY.index, KEY telling what made vectors of the features; of a feature file X.hdf5 it
+is X.search/KEY.index. It is made once, and parts of it anew when features change. It holds arrays one after the other,
+each as `numpy.save` writes it and `numpy.load` reads it; of V videos of F frames:
 
-    frames   float16 [F, D]  unit vectors, the frames of a video one after another
-    videos   float16 [V, D]  the mean of each video's frames, of unit length
-    offsets  int64 [V + 1]   rows of video v in `frames` begin at offsets[v]
-    times    float32 [F]     seconds; not a number where the features have none
-    stamps   int64 [V, 2]    size and modification time of the feature file
-    ids      uint8 [n]       the video ids, a JSON list
+    vectors  float16 [F + V, D]  unit vectors: the frames of a video one after another, then the mean of each video's
+    offsets  int64 [V + 1]       rows of video v in `vectors` begin at offsets[v]
+    times    float32 [F]         seconds; not a number where the features have none
+    stamps   int64 [V, 2]        size and modification time of the feature file
+    about    uint8 [n]           JSON: version, fingerprint of the features, ids of the videos
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.lib.format import open_memmap, read_array_header_1_0, read_magic
 from tqdm import tqdm
 
 from clipcap_video.errors import ClipcapError
@@ -32,18 +32,12 @@ from clipcap_video.features.batching import thin_frames
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.files import whole_file
 
-VERSION = "1"
+VERSION = 2
 FOLDER = "search"
-SUFFIX = ".safetensors"
+SUFFIX = ".index"
 BATCH = 256  # videos embedded at once
 # A folder that was changed this recently may be changed again within one tick of its clock.
 SETTLED_NS = 2_000_000_000
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-    "I64": np.dtype(np.int64),
-    "U8": np.dtype(np.uint8),
-}
 
 
 class FrameEmbedder(Protocol):
@@ -63,7 +57,10 @@ class FrameEmbedder(Protocol):
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """An open index; see above for the arrays. fingerprint: of the features."""
+    """An open index; see above for the arrays. frames [F, D], videos [V, D]: the two parts of `vectors`, on disk.
+
+    fingerprint: of the features.
+    """
 
     path: Path
     ids: list[str]
@@ -149,52 +146,64 @@ def _build(
 ) -> None:
     """Writes the index, whole or not at all. What `old` has of files that are unchanged is copied from it."""
     ids = store.ids()
-    places = {} if old is None else {video_id: place for place, video_id in enumerate(old.ids)}
-    kept: dict[int, int] = {}
-    counts = np.zeros(len(ids), dtype=np.int64)
-    for number, video_id in enumerate(ids):
-        place = places.get(video_id)
-        if old is not None and place is not None and np.array_equal(old.stamps[place], stamps[number]):
-            kept[number] = place
-            counts[number] = old.offsets[place + 1] - old.offsets[place]
-        else:
-            frames = store.shape(video_id).frames
-            counts[number] = frames if embedder.max_frames is None else min(frames, embedder.max_frames)
+    kept = {} if old is None else _unchanged(ids, stamps, old)
+    counts = np.array([_rows(store, video_id, embedder, old, kept.get(video_id)) for video_id in ids])
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    new = [number for number in range(len(ids)) if number not in kept]
+    places = {video_id: (number, slice(*offsets[number : number + 2])) for number, video_id in enumerate(ids)}
+    new = [video_id for video_id in ids if video_id not in kept]
     batches = [new[start : start + BATCH] for start in range(0, len(new), BATCH)]
-    first = _embed(store, [ids[number] for number in batches[0]], embedder) if batches else None
+    first = _embed(store, batches[0], embedder) if batches else []
     dim = first[0][0].shape[1] if first else old.dim  # type: ignore[union-attr]  # without new ones, all are old
-    named = np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8)
-    rows_in_all = int(offsets[-1])
-    shapes = {
-        "offsets": ("I64", (len(ids) + 1,)), "stamps": ("I64", (len(ids), 2)), "times": ("F32", (rows_in_all,)),
-        "frames": ("F16", (rows_in_all, dim)), "videos": ("F16", (len(ids), dim)), "ids": ("U8", named.shape),
-    }  # fmt: skip
     bar = tqdm(
         total=len(ids), initial=len(kept), unit="video", desc="index", disable=not (progress and sys.stderr.isatty())
     )
     with bar, whole_file(file) as partial:
-        arrays = _create(partial, shapes, store.fingerprint)
-        arrays["offsets"][:], arrays["stamps"][:], arrays["ids"][:] = offsets, stamps, named
-        for number, place in kept.items():
+        # Slices are taken of np.asarray(a memmap), for those of a memmap itself are slow to make.
+        vectors = open_memmap(partial, "w+", np.float16, (int(offsets[-1]) + len(ids), dim))
+        frames, videos = np.split(np.asarray(vectors), [offsets[-1]])
+        times = np.empty(len(frames), np.float32)
+        for video_id, place in kept.items():
             assert old is not None
-            rows = slice(offsets[number], offsets[number + 1])
-            arrays["frames"][rows], arrays["times"][rows] = old.frames[old.rows(place)], old.times[old.rows(place)]
-            arrays["videos"][number] = old.videos[place]
+            number, rows = places[video_id]
+            frames[rows], times[rows] = old.frames[old.rows(place)], old.times[old.rows(place)]
+            videos[number] = old.videos[place]
         for turn, batch in enumerate(batches):
-            done = first if turn == 0 and first else _embed(store, [ids[number] for number in batch], embedder)
-            for number, (vectors, times) in zip(batch, done, strict=True):
-                if vectors.shape[1] != dim:
+            embedded = _embed(store, batch, embedder) if turn else first
+            for video_id, (found, seconds) in zip(batch, embedded, strict=True):
+                if found.shape[1] != dim:
                     raise ClipcapError(
-                        f"features of {ids[number]} in {store.path} are {vectors.shape[1]} wide, others {dim}; "
+                        f"features of {video_id} in {store.path} are {found.shape[1]} wide, others {dim}; "
                         "extract all of them with one encoder"
                     )
-                rows = slice(offsets[number], offsets[number + 1])
-                arrays["frames"][rows], arrays["times"][rows] = vectors, times
-                arrays["videos"][number] = mean_vector(vectors)
+                number, rows = places[video_id]
+                frames[rows], times[rows], videos[number] = found, seconds, mean_vector(found)
             bar.update(len(batch))
-        del arrays
+        vectors.flush()
+        said = "" if store.fingerprint is None else store.fingerprint.to_json()
+        about = json.dumps({"version": VERSION, "fingerprint": said, "ids": ids}).encode()
+        with partial.open("ab") as stream:
+            for array in (offsets, times, stamps, np.frombuffer(about, np.uint8)):
+                np.save(stream, array)
+
+
+def _unchanged(ids: Sequence[str], stamps: np.ndarray, old: SearchIndex) -> dict[str, int]:
+    """The videos whose files are those that `old` was made from, and their numbers in it."""
+    before = {video_id: number for number, video_id in enumerate(old.ids)}
+    return {
+        video_id: before[video_id]
+        for video_id, stamp in zip(ids, stamps, strict=True)
+        if video_id in before and np.array_equal(stamp, old.stamps[before[video_id]])
+    }
+
+
+def _rows(
+    store: FeatureStore, video_id: str, embedder: FrameEmbedder, old: SearchIndex | None, place: int | None
+) -> int:
+    """Rows of a video in the index. place: its number in `old`, where it is unchanged."""
+    if old is not None and place is not None:
+        return int(old.offsets[place + 1] - old.offsets[place])
+    frames = store.shape(video_id).frames
+    return frames if embedder.max_frames is None else min(frames, embedder.max_frames)
 
 
 def _embed(
@@ -220,55 +229,21 @@ def mean_vector(vectors: np.ndarray) -> np.ndarray:
     return unit(vectors.astype(np.float32).mean(axis=0))
 
 
-def _create(
-    file: Path, shapes: dict[str, tuple[str, tuple[int, ...]]], fingerprint: Fingerprint | None
-) -> dict[str, np.ndarray]:
-    """A safetensors file of zeros, its tensors open for writing."""
-    metadata = {"search_index": VERSION, "fingerprint": "" if fingerprint is None else fingerprint.to_json()}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, (code, shape) in shapes.items():
-        start, end = end, end + math.prod(shape) * _DTYPES[code].itemsize
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64)
-    with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        stream.truncate(8 + len(text) + end)
-    return _map(file, header, 8 + len(text), "r+")
-
-
-def _map(file: Path, header: dict[str, Any], start: int, mode: Any) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            place = start + entry["data_offsets"][0]
-            mapped = np.memmap(file, _DTYPES[entry["dtype"]], mode, place, tuple(entry["shape"]))
-            arrays[name] = np.asarray(mapped)  # slices of a memmap itself are slow to make
-    return arrays
-
-
 def _read(file: Path) -> SearchIndex | None:
     """The index in `file`; None where there is none, or not a whole one."""
     try:
+        # One open file throughout, for another process may put a new one in its place.
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > 1_000_000:
-                return None
-            header = json.loads(stream.read(length))
-        if header["__metadata__"]["search_index"] != VERSION:
+            read_magic(stream)
+            shape, _, dtype = read_array_header_1_0(stream)
+            mapped = np.memmap(stream, dtype, "r", stream.tell(), shape)
+            stream.seek(mapped.offset + mapped.nbytes)
+            offsets, times, stamps, about = (np.load(stream) for _ in range(4))
+        said = json.loads(about.tobytes())
+        if said["version"] != VERSION:
             return None
-        arrays = _map(file, header, 8 + length, "r")
-        said = header["__metadata__"]["fingerprint"]
-        return SearchIndex(
-            path=file,
-            ids=json.loads(arrays["ids"].tobytes()),
-            frames=arrays["frames"],
-            videos=arrays["videos"],
-            offsets=np.array(arrays["offsets"]),
-            times=np.array(arrays["times"]),
-            stamps=np.array(arrays["stamps"]),
-            fingerprint=Fingerprint.from_json(said) if said else None,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        frames, videos = np.split(np.asarray(mapped), [offsets[-1]])
+        fingerprint = Fingerprint.from_json(said["fingerprint"]) if said["fingerprint"] else None
+        return SearchIndex(file, said["ids"], frames, videos, offsets, times, stamps, fingerprint)
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +17,10 @@ import torch
 from clipcap_video.devices import pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.weights import digest_weights
-from clipcap_video.errors import ClipcapError, NoTextSide
+from clipcap_video.errors import ClipcapError, NoTextSide, VideoError
 from clipcap_video.features.base import VideoFeatures
 from clipcap_video.features.batching import stack_features, thin_frames
-from clipcap_video.features.extract import extract, fitting_encoder
+from clipcap_video.features.encode import encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
@@ -171,18 +170,13 @@ class VideoSearch:
                 f"the features in {self.features} do not say how they were made, so {path} cannot be compared with "
                 "them; give the id of a video that is among them"
             )
-        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
-            summary = extract(
-                {"query": path},
-                self.encoder,
-                fingerprint.sampling,
-                Path(folder),
-                normalize=fingerprint.normalized,
-                progress=False,
-            )
-            if summary.failures:
-                raise ClipcapError(summary.failures[0].reason)
-            return open_features(folder).load("query")
+        ((_, video),) = encode_videos(
+            {"query": path}, self.encoder, fingerprint.sampling, normalize=fingerprint.normalized
+        )
+        if isinstance(video, VideoError):
+            raise video
+        features = video.features.astype(np.float16).astype(np.float32)  # in the precision of stored ones
+        return VideoFeatures(features, video.timestamps)
 
 
 def _load_embedder(model_dir: Path, device: torch.device) -> ModelEmbedder:

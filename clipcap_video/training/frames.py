@@ -64,7 +64,7 @@ def open_frames(config: TrainConfig, features: FeatureStore) -> FrameStore:
 
     Raises ClipcapError when the features do not say how they were made, or no video is there.
     """
-    from clipcap_video.features.extract import fitting_encoder
+    from clipcap_video.features.encode import fitting_encoder
 
     fingerprint = features.fingerprint
     if fingerprint is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from clipcap_video.errors import ClipcapError
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, write_run
+from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import RunLog
 from clipcap_video.training.optimisation import WeightAverage, seed_step, set_learning_rate
@@ -131,10 +132,11 @@ class Run(ABC):
             write_run(config.out_dir / RUN_FILE, self.command, options_of(config), self.sources(), **self._machine())
             self.log = RunLog(config, self.accelerator, self.progress.step if resuming else None)
             self._announce()
-        with _interruptible() as interrupted:
+        say = "stopping after this step; press Ctrl-C again to stop at once without saving"
+        with stopped_by_signals(threading.Event(), say) as stop:
             while self.progress.epoch < config.epochs and not self._out_of_time():
-                self._epoch(interrupted)
-                if self._agreed(bool(interrupted)):
+                self._epoch(stop)
+                if self._agreed(stop.is_set()):
                     self._save("last")
                     return self._summary(finished=False)
         return self._summary(finished=True)
@@ -156,7 +158,7 @@ class Run(ABC):
             file=sys.stderr,
         )
 
-    def _epoch(self, interrupted: list[bool]) -> None:
+    def _epoch(self, stop: threading.Event) -> None:
         """The rest of the current epoch, its validation and its checkpoints."""
         config, progress = self.config, self.progress
         self.model.train()
@@ -170,7 +172,7 @@ class Run(ABC):
         )
         with bar:
             for group in groups[progress.step_in_epoch :]:
-                if self._agreed(bool(interrupted)):
+                if self._agreed(stop.is_set()):
                     return
                 if self._out_of_time():
                     break
@@ -301,24 +303,3 @@ class Run(ABC):
             self.log.close()
         best = self.config.out_dir / "best"
         return TrainingSummary(self.progress.step, finished, self.progress.best_score, best)
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[bool]]:
-    """Ctrl-C fills the list instead of breaking off a step; a second one breaks off at once."""
-    interrupted: list[bool] = []
-
-    def note(signum: int, frame: object) -> None:
-        print("\nstopping after this step; press Ctrl-C again to stop at once without saving", file=sys.stderr)
-        interrupted.append(True)
-        signal.signal(signal.SIGINT, previous)
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: whoever started it there stops it otherwise
-        yield interrupted
-        return
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -125,12 +125,14 @@ class CaptioningRun(Run):
         pretrained = [] if backbone is None else list(backbone.parameters())
         known = set(map(id, pretrained))
         fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
-        groups = parameter_groups([(fresh, config.lr), (pretrained, config.backbone_lr)], config.weight_decay)
+        groups = parameter_groups(
+            [(fresh, config.lr), (pretrained, config.model_options.backbone_lr)], config.weight_decay
+        )
         # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
         optimizer = make_optimizer(groups, config.lr, eps=1e-6 if config.reference else 1e-8)
         order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
         super().__init__(config, accelerator, model, order, optimizer, config.average)
-        self.scst = None if config.objective == "xe" else self._self_critical(train_data, training)
+        self.scst = self._self_critical(train_data, training) if config.objective == "scst" else None
         # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
         longest = config.warmup_steps if config.reference else self.total_steps
         self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))

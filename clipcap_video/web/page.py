@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import os
-import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
+from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.segments import Segmentation
 from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
 
@@ -43,7 +43,7 @@ def serve(
     max_mb: int = 500,
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Shows the page until Ctrl-C, or a polite kill. All files it was given and made are gone afterwards.
+    """Shows the page until Ctrl-C or SIGTERM. All files it was given and made are gone afterwards.
 
     Raises ClipcapError when Gradio is not installed or the port is taken.
     """
@@ -55,35 +55,32 @@ def serve(
         subtitle_folder.mkdir()
         library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE)
         page, look = build(library, max_mb)
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
-        try:
-            page.queue(default_concurrency_limit=4).launch(
-                server_name=address.host,
-                server_port=address.port,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                allowed_paths=[folder],
-                max_file_size=max_mb * MEGABYTE,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                **look,
-            )
-        except OSError as error:
-            if "empty port" not in str(error):
-                raise
-            raise ClipcapError(
-                f"port {address.port} of {address.host} is taken; give another one with --port"
-            ) from None
-        try:
-            tell(f"open http://{address.host}:{address.port} in a browser; Ctrl-C ends the page")
-            ended.wait()
-        finally:
-            page.close(verbose=False)
+        with stopped_by_signals(threading.Event()) as stop:
+            try:
+                page.queue(default_concurrency_limit=4).launch(
+                    server_name=address.host,
+                    server_port=address.port,
+                    prevent_thread_lock=True,
+                    quiet=True,
+                    share=False,
+                    allowed_paths=[folder],
+                    max_file_size=max_mb * MEGABYTE,
+                    footer_links=[],
+                    run_history=False,
+                    enable_monitoring=False,
+                    ssr_mode=False,
+                    **look,
+                )
+            except OSError as error:
+                if "empty port" not in str(error):
+                    raise
+                taken = f"port {address.port} of {address.host} is taken"
+                raise ClipcapError(f"{taken}; give another one with --port") from None
+            try:
+                tell(f"open http://{address.host}:{address.port} in a browser; Ctrl-C ends the page")
+                stop.wait()
+            finally:
+                page.close(verbose=False)
 
 
 def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:

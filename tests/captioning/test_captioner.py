@@ -17,7 +17,7 @@ from clipcap_video.features.base import VideoFeatures
 from clipcap_video.features.batching import stack_features, thin_frames
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.mapping.registry import MAPPING_TYPES
+from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.models.packed_mask import packed_attention
 from clipcap_video.models.packing import pack
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
@@ -62,7 +62,7 @@ def row_a_caption(model: PrefixCaptioner, videos: list[np.ndarray], captions: li
 
 
 @pytest.mark.parametrize("llama", [False, True], ids=["gpt2", "llama"])
-@pytest.mark.parametrize("mapping_type", MAPPING_TYPES)
+@pytest.mark.parametrize("mapping_type", list(MAPPING_NETWORKS))
 def test_packed_loss_and_gradients_equal_one_row_a_caption(tiny_lm: Path, mapping_type: str, llama: bool) -> None:
     model = build(tiny_lm, mapping_type, only_prefix=False, llama=llama)
     videos, captions = batch_of(model, [0, 5, 3])

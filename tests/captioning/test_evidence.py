@@ -19,7 +19,7 @@ from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import CheckpointInfo
 from clipcap_video.models.language_model import load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.mapping.registry import MAPPING_TYPES
+from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 from tests.tiny import WIDTH, captions_of, features_of, fingerprint
 
@@ -46,7 +46,7 @@ def plain_logprob(captioner: Captioner, features: np.ndarray, text: str) -> floa
     return float(logits.log_softmax(-1).gather(2, tokens[:, :, None]).sum())
 
 
-@pytest.mark.parametrize("mapping_type", MAPPING_TYPES)
+@pytest.mark.parametrize("mapping_type", list(MAPPING_NETWORKS))
 def test_forced_logprobs_of_a_batch_are_those_of_one_pass_each(tiny_lm: Path, mapping_type: str) -> None:
     captioner = build(tiny_lm, mapping_type)
     videos, texts = [features_of(number) for number in range(3)], ["a dog", captions_of(1)[1], "two boys sing"]
@@ -73,7 +73,7 @@ def test_stretches_cover_all_frames_once_and_are_equal() -> None:
     assert stretches(0) == []
 
 
-@pytest.mark.parametrize("mapping_type", MAPPING_TYPES)
+@pytest.mark.parametrize("mapping_type", list(MAPPING_NETWORKS))
 def test_evidence_is_what_is_lost_without_the_frames(tiny_lm: Path, tmp_path: Path, mapping_type: str) -> None:
     captioner = build(tiny_lm, mapping_type)
     lengths = {"video0": 3, "video1": 1, "video2": 19, "video3": 8}

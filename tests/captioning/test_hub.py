@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def captioner(tiny_lm: Path) -> Captioner:
     made = build(tiny_lm)
     made.info.training = {"data": "/home/me/features", "out_dir": "/home/me/out", "lm": "/home/me/lm", "epochs": 3}
-    made.info.progress = {"epoch": 2, "val_CIDEr": 0.3125}
+    made.info.progress = {"epoch": 2, "val_CIDEr": 0.3125, "val_loss": 3.5}
     return made
 
 
@@ -54,7 +54,7 @@ def test_the_card_says_how_to_use_it_and_what_it_is(captioner: Captioner, tmp_pa
     card = ModelCard.load(tmp_path / "saved" / "README.md")
     assert card.data.library_name == "clipcap-video"
     assert {"video-captioning", "model_hub_mixin"} <= set(card.data.tags)
-    assert "| validation CIDEr | 31.25 |" in card.text
+    assert "| validation CIDEr | 31.25 |\n| validation loss | 3.50 |" in card.text
     assert "| mapping network | transformer, 4 prefix tokens |" in card.text
     assert "Captioner.from_pretrained(" in card.text
 

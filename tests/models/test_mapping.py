@@ -6,7 +6,7 @@ import torch
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping.base import MappingConfig, temporal_positions
 from clipcap_video.models.mapping.mlp import resampling_weights
-from clipcap_video.models.mapping.registry import MAPPING_TYPES, build_mapping
+from clipcap_video.models.mapping.registry import MAPPING_NETWORKS, build_mapping
 from clipcap_video.models.mapping.transformer import largest_divisor
 
 
@@ -16,7 +16,7 @@ def make(mapping_type: str, **changes: object) -> torch.nn.Module:
     return build_mapping(MappingConfig(mapping_type, **(values | changes))).eval()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mapping_type", MAPPING_TYPES)
+@pytest.mark.parametrize("mapping_type", list(MAPPING_NETWORKS))
 class TestEveryNetwork:
     @pytest.mark.parametrize(("frames", "prefix"), [(1, 1), (1, 7), (6, 2), (3, 5), (6, 6)])
     def test_any_frame_count_and_prefix_length(self, mapping_type: str, frames: int, prefix: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.retrieval.heads import SIMILARITY_HEADS
+from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from tests.retrieval.test_model import D, T, config, model
 
 
@@ -19,7 +19,7 @@ def videos(count: int = 4) -> tuple[Tensor, Tensor]:
 
 
 class TestHeads:
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_padding_has_no_influence(self, name: str) -> None:
         head = model(name).head
         frames, mask = videos()
@@ -28,7 +28,7 @@ class TestHeads:
         torch.testing.assert_close(head(text, noisy, mask), head(text, frames, mask))
         torch.testing.assert_close(head(text, frames[1:2, :1], mask[1:2, :1]), head(text, frames[1:2], mask[1:2]))
 
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_a_pair_scores_the_same_among_any_others(self, name: str) -> None:
         head = model(name).head
         frames, mask = videos()
@@ -50,7 +50,7 @@ class TestHeads:
                 expected = torch.cosine_similarity(text[row], mean, dim=0) / 0.07
                 torch.testing.assert_close(head(text, frames, mask)[row, column], expected, atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_only_the_mean_does_not_see_the_order(self, name: str) -> None:
         head = model(name).head
         torch.nn.init.normal_(head.positions) if hasattr(head, "positions") else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.checkpoint import CheckpointInfo, load_checkpoint
-from clipcap_video.retrieval.heads import SIMILARITY_HEADS
+from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from clipcap_video.retrieval.model import (
     RetrievalConfig,
     RetrievalModel,
@@ -68,7 +68,7 @@ class TestWhatASearchNeeds:
 
 
 class TestCheckpoints:
-    @pytest.mark.parametrize("name", SIMILARITY_HEADS)
+    @pytest.mark.parametrize("name", list(SIMILARITY_HEADS))
     def test_saved_and_loaded_is_the_same(self, tmp_path: Path, name: str) -> None:
         first = model(name)
         save_retrieval(tmp_path / "m", first, CheckpointInfo(progress={"epoch": 3}))

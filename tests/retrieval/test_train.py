@@ -45,8 +45,12 @@ def _bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(project: TinyProject, out: Path, **changes: Any) -> RetrievalTrainConfig:
     options: dict[str, Any] = {
         "data": project.data, "caption": [project.caption], "out_dir": out, "text_encoder": "bag-of-words", "dim": 64,
-        "epochs": 2, "bs": 8, "lr": 3e-3, "cross_num_hidden_layers": 1, "precision": "fp32", "device": "cpu",
+        "epochs": 2, "bs": 8, "lr": 3e-3, "precision": "fp32", "device": "cpu",
     }  # fmt: skip
+    if "init_from" in changes:
+        options |= {"dim": None, "text_encoder": None}
+    if changes.get("sim_header") in ("seqTransf", "tightTransf"):
+        options["cross_num_hidden_layers"] = 1
     return RetrievalTrainConfig(**(options | changes))
 
 
@@ -173,8 +177,10 @@ def end_to_end(clips: Path, out: Path, **changes: Any) -> RetrievalTrainConfig:
     options: dict[str, Any] = {
         "videos": [clips / "videos"], "caption": [clips / "captions.csv"], "out_dir": out, "max_frames": 3,
         "pretrained_clip_name": str(clips / "clip.pt"), "feature_framerate": 2.0, "epochs": 2, "bs": 4, "lr": 1e-3,
-        "coef_lr": 0.1, "cross_num_hidden_layers": 2, "max_words": 12, "precision": "fp32", "device": "cpu",
+        "coef_lr": 0.1, "max_words": 12, "precision": "fp32", "device": "cpu",
     }  # fmt: skip
+    if changes.get("sim_header") in ("seqTransf", "tightTransf"):
+        options["cross_num_hidden_layers"] = 2
     return RetrievalTrainConfig(**(options | changes))
 
 
@@ -289,8 +295,8 @@ class TestBadInput:
         out = tmp_path / "out"
         cases = (
             ({"bs": 99}, "24 pairs of text and video fill no batch of 99; lower --bs"),
-            ({"linear_patch": "3d"}, "--linear_patch 3d cuts frames into patches, so it needs --videos"),
-            ({"videos": [clips]}, "give one of them"),
+            ({"linear_patch": "3d"}, "--linear_patch belongs to --videos; leave it out, or give that too"),
+            ({"videos": [clips]}, "--data has no effect with --videos .*; leave it out"),
             ({"train_split": "dev"}, "fewer than two videos|no split|pairs of text"),
             ({"text_encoder": "word2vec"}, "unknown text encoder 'word2vec'"),
             ({"init_from": tmp_path}, "holds no config.json"),

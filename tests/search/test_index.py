@@ -10,7 +10,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import VideoFeatures
@@ -60,13 +59,24 @@ def update(folder: Path, embedder: Counting | None = None, rebuild: bool = False
     return update_index(store, embedder or Counting(), index_folder(folder), rebuild=rebuild, progress=False)
 
 
+def arrays_of(file: Path) -> dict[str, np.ndarray]:
+    """What the file holds, as NumPy reads it."""
+    with file.open("rb") as stream:
+        vectors, offsets, times, stamps, about = (np.load(stream) for _ in range(5))
+        assert not stream.read()
+    frames, videos = vectors[: offsets[-1]], vectors[offsets[-1] :]
+    return {
+        "frames": frames, "videos": videos, "offsets": offsets, "times": times, "stamps": stamps, "about": about
+    }  # fmt: skip
+
+
 def brute_force(index: SearchIndex, query: np.ndarray, rank_by: str) -> list[tuple[str, float, int]]:
     """(video, score, best frame) of all videos by the full matrix, best first, equal ones in order."""
-    tensors = load_file(index.path)
+    tensors = arrays_of(index.path)
     query = query.astype(np.float64) / np.linalg.norm(query)
     of_frames = [float(row.astype(np.float64) @ query) for row in tensors["frames"]]
     found = []
-    for number, video_id in enumerate(json.loads(tensors["ids"].tobytes())):
+    for number, video_id in enumerate(json.loads(tensors["about"].tobytes())["ids"]):
         scores = of_frames[tensors["offsets"][number] : tensors["offsets"][number + 1]]
         best = max(range(len(scores)), key=scores.__getitem__)
         score = scores[best] if rank_by == "moment" else float(tensors["videos"][number].astype(np.float64) @ query)
@@ -123,18 +133,29 @@ def test_a_frame_that_is_no_number_suits_nothing(tmp_path: Path) -> None:
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
     folder = write_videos(tmp_path / "features", range(9, 12))
     update(folder)
-    tensors = load_file(folder / "search" / "counting.safetensors")
+    tensors = arrays_of(folder / "search" / "counting.index")
     lengths = [len(features_of(number)) for number in range(9, 12)]
-    assert {name: (array.dtype.name, array.shape) for name, array in tensors.items() if name != "ids"} == {
+    assert {name: (array.dtype.name, array.shape) for name, array in tensors.items() if name != "about"} == {
         "frames": ("float16", (sum(lengths), DIM)),
         "videos": ("float16", (3, DIM)),
         "offsets": ("int64", (4,)),
         "times": ("float32", (sum(lengths),)),
         "stamps": ("int64", (3, 2)),
     }
-    assert tensors["ids"].tobytes() == b'["video9", "video10", "video11"]'
+    about = json.loads(tensors["about"].tobytes())
+    assert (about["version"], about["ids"]) == (2, ["video9", "video10", "video11"])
     np.testing.assert_array_equal(np.diff(tensors["offsets"]), lengths)
     np.testing.assert_allclose(np.linalg.norm(tensors["frames"].astype(np.float64), axis=1), 1, atol=1e-3)
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "features", range(4))
+    file = update(folder).path
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'{"version": 2', b'{"version": 1'))
+    again = Counting()
+    assert update(folder, again).path.read_bytes() == whole
+    assert again.embedded == 4
 
 
 def test_only_what_changed_is_embedded_and_the_result_is_that_of_a_new_index(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_features_that_change_are_found(library: Library, tmp_path: Path) -> Non
     assert {hit["video"] for hit in find(own, TEXT)} == {"video1", "video9"}
     other = tmp_path / "elsewhere"
     find(own, TEXT, "--index", other)
-    assert (other / "plain.safetensors").exists()
+    assert (other / "plain.index").exists()
 
 
 def test_hdf5_features_need_the_encoder_by_name_where_they_do_not_say(library: Library, tmp_path: Path) -> None:

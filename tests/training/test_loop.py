@@ -16,6 +16,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import load_checkpoint
+from clipcap_video.models.options import REFERENCE_RECIPE
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
@@ -32,6 +33,8 @@ def config(project: TinyProject, out: Path, **changes: Any) -> TrainConfig:
         "data": project.data, "caption": [project.caption], "out_dir": out, "lm": str(project.lm), "epochs": 2,
         "bs": 5, "num_layers": 2, "prefix_length": 4, "lr": 3e-3, "lm_lr": 1e-3, "precision": "fp32", "device": "cpu",
     }  # fmt: skip
+    if "only_prefix" in changes:
+        del options["lm_lr"]
     return TrainConfig(**(options | changes))
 
 
@@ -168,7 +171,7 @@ class TestReferenceRecipe:
 
         monkeypatch.setattr(loop.Run, "_step", watching)
         options = config(tiny_project, tmp_path / "out").to_json()
-        for name in ("lr", "lm_lr", "out_dir", "recipe", "dropout"):
+        for name in ("out_dir", "recipe", *REFERENCE_RECIPE):
             options.pop(name)
         reference = TrainConfig(**options, out_dir=tmp_path / "out", recipe="reference")
         assert (reference.lr, reference.lm_lr, reference.dropout, reference.weight_decay) == (2e-5, 2e-5, 0.0, 0.0)
@@ -321,7 +324,7 @@ class TestBadInput:
         before = (out / "metrics.jsonl").read_bytes()
         with pytest.raises(ClipcapError, match="already holds a run"):
             train(config(tiny_project, out))
-        with pytest.raises(ClipcapError, match=r"started with --dropout 0.0, --epochs 40, --lr 0.005"):
+        with pytest.raises(ClipcapError, match=r"started with --dropout 0.0, --lm_lr 0.005, --epochs 40, --lr 0.005"):
             train(config(tiny_project, out, resume=True))
         assert (out / "metrics.jsonl").read_bytes() == before
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork
-from clipcap_video.models.mapping.cross import CrossMapping
-from clipcap_video.models.mapping.mlp import MLPMapping
-from clipcap_video.models.mapping.transformer import TransformerMapping
+from typing import TYPE_CHECKING
 
-MAPPING_NETWORKS: dict[str, type[MappingNetwork]] = {
-    "mlp": MLPMapping,
-    "transformer": TransformerMapping,
-    "cross": CrossMapping,
-}
-MAPPING_TYPES = tuple(MAPPING_NETWORKS)
+from clipcap_video.runs.registry import Registry
+
+if TYPE_CHECKING:
+    from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork
+
+MAPPING_NETWORKS = Registry(
+    "mapping type",
+    {
+        "mlp": "clipcap_video.models.mapping.mlp:MLPMapping",
+        "transformer": "clipcap_video.models.mapping.transformer:TransformerMapping",
+        "cross": "clipcap_video.models.mapping.cross:CrossMapping",
+    },
+)
 
 
 def build_mapping(config: MappingConfig) -> MappingNetwork:
     """The mapping network that `config` describes, with fresh weights. Raises ClipcapError for an unknown type."""
-    if config.mapping_type not in MAPPING_NETWORKS:
-        raise ClipcapError(f"unknown mapping type {config.mapping_type!r}; use one of {', '.join(MAPPING_NETWORKS)}")
-    return MAPPING_NETWORKS[config.mapping_type](config)
+    return MAPPING_NETWORKS.find(config.mapping_type)(config)

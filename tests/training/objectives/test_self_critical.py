@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_weights(
     def interrupting(run: Any, batches: Any) -> float:
         loss = step(run, batches)
         if run.progress.step + 1 == 5:
-            loop.signal.raise_signal(loop.signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return loss
 
     monkeypatch.setattr(loop.Run, "_step", interrupting)
@@ -134,7 +135,7 @@ def test_it_starts_from_the_other_runs_weights_and_takes_its_model(
     [
         ({"objective": "scst"}, "give it with --init_from"),
         ({"objective": "scst", "samples": 1}, "--samples must be at least 2"),
-        ({"objective": "scst", "label_smoothing": 0.1}, "--label_smoothing has no meaning with --objective scst"),
+        ({"objective": "scst", "label_smoothing": 0.1}, "--label_smoothing has no effect with --objective scst"),
         ({"num_layers": 3}, "--num_layers 3 differs from the 1 of"),
     ],
 )

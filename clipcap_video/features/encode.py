@@ -1,0 +1,207 @@
+"""From video files to frame features: threads decode, the main thread encodes batches across videos.
+
+Frames of several videos share a batch, and batches are the same in every run over the same videos. A run that
+resumes forms other batches; a frame's features depend on them only through the rounding of matrix products.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap_video.encoders import load_encoder
+from clipcap_video.encoders.base import ImageEncoder
+from clipcap_video.errors import ClipcapError, VideoError
+from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
+from clipcap_video.video.ahead import DecodeAhead
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
+from clipcap_video.video.reader import FrameChunk
+from clipcap_video.video.sampling import SamplingSpec, Span
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """features: float32 [T, D]; timestamps: float64 [T] in seconds. warning: None, or one sentence about damage."""
+
+    features: np.ndarray
+    timestamps: np.ndarray
+    damage: Damage
+    warning: str | None = None
+
+
+def encode_videos(
+    videos: Mapping[str, Path],
+    encoder: ImageEncoder,
+    spec: SamplingSpec,
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    normalize: bool = False,
+    spans: Mapping[str, Span] | None = None,
+    max_damage: float = MAX_DAMAGE,
+) -> Iterator[tuple[str, EncodedVideo | VideoError]]:
+    """The features of each of `videos` (id -> path), or why it cannot be read, in their order.
+
+    batch_size: frames encoded at once. workers: threads that decode, each a whole video. normalize: divide each
+    frame's features by their L2 norm. spans: the part to read of those videos (by id) that are not read whole.
+    max_damage: the largest share of damaged frames with which a video is used.
+    """
+    batches = _Batches(encoder, batch_size, normalize)
+    with DecodeAhead(dict(videos), spec, encoder.preprocess, workers, spans, max_damage) as ahead:
+        for video_id, event in ahead:
+            if isinstance(event, FrameChunk):
+                batches.add(video_id, event)
+            elif isinstance(event, VideoError):
+                batches.abandon(video_id, event)
+            else:
+                batches.end(video_id, event.damage, event.warning)
+            yield from batches.complete()
+    batches.finish()
+    yield from batches.complete()
+
+
+def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
+    """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
+    return _finished(encoder.encode_images(images), normalize)
+
+
+def _finished(features: Tensor, normalize: bool) -> Tensor:
+    features = features.float()
+    return torch.nn.functional.normalize(features, dim=-1) if normalize else features
+
+
+def fitting_encoder(
+    wanted: Fingerprint | None,
+    device: torch.device,
+    precision: str,
+    name: str | None = None,
+    weights: Path | None = None,
+) -> ImageEncoder:
+    """The encoder that features of the fingerprint `wanted` were made with.
+
+    name, weights: where it is, if not where the fingerprint says; without a fingerprint a name has to be given.
+    Raises ClipcapError when it is another encoder, or cannot be had.
+    """
+    found = name or (wanted.encoder if wanted is not None else None)
+    if found is None:
+        raise ClipcapError("the features do not say which encoder made them; name it with --encoder")
+    encoder = load_encoder(found, device, precision, weights)
+    if wanted is not None:
+        given = replace(
+            wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing
+        )
+        check_fingerprints(wanted, given, f"encoder {encoder.name}")
+    return encoder
+
+
+class _Batches:
+    """Forms batches across videos, and hands features back to their videos."""
+
+    def __init__(self, encoder: ImageEncoder, batch_size: int, normalize: bool) -> None:
+        self._encoder = encoder
+        self._batch_size = batch_size
+        self._normalize = normalize
+        self._open: deque[_Assembly] = deque()  # videos not yet handed over, in order
+        self._waiting: deque[tuple[_Assembly, Tensor]] = deque()  # images [n, 3, S, S] not yet encoded, in order
+        self._waiting_frames = 0
+        self._encoding: deque[_Batch] = deque()  # begun, in order
+
+    def add(self, video_id: str, chunk: FrameChunk) -> None:
+        assembly = self._assembly(video_id)
+        assembly.timestamps.append(chunk.timestamps)
+        assembly.unencoded += len(chunk.images)
+        self._waiting.append((assembly, chunk.images))
+        self._waiting_frames += len(chunk.images)
+        while self._waiting_frames >= self._batch_size:
+            self._encode()
+            while len(self._encoding) > 1:
+                self._collect()
+
+    def end(self, video_id: str, damage: Damage, warning: str | None) -> None:
+        assembly = self._assembly(video_id)
+        assembly.ended, assembly.damage, assembly.warning = True, damage, warning
+
+    def abandon(self, video_id: str, error: VideoError) -> None:
+        """Drops the frames of a video that turned out to be unreadable, perhaps after some of them."""
+        assembly = self._assembly(video_id)
+        kept = [(other, images) for other, images in self._waiting if other is not assembly]
+        self._waiting = deque(kept)
+        self._waiting_frames = sum(len(images) for _, images in kept)
+        assembly.ended, assembly.unencoded, assembly.error = True, 0, error
+
+    def finish(self) -> None:
+        while self._waiting_frames:
+            self._encode()
+        while self._encoding:
+            self._collect()
+
+    def complete(self) -> Iterator[tuple[str, EncodedVideo | VideoError]]:
+        """The videos whose features are there, up to the first that still waits."""
+        while self._open and self._open[0].ended and self._open[0].unencoded <= 0:
+            assembly = self._open.popleft()
+            yield assembly.video_id, assembly.result()
+
+    def _assembly(self, video_id: str) -> _Assembly:
+        # Videos come one after the other, so only the last can still grow.
+        if not self._open or self._open[-1].video_id != video_id:
+            self._open.append(_Assembly(video_id))
+        return self._open[-1]
+
+    def _encode(self) -> None:
+        """Hands the next batch to the encoder, which may still be at the one before."""
+        batch: list[tuple[_Assembly, Tensor]] = []
+        room = self._batch_size
+        while room and self._waiting:
+            assembly, images = self._waiting.popleft()
+            batch.append((assembly, images[:room]))
+            if len(images) > room:
+                self._waiting.appendleft((assembly, images[room:]))
+            room -= len(batch[-1][1])
+        self._waiting_frames -= self._batch_size - room
+        # torch.cat would wake a thread on each core, and these wait busily for more work while others compute. The
+        # pixels lie channels last.
+        pixels = np.concatenate([images.permute(0, 2, 3, 1).numpy() for _, images in batch])  # [n, S, S, 3]
+        features = self._encoder.begin_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        self._encoding.append(_Batch([(assembly, len(images)) for assembly, images in batch], features))
+
+    def _collect(self) -> None:
+        """Hands the features of the oldest batch back to its videos."""
+        batch = self._encoding.popleft()
+        features = _finished(batch.features(), self._normalize)
+        for (assembly, count), part in zip(batch.parts, features.split([n for _, n in batch.parts]), strict=True):
+            assembly.features.append(part.numpy())
+            assembly.unencoded -= count
+
+
+class _Assembly:
+    """The features of one video as they come."""
+
+    def __init__(self, video_id: str) -> None:
+        self.video_id = video_id
+        self.features: list[np.ndarray] = []  # [n, D] each
+        self.timestamps: list[np.ndarray] = []  # [n] each, seconds
+        self.unencoded = 0
+        self.ended = False
+        self.damage = Damage()
+        self.warning: str | None = None
+        self.error: VideoError | None = None
+
+    def result(self) -> EncodedVideo | VideoError:
+        if self.error is not None:
+            return self.error
+        features, timestamps = np.concatenate(self.features), np.concatenate(self.timestamps)
+        return EncodedVideo(features, timestamps, self.damage, self.warning)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Frames that are being encoded: videos with their numbers of frames, and what waits for the features."""
+
+    parts: list[tuple[_Assembly, int]]
+    features: Callable[[], Tensor]

@@ -1,0 +1,206 @@
+"""The options of each kind of captioner, and the kinds by name. Free of torch, for the command line to build flags on.
+
+A new kind is a file with a subclass of `models.base.CaptionModel` and one of `ModelOptions`, and a line in CAPTIONERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
+from clipcap_video.runs.options import ANY, Part, absolute, option
+from clipcap_video.runs.registry import Registry, load_object
+
+if TYPE_CHECKING:
+    from clipcap_video.models.base import CaptionModel
+
+
+@dataclass
+class ModelOptions(Part):
+    """Options of one kind of captioner.
+
+    captioner: the subclass of CaptionModel, or "module:name" of it.
+    """
+
+    captioner: ClassVar[Any]
+
+    @classmethod
+    def captioner_class(cls) -> type[CaptionModel]:
+        found: type[CaptionModel] = load_object(cls.captioner)
+        return found
+
+    @classmethod
+    def imply(cls, given: dict[str, Any]) -> None:
+        """Adds to the options that were given those that follow from them."""
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What options that are unset become with this kind, where that is not their own default."""
+        return {}
+
+    @property
+    def backbone_lr(self) -> float:
+        """Peak learning rate of the part that is pre-trained, where there is one."""
+        return 0.0
+
+    def check(self, config: Any) -> None:
+        """Raises ClipcapError for what makes no sense together. config: the whole TrainConfig."""
+
+
+_of_prefix = partial(option, panel="With --model prefix", needs={"model": "prefix"})
+
+# The MSR-VTT ClipCap program's own constants. Its warm-up is longer than the run of its README.
+REFERENCE_RECIPE: dict[str, Any] = {
+    "lr": 2e-5, "lm_lr": 2e-5, "warmup_steps": 5000, "weight_decay": 0.0, "clip_norm": 0.0, "dropout": 0.0,
+    "captions_per_video": 1,
+}  # fmt: skip
+
+
+@dataclass
+class PrefixOptions(ModelOptions):
+    """A mapping network in front of a language model."""
+
+    captioner = "clipcap_video.models.prefix:PrefixCaptioner"
+
+    mapping_type: str = _of_prefix("transformer", "Mapping network.", fixed=True, choices=MAPPING_NETWORKS)
+    cross: bool = _of_prefix(
+        False, "Prefix constants attend to the frames: the same as --mapping_type cross.", free=True
+    )
+    only_prefix: bool = _of_prefix(
+        False, "Train the mapping network alone; the language model stays frozen and out of the checkpoint.", fixed=True
+    )
+    lora_rank: int = _of_prefix(
+        0,
+        "Fine-tune low-rank adapters of this rank in place of the language model itself, at --lm_lr; 0 is off. Needs "
+        "the extra lora.",
+        fixed=True,
+        least=0,
+        unless={"only_prefix": True},
+    )
+    prefix_length: int = _of_prefix(10, "Language-model embeddings that stand before the caption.", fixed=True, least=1)
+    num_layers: int = _of_prefix(
+        8, "Layers of the mapping transformer.", fixed=True, least=1, unless={"mapping_type": "mlp"}
+    )
+    normalize_prefix: bool = _of_prefix(False, "Divide each frame feature by its L2 norm.", fixed=True)
+    lm: str = _of_prefix(
+        "gpt2",
+        "Language model: a Hugging Face name, a local folder, a GGUF file, or smollm2-135m from its package.",
+        fixed=True,
+    )
+    recipe: Literal["ours", "reference"] = _of_prefix(
+        "ours",
+        "reference trains as the MSR-VTT ClipCap program: the first caption of each video, no end token, its mapping "
+        "networks and its optimiser; options left at their defaults become that program's.",
+        fixed=True,
+    )
+    lm_lr: float = _of_prefix(
+        2e-5, "Peak learning rate of the language model, where it is fine-tuned.", above=0, unless={"only_prefix": True}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.lm = absolute(self.lm) or self.lm
+
+    @classmethod
+    def imply(cls, given: dict[str, Any]) -> None:
+        # --mapping_type transformer --cross is how the MSR-VTT ClipCap program spells cross.
+        if given.get("cross"):
+            given["mapping_type"] = "cross"
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        return REFERENCE_RECIPE if given.get("recipe") == "reference" else {}
+
+    @property
+    def backbone_lr(self) -> float:
+        return self.lm_lr
+
+
+_of_lstm = partial(option, panel="With --model lstm", needs={"model": "lstm"})
+_of_encoder = partial(
+    option, panel="With --model lstm --train_encoder all", needs={"model": "lstm", "train_encoder": "all"}
+)
+
+
+@dataclass
+class LstmOptions(ModelOptions):
+    """A recurrent network that reads the frames and another that writes the words."""
+
+    captioner = "clipcap_video.models.recurrent:RecurrentCaptioner"
+
+    cell: Literal["lstm", "gru"] = _of_lstm("lstm", "Kind of the recurrent layers.", fixed=True)
+    attention: Literal["none", "additive"] = _of_lstm(
+        "additive",
+        "additive: before each word the decoder looks at the frames (Bahdanau). none: it knows what the "
+        "encoder's last state holds.",
+        fixed=True,
+    )
+    rnn_layers: int = _of_lstm(1, "Recurrent layers of the encoder, and of the decoder.", fixed=True, least=1)
+    rnn_width: int = _of_lstm(512, "Width of the recurrent layers.", fixed=True, least=1)
+    word_width: int = _of_lstm(256, "Width of a word's embedding.", fixed=True, least=1)
+    embeddings: Literal["tied", "separate"] = _of_lstm(
+        "tied", "Whether the words that are read and those that are written share their embeddings.", fixed=True
+    )
+    min_count: int = _of_lstm(
+        3,
+        "Words rarer than this in the training captions are read as <unk>, and never written.",
+        fixed=True,
+        least=1,
+        unless={"tokenizer": ANY},
+    )
+    tokenizer: str | None = _of_lstm(
+        None,
+        "Subwords instead of a vocabulary of words: the tokenizer of a Hugging Face name or of a local folder.",
+        fixed=True,
+    )
+    train_encoder: Literal["none", "head", "all"] = _of_lstm(
+        "head",
+        "none: the features are read as they are. head: a linear layer over them, in the place of the classifier. all: "
+        "that, and the image encoder itself, from the frames of --videos.",
+        fixed=True,
+    )
+    head_width: int = _of_lstm(
+        512, "Width of that linear layer.", fixed=True, least=1, unless={"train_encoder": "none"}
+    )
+
+    videos: list[Path] | None = _of_encoder(
+        None,
+        "The videos whose features are in --data, which say the encoder and the frames: a folder, a video, or a text "
+        "file of paths. May be given several times.",
+        free=True,
+    )
+    freeze_until: Literal["stem", "layer1", "layer2", "layer3", "layer4"] = _of_encoder(
+        "layer4", "The first stage of the encoder that is trained; those before it are frozen."
+    )
+    encoder_lr: float = _of_encoder(2e-5, "Peak learning rate of the encoder.", above=0)
+    encoder_weights: Path | None = _of_encoder(
+        None, "A file of weights for the encoder, where its own cannot be downloaded.", free=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.tokenizer = absolute(self.tokenizer)
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {"lr": 2e-3, "dropout": 0.3}  # all its weights start from nothing
+
+    @property
+    def backbone_lr(self) -> float:
+        return self.encoder_lr
+
+    def check(self, config: Any) -> None:
+        if self.train_encoder != "all":
+            return
+        if config.init_from is not None:
+            raise ClipcapError("--init_from starts from a captioner of stored features, not of --train_encoder all")
+        if not self.videos:
+            raise ClipcapError("--train_encoder all trains on frames; give the videos with --videos")
+
+
+CAPTIONERS = Registry("model", {"prefix": PrefixOptions, "lstm": LstmOptions})
