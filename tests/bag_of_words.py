@@ -10,7 +10,7 @@ from torch import Tensor
 
 import clipcap_video.encoders as encoders
 import clipcap_video.retrieval.train as retrieval
-import clipcap_video.training.run as captioning
+import clipcap_video.training.objectives.contrastive as contrastive
 
 
 class BagOfWords:
@@ -35,5 +35,5 @@ def use_bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def named(name: str, *options: Any) -> Any:
         return BagOfWords() if name == "bag-of-words" else load(name, *options)
 
-    for module in (encoders, retrieval, captioning):
+    for module in (encoders, retrieval, contrastive):
         monkeypatch.setattr(module, "load_text_encoder", named)

@@ -17,6 +17,7 @@ from clipcap_video.captioning.predictions import PredictionFile
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.features.batching import stack_features
 from clipcap_video.features.layouts import open_features
+from clipcap_video.models.checkpoint import objective_weights
 from clipcap_video.retrieval.model import load_retrieval
 from tests.bag_of_words import BagOfWords, use_bag_of_words
 from tests.cli.test_cli import run
@@ -92,6 +93,16 @@ def test_a_stopped_training_is_resumed_and_ends_in_the_same_weights(before: Path
     for name, tensor in expected.items():
         # To the bit on one machine; another's products round otherwise.
         torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_contrastive_run_trained_beside_the_captioner(before: Path) -> None:
+    """Version 0.1 kept it among the captioner's own weights."""
+    stored = load_file(before / "joint" / "best" / "model.safetensors")
+    assert stored["to_text.weight"].any()
+    found = objective_weights(before / "joint" / "best")
+    assert sorted(found) == ["logit_scale", "to_text.bias", "to_text.weight"]
+    assert all(torch.equal(found[name], stored[name]) for name in found)
+    assert objective_weights(before / "only_prefix" / "best") == {}
 
 
 def test_a_retrieval_model_gives_the_similarities_that_it_gave(before: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,39 +17,49 @@ import typer
 from clipcap_video.runs.options import choices_of, default_of, option_fields, option_hints, refuse_idle
 
 
-def command_of(config_class: type[Any], run: Callable[[Any], Path | None], name: str) -> Callable[..., None]:
+class Command:
     """A typer command with one option for each of `config_class`; it calls `run` with the filled dataclass.
 
     run: returns the file or folder that it made, beside or in which a record of the options is then left; None where
     it made none, or keeps a fuller record itself. Its docstring becomes the command's help.
     name: what the command is called.
+    Typer reads a command from its signature, which is made when it looks: by then everything is registered that an
+    option may choose among.
     """
-    hints = option_hints(config_class)
-    flags = [item.name for item in option_fields(config_class) if hints[item.name] is bool]
 
-    def command(context: typer.Context, **values: Any) -> None:
+    def __init__(self, config_class: type[Any], run: Callable[[Any], Path | None], name: str) -> None:
+        self.config_class, self.run = config_class, run
+        self.__name__ = name
+        self.__doc__ = run.__doc__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        hints = option_hints(self.config_class)
+        parameters = [_context_parameter(), _config_parameter(self.config_class, hints, self.__name__)]
+        parameters += [_parameter(item, hints[item.name]) for item in option_fields(self.config_class)]
+        parameters += [_unset_parameter(name) for name, hint in hints.items() if hint is bool]
+        return inspect.Signature(parameters)
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {name: parameter.annotation for name, parameter in self.__signature__.parameters.items()}
+
+    def __call__(self, context: typer.Context, **values: Any) -> None:
         def source(name: str) -> str:
             found = context.get_parameter_source(name)
             return "" if found is None else found.name
 
-        typed = {item.name for item in option_fields(config_class) if source(item.name) == "COMMANDLINE"}
-        given = {name: values[name] for name in hints if name in typed or source(name) == "DEFAULT_MAP"}
-        given |= {flag: False for flag in flags if values[f"no_{flag}"]}
-        config = config_class(**given)
+        names = [item.name for item in option_fields(self.config_class)]
+        typed = {name for name in names if source(name) == "COMMANDLINE"}
+        given = {name: values[name] for name in names if name in typed or source(name) == "DEFAULT_MAP"}
+        given |= {name: False for name in names if values.get(f"no_{name}")}
+        config = self.config_class(**given)
         refuse_idle(config, typed)
-        made = run(config)
+        made = self.run(config)
         if made is not None:
             from clipcap_video.runs.record import record_run
 
-            record_run(made, name, config)
-
-    parameters = [_context_parameter(), _config_parameter(config_class, hints, name)]
-    parameters += [_parameter(item, hints[item.name]) for item in option_fields(config_class)]
-    parameters += [_unset_parameter(flag) for flag in flags]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__doc__ = run.__doc__
-    return command
+            record_run(made, self.__name__, config)
 
 
 def _context_parameter() -> inspect.Parameter:

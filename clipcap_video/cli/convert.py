@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -60,4 +60,4 @@ def _convert(config: ConvertConfig) -> Path:
     return config.out
 
 
-convert = command_of(ConvertConfig, _convert, "convert")
+convert = Command(ConvertConfig, _convert, "convert")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -82,4 +82,4 @@ def _evaluate(config: EvaluateConfig) -> Path:
     return out
 
 
-evaluate = command_of(EvaluateConfig, _evaluate, "evaluate")
+evaluate = Command(EvaluateConfig, _evaluate, "evaluate")

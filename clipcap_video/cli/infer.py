@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from clipcap_video.captioning.config import InferConfig, chosen_settings
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 
 
 def _infer(config: InferConfig) -> None:
@@ -33,4 +33,4 @@ def _infer(config: InferConfig) -> None:
         sys.exit(1)
 
 
-caption_videos = command_of(InferConfig, _infer, "infer")
+caption_videos = Command(InferConfig, _infer, "infer")

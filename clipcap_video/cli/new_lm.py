@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -48,4 +48,4 @@ def _new_lm(config: NewLmConfig) -> Path:
     return config.out
 
 
-new_lm = command_of(NewLmConfig, _new_lm, "new-lm")
+new_lm = Command(NewLmConfig, _new_lm, "new-lm")

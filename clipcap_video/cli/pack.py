@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -29,4 +29,4 @@ def _pack(config: PackConfig) -> None:
     print(f"packed into {config.out}: {size / 1e6:.1f} MB")
 
 
-pack = command_of(PackConfig, _pack, "pack")
+pack = Command(PackConfig, _pack, "pack")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.report.config import ReportConfig
 
 
@@ -24,4 +24,4 @@ def _report(config: ReportConfig) -> Path:
     return config.out
 
 
-report = command_of(ReportConfig, _report, "report")
+report = Command(ReportConfig, _report, "report")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
@@ -27,7 +27,6 @@ class SearchConfig(Options):
     )
     json: bool = option(False, "Print one JSON object instead of lines.")
     index: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.")
-    rebuild: bool = option(False, "Make the index anew, whatever is there.")
     encoder: str | None = option(None, "Where the encoder is, if not where the features say.")
     encoder_weights: Path | None = option(None, "A file of weights for the encoder, where its own cannot be had.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
@@ -54,7 +53,6 @@ def _search(config: SearchConfig) -> None:
         config.features,
         config.model_dir,
         index_folder=config.index,
-        rebuild=config.rebuild,
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
         device=config.device,
@@ -75,4 +73,4 @@ def _search(config: SearchConfig) -> None:
         print(f"{rank:>4}  {hit.video:<{width}}  {hit.score:.3f}  {moment}")
 
 
-search_videos = command_of(SearchConfig, _search, "search")
+search_videos = Command(SearchConfig, _search, "search")

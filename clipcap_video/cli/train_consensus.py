@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.consensus.config import ConsensusTrainConfig
 
 
@@ -22,4 +22,4 @@ def _train(config: ConsensusTrainConfig) -> Path:
     return file
 
 
-train_consensus = command_of(ConsensusTrainConfig, _train, "train-consensus")
+train_consensus = Command(ConsensusTrainConfig, _train, "train-consensus")

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from clipcap_video.cli.command import command_of
+from clipcap_video.cli.command import Command
 from clipcap_video.retrieval.config import RetrievalEvaluationConfig, RetrievalTrainConfig
 
 
@@ -14,20 +14,20 @@ def _train(config: RetrievalTrainConfig) -> None:
     """Train a model that finds videos by text, after CLIP4Clip.
 
     With --data it learns on stored features beside a frozen text encoder; with --videos it trains CLIP itself, from
-    frames. Leaves the checkpoints OUT_DIR/best and OUT_DIR/last, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume goes
-    on.
+    frames. Leaves the checkpoints OUT_DIR/best and OUT_DIR/last, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume
+    continues.
     """
     from clipcap_video.retrieval.train import train_retrieval as train
 
     summary = train(config)
     if not summary.finished:
-        print(f"stopped after {summary.steps} steps; go on with --resume")
+        print(f"stopped after {summary.steps} steps; continue with --resume")
         sys.exit(130)
     score = "" if summary.best_score is None else f" (validation R@1 + R@5 + R@10: {summary.best_score:.1f})"
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")
 
 
-train_retrieval = command_of(RetrievalTrainConfig, _train, "train-retrieval")
+train_retrieval = Command(RetrievalTrainConfig, _train, "train-retrieval")
 
 
 def _evaluate(config: RetrievalEvaluationConfig) -> Path:
@@ -46,4 +46,4 @@ def _evaluate(config: RetrievalEvaluationConfig) -> Path:
     return out
 
 
-evaluate_retrieval = command_of(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval")
+evaluate_retrieval = Command(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval")

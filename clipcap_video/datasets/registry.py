@@ -6,20 +6,8 @@ decides a split. The first that matches reads the file.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from clipcap_video.datasets import activitynet, didemo, lists, lsmdc, msrvtt, msvd, tabular
-from clipcap_video.datasets.records import Listing, VideoRecord
-from clipcap_video.datasets.source import Source
-
-
-class Reader(Protocol):
-    """What a reader module offers."""
-
-    def matches(self, source: Source) -> bool: ...
-
-    def read(self, source: Source) -> list[VideoRecord] | Listing: ...
-
+from clipcap_video.datasets.base import Reader
 
 READERS: list[Reader] = [
     msrvtt,

@@ -18,7 +18,6 @@ from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import SUFFIX, read_features, read_header
 from clipcap_video.files import open_safetensors, sorted_ids
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint, read_config
-from clipcap_video.models.prefix import CaptionerConfig
 
 
 @dataclass
@@ -119,14 +118,14 @@ def examine_model(model_dir: Path, facts: StoreFacts | None, data: Path | None) 
         config, info = read_config(checkpoint)
         check_weights_file(checkpoint / WEIGHTS)
         # A frozen language model that is a path has to be where it was; names are fetched when they are needed.
-        path = Path(config.language_model) if isinstance(config, CaptionerConfig) and config.frozen_decoder else None
+        path = None if config.outside_model is None else Path(config.outside_model)
         if path is not None and path.is_absolute() and not path.exists():
             raise ClipcapError(f"{checkpoint} needs the language model {path}, which is gone; give its place with --lm")
     except ClipcapError as error:
         return [Finding("bad_model", model_dir.name, str(error), (str(model_dir),))], []
     if facts is None:
         return [], []
-    findings, width = [], config.mapping.feature_dim if isinstance(config, CaptionerConfig) else config.feature_dim
+    findings, width = [], config.feature_dim
     if (
         info.fingerprint is not None
         and facts.fingerprint is not None

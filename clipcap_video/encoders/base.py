@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -153,3 +153,18 @@ class NetworkEncoder(ImageEncoder):
 def _ordinary(features: Tensor) -> Tensor:
     # The copy is made outside inference mode, so that autograd accepts it as the input of a trained network.
     return features.float().cpu().clone()
+
+
+class TextEncoder(Protocol):
+    """What a frozen text encoder offers; image encoders with a text side do, too.
+
+    dim: width D of a text's vector. weights_digest: as in ImageEncoder.
+    """
+
+    name: str
+    dim: int
+    weights_digest: str
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """n texts -> float32 [n, D] on the CPU."""
+        ...

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import pickle
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,11 @@ class FullPrecision(nn.Module):
     def forward(self, x: Tensor, **options: Any) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return self.module(x.float(), **options)
+
+
+def write_weights(file: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Writes a safetensors file."""
+    from safetensors.torch import save
+
+    # `save_file` would make the file readable by its owner alone, whatever the umask.
+    file.write_bytes(save({name: tensor.to(dtype) for name, tensor in weights.items()}))

@@ -8,7 +8,7 @@ its own program. CIDEr and ROUGE-L are means over videos; CIDEr's document frequ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,34 +38,6 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled figures [S]."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def bleu_counts(hypotheses: Mapping[str, Sequence[str]], targets: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """What each video adds to BLEU: float64 [N, 10], of caption length, reference length, 4 guessed and 4 correct.
-
-    The reference length is that of the closest reference, as in the official evaluation.
-    """
-    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
-
-    rows = []
-    for video, (hypothesis,) in hypotheses.items():
-        lengths, counts = cook_refs(targets[video])
-        found = cook_test(hypothesis, (lengths, counts))
-        length = found["testlen"]
-        closest = min((abs(other - length), other) for other in lengths)[1]
-        rows.append([length, closest, *found["guess"], *found["correct"]])
-    return np.array(rows, dtype=np.float64)
-
-
-def bleu(totals: np.ndarray) -> np.ndarray:
-    """BLEU-1 to 4 from summed counts [..., 10] -> [..., 4], with the official evaluation's tiny constants."""
-    small, tiny = 1e-9, 1e-15
-    length, reference, guessed, correct = totals[..., 0], totals[..., 1], totals[..., 2:6], totals[..., 6:10]
-    precisions = (correct + tiny) / (guessed + small)
-    means = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, 5))
-    ratio = (length + tiny) / (reference + small)
-    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
-    return means * brevity[..., None]
 
 
 def meteor_statistics(lines: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The official caption metrics: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, computed by pycocoevalcap's scorers.
+"""Scores of captions by every metric of the registry: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr, and what was added.
 
-METEOR and the tokenizer of the official evaluation are Java programs (`metrics.java`). Without Java the
-captions are tokenised by `metrics.ptb` and METEOR is left out.
+The official ones are computed by pycocoevalcap's scorers. METEOR and the tokenizer of the official evaluation are Java
+programs (`metrics.java`). Without Java the captions are tokenised by `metrics.ptb` and METEOR is left out.
 """
 
 from __future__ import annotations
@@ -12,22 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from clipcap_video.datasets.records import VideoRecord, select
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import write_text
 from clipcap_video.metrics import java as java_program
 from clipcap_video.metrics import ptb
-from clipcap_video.metrics.bootstrap import bleu as bleu_of_counts
-from clipcap_video.metrics.bootstrap import bleu_counts, interval, resample_weights
-
-METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")
-NO_JAVA = (
-    "Java is not installed: METEOR is left out, and captions were tokenised by the Python rendering of the PTB rules"
-)
-
-_Tokens = dict[str, list[str]]
+from clipcap_video.metrics.base import Tokens
+from clipcap_video.metrics.bleu import Bleu
+from clipcap_video.metrics.bootstrap import interval, resample_weights
+from clipcap_video.metrics.cider import Cider
+from clipcap_video.metrics.registry import METRICS
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class CaptionScores:
     """CIDEr of each video."""
     tokenizer: str
     """"ptb" (the Java program) or "python"."""
-    missing: list[str]
-    """Names of the metrics left out, for want of Java."""
+    reasons: dict[str, str]
+    """Why a figure was left out, by figure."""
     unpredicted: list[str] = field(default_factory=list)
     """Videos that have references and no prediction. They are not scored."""
     videos: int = 0
@@ -48,13 +42,18 @@ class CaptionScores:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Bootstrap 95 % intervals over videos, by metric; empty unless asked for."""
 
+    @property
+    def missing(self) -> list[str]:
+        """Names of the figures left out."""
+        return list(self.reasons)
+
     def __getitem__(self, metric: str) -> float:
         return self.scores[metric]
 
     @property
     def note(self) -> str | None:
-        """One line on what was left out, or None."""
-        return NO_JAVA if self.missing else None
+        """A line for each reason why something was left out, or None."""
+        return "\n".join(dict.fromkeys(self.reasons.values())) or None
 
 
 def score_captions(
@@ -73,42 +72,44 @@ def score_captions(
     one video alone is 0 and scores of different sets of videos do not compare. Raises ClipcapError when there are no
     predictions, a predicted video has no references, or java is True and Java does not run.
     """
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.rouge.rouge import Rouge
-
     _check(predictions, references)
     if java is None:
         java = java_program.java_runs()
     elif java and not java_program.java_runs():
         raise ClipcapError("Java does not run here; install a Java runtime (version 8 or later) or score without it")
     hypotheses, targets = _tokenized(predictions, references, "ptb" if java else "python")
-
     weights = resample_weights(len(hypotheses), bootstrap, seed) if bootstrap else None
-    drawn: dict[str, np.ndarray] = {}
-    bleu, _ = Bleu(4).compute_score(targets, hypotheses, verbose=0)
-    scores = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
-    if java:
-        scores["METEOR"], drawn["METEOR"] = java_program.meteor(hypotheses, targets, weights)
-    _, rouge = Rouge().compute_score(targets, hypotheses)
-    # Rouge takes "" for a word of its own, which an empty reference then matches.
-    rouge = [score if tokens[0] else 0.0 for score, tokens in zip(rouge.tolist(), hypotheses.values(), strict=True)]
-    scores["ROUGE_L"] = sum(rouge) / len(rouge)
-    scores["CIDEr"], per_video = _cider(hypotheses, targets)
-    if weights is not None:
-        resampled = bleu_of_counts(weights @ bleu_counts(hypotheses, targets))
-        drawn |= {f"Bleu_{n}": resampled[:, n - 1] for n in range(1, 5)}
-        for metric, values in (("ROUGE_L", rouge), ("CIDEr", list(per_video.values()))):
-            drawn[metric] = weights @ np.array(values) / len(values)
+    metrics = {kind: kind() for kind in METRICS.values()}
+    reasons = {kind: metric.missing(java) for kind, metric in metrics.items()}
+    found = {
+        kind: metric.score(hypotheses, targets, weights) for kind, metric in metrics.items() if reasons[kind] is None
+    }
+    given = [(figure, found[kind]) for figure, kind in METRICS.items() if kind in found]
     return CaptionScores(
-        intervals={metric: interval(drawn[metric]) for metric in scores} if weights is not None else {},
-        scores=scores,
-        per_video=per_video,
+        scores={figure: figures.scores[figure] for figure, figures in given},
+        intervals={figure: interval(figures.drawn[figure]) for figure, figures in given if weights is not None},
+        per_video=found[METRICS["CIDEr"]].per_video,
         tokenizer="ptb" if java else "python",
-        missing=[metric for metric in METRICS if metric not in scores],
+        reasons={figure: reasons[kind] for figure, kind in METRICS.items() if kind not in found},
         unpredicted=[video for video in references if video not in predictions],
         videos=len(hypotheses),
         references=sum(len(captions) for captions in targets.values()),
     )
+
+
+def score_figure(figure: str, predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
+    """One figure alone, of captions that are tokenised without Java. Raises ClipcapError as `score_captions` does."""
+    _check(predictions, references)
+    score: float = METRICS.find(figure)().score(*_tokenized(predictions, references, "python")).scores[figure]
+    return score
+
+
+def require_figure(figure: str) -> None:
+    """Raises ClipcapError with the reason if a figure cannot be computed here."""
+    metric = METRICS.find(figure)()
+    # Java is looked for only where it is needed.
+    if metric.missing(False) and (reason := metric.missing(java_program.java_runs())):
+        raise ClipcapError(f"--best_by {figure} cannot be computed here ({reason}); choose another")
 
 
 def cider(
@@ -119,7 +120,8 @@ def cider(
     Raises ClipcapError as `score_captions` does.
     """
     _check(predictions, references)
-    return _cider(*_tokenized(predictions, references, tokenizer))
+    found = Cider().score(*_tokenized(predictions, references, tokenizer))
+    return found.scores["CIDEr"], found.per_video
 
 
 def score_untokenized(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -127,17 +129,14 @@ def score_untokenized(predictions: Mapping[str, str], references: Mapping[str, S
 
     They do not compare with published figures; see `score_captions`. Raises ClipcapError as that does.
     """
-    from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.rouge.rouge import Rouge
 
     _check(predictions, references)
     hypotheses = {video: [text] for video, text in predictions.items()}
     targets = {video: list(references[video]) for video in predictions}
-    bleu, _ = Bleu(4).compute_score(targets, hypotheses, verbose=0)
-    scores = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
-    scores["ROUGE_L"] = float(Rouge().compute_score(targets, hypotheses)[0])
-    scores["CIDEr"], _ = _cider(hypotheses, targets)
-    return scores
+    rouge = float(Rouge().compute_score(targets, hypotheses)[0])  # to which "" is a word
+    kept = [metric().score(hypotheses, targets).scores for metric in (Bleu, Cider)]
+    return {**kept[0], "ROUGE_L": rouge, **kept[1]}
 
 
 def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
@@ -156,18 +155,9 @@ def name_some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def _cider(hypotheses: _Tokens, targets: _Tokens) -> tuple[float, dict[str, float]]:
-    from pycocoevalcap.cider.cider import Cider
-
-    if not any(reference for references in targets.values() for reference in references):
-        return 0.0, dict.fromkeys(hypotheses, 0.0)  # the scorer cannot do without a word
-    corpus, scores = Cider().compute_score(targets, hypotheses)
-    return float(corpus), dict(zip(hypotheses, scores.tolist(), strict=True))
-
-
 def _tokenized(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], tokenizer: str
-) -> tuple[_Tokens, _Tokens]:
+) -> tuple[Tokens, Tokens]:
     """Tokenised predictions (one a video) and references of the same videos, in the predictions' order."""
     if tokenizer not in ("ptb", "python"):
         raise ClipcapError(f"unknown tokenizer {tokenizer!r}; it is ptb (needs Java) or python")
@@ -220,9 +210,7 @@ def evaluate_captions(
 def describe_scores(scores: CaptionScores) -> str:
     """A small table, figures times 100 with their 95 % intervals if known, with a line on anything left out."""
     lines = [
-        f"{metric:<8}{100 * scores[metric]:7.2f}{_describe_interval(scores, metric)}"
-        for metric in METRICS
-        if metric in scores.scores
+        f"{metric:<8}{100 * score:7.2f}{_describe_interval(scores, metric)}" for metric, score in scores.scores.items()
     ]
     lines.append(f"{scores.videos:,} videos, {scores.references:,} references, times 100")
     if scores.unpredicted:

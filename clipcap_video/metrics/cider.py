@@ -1,4 +1,5 @@
-"""CIDEr of single captions against fixed document frequencies, quick enough to reward every sample in training."""
+"""CIDEr of a corpus, of the official scorer; and of single captions against fixed document frequencies, quick enough to
+reward every sample in training."""
 
 from __future__ import annotations
 
@@ -6,12 +7,28 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from clipcap_video.metrics import ptb
+from clipcap_video.metrics.base import Figures, Metric, Tokens, mean_figures
 
 LONGEST = 4  # n-grams of 1 to 4 words
 SIGMA = 6.0  # of the Gaussian penalty on a difference in length
 
 Ngram = tuple[str, ...]
+
+
+class Cider(Metric):
+    """Of the corpus, the mean of its videos'; n-grams weigh by how many videos' references hold them."""
+
+    def score(self, hypotheses: Tokens, targets: Tokens, weights: np.ndarray | None = None) -> Figures:
+        from pycocoevalcap.cider.cider import Cider as Scorer
+
+        each = [0.0] * len(hypotheses)
+        # The scorer cannot do without a word.
+        if any(reference for references in targets.values() for reference in references):
+            each = Scorer().compute_score(targets, hypotheses)[1].tolist()
+        return mean_figures("CIDEr", dict(zip(hypotheses, each, strict=True)), weights)
 
 
 class CiderReward:

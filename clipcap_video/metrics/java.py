@@ -15,6 +15,7 @@ import numpy as np
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import packaged
 from clipcap_video.metrics import ptb
+from clipcap_video.metrics.base import Tokens
 from clipcap_video.metrics.bootstrap import meteor_statistics
 
 
@@ -57,9 +58,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     return [" ".join(word for word in line.split() if word not in ptb.PUNCTUATION) for line in output[: len(lines)]]
 
 
-def meteor(
-    hypotheses: dict[str, list[str]], targets: dict[str, list[str]], weights: np.ndarray | None = None
-) -> tuple[float, np.ndarray]:
+def meteor(hypotheses: Tokens, targets: Tokens, weights: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """METEOR 1.5 of the corpus, from tokenised captions: one hypothesis a video and its references.
 
     weights: int [S, N], how often each video counts in each of S corpora drawn from it. Returns the figure, and

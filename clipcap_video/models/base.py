@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from clipcap_video.decoding.protocol import StepModel
+from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.packing import PackedCaptions
 
-LOGITS_AT_ONCE = 2**26  # 256 MiB in float32
+# The files of a checkpoint that some or all kinds write.
+CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
+ENCODER_WEIGHTS = "encoder.safetensors"
+
+
+class ModelConfig:
+    """Base of the dataclasses that rebuild a captioner, beside its weights and its tokenizer.
+
+    feature_dim: D, width of a frame feature. max_frames: frames of a video that it is given at most.
+    outside_model, outside_digest: name and digest of the frozen language model that a checkpoint does without.
+    """
+
+    feature_dim: Any
+    max_frames: Any
+    outside_model: str | None = None
+    outside_digest: str | None = None
+
+    def shareable(self, training: dict[str, Any]) -> Any:
+        """The same without paths of the machine that trained it; `training` has the options, which lose them too."""
+        return self
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a fresh captioner is made to fit. feature_dim: D; max_frames: most of a video; captions: to learn from.
+
+    encoder: to be trained along, from frames that `encoder_weights` (a digest) tells; None where features are stored.
+    """
+
+    feature_dim: int
+    max_frames: int
+    captions: Sequence[str]
+    encoder: TrainableEncoder | None = None
+    encoder_weights: str | None = None
 
 
 class CaptionModel(nn.Module, ABC):
@@ -28,6 +63,29 @@ class CaptionModel(nn.Module, ABC):
     kind: ClassVar[str]
     config: Any
     tokenizer: Any
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, facts: TrainingFacts) -> CaptionModel:
+        """A fresh one. config: a TrainConfig, or whatever has the options of this kind, `dropout` and `seed`."""
+
+    @classmethod
+    @abstractmethod
+    def read_config(cls, raw: dict[str, Any]) -> Any:
+        """Its config from the JSON object in a checkpoint. Raises TypeError for one that does not fit."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: Any, checkpoint: Path, language_model: str | None) -> CaptionModel:
+        """The one in a checkpoint, but for the weights in `model.safetensors`.
+
+        language_model: where to find a frozen language model, if not under the name that the checkpoint has.
+        Raises ClipcapError when a part is missing or does not fit.
+        """
+
+    def save(self, folder: Path, dtype: torch.dtype) -> None:
+        """Writes what a checkpoint holds of it beside config and weights. dtype: of further weights."""
+        self.tokenizer.save_pretrained(folder / TOKENIZER)
 
     @property
     @abstractmethod
@@ -56,19 +114,23 @@ class CaptionModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the next token: hidden [..., E] -> float32 [..., V]; -inf where a token is never written."""
+    def output_layer(self) -> tuple[Tensor, Tensor | None]:
+        """What makes logits of hidden states: weight [V, E], and bias [V], -inf where a token is never written."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Its architecture, in words for a person."""
 
+    def architecture(self) -> dict[str, Any]:
+        """Its choices under the names of the options that made them, where inference knows those options too."""
+        return {}
+
+    def keep_in(self, precision: str, frozen_only: bool = False) -> None:
+        """Casts its language model, if it has one, to "fp32" or "bf16"; with `frozen_only` unless it is trained."""
+
     def backbone(self) -> nn.Module | None:
         """The pre-trained part, which learns at a rate of its own."""
         return None
-
-    def clamp_scale(self) -> None:
-        """Mends what an optimiser step may have moved too far."""
 
     def stays_out(self) -> Iterable[str]:
         """Names of weights that a checkpoint does not hold in `model.safetensors`."""
@@ -152,30 +214,6 @@ class CaptionModel(nn.Module, ABC):
 
     def _mean_loss(self, hidden: Tensor, row_of_label: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         """Mean cross-entropy of the batch's N labels, predicted at rows `row_of_label` [N] of hidden [R, E]."""
-        labels, weights = batch.labels, batch.label_weight
-        size = max(1, LOGITS_AT_ONCE // self.vocabulary_size)
-        if len(hidden) <= size:
-            return self._summed_loss(hidden, row_of_label, labels, weights, label_smoothing) / len(labels)
-        # A batch of hundreds of captions has gigabytes of logits. Piece by piece, and made again for the gradient.
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(hidden), size):
-            inside = (row_of_label >= start) & (row_of_label < start + size)
-            own = None if weights is None else weights[inside]
-            piece = (hidden[start : start + size], row_of_label[inside] - start, labels[inside], own)
-            total = total + checkpoint(self._summed_loss, *piece, label_smoothing, use_reentrant=False)
-        return total / len(labels)
-
-    def _summed_loss(
-        self, hidden: Tensor, row_of_label: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float
-    ) -> Tensor:
-        """Summed cross-entropy, times weights [N], of labels [N] predicted at rows [N] of hidden [R, E]."""
-        log_probs = F.log_softmax(self._logits(hidden), dim=-1)  # [R, V]
-        loss = -log_probs[row_of_label, labels]  # [N]
-        if label_smoothing > 0:
-            uniform = -self._mean_log_probs(log_probs)[row_of_label]
-            loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-        return (loss if weights is None else loss * weights).sum()
-
-    def _mean_log_probs(self, log_probs: Tensor) -> Tensor:
-        """Mean over the tokens that can be written: [R, V] -> [R]."""
-        return log_probs.mean(dim=-1)
+        weight, bias = self.output_layer()
+        labels, worth = batch.labels, batch.label_weight
+        return summed_cross_entropy(hidden, weight, bias, row_of_label, labels, worth, label_smoothing) / len(labels)

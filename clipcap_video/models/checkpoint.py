@@ -13,40 +13,27 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from clipcap_video.encoders.weights import read_state_dict
+from clipcap_video.encoders.weights import read_state_dict, write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import open_safetensors
-from clipcap_video.models.base import CaptionModel
-from clipcap_video.models.language_model import (
-    digest_language_model,
-    language_model_from_config,
-    load_language_model,
-    load_tokenizer,
-)
+from clipcap_video.models.base import CONFIG, ENCODER_WEIGHTS, WEIGHTS, CaptionModel
 from clipcap_video.models.legacy import find_legacy
-from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
-from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
+from clipcap_video.models.options import CAPTIONERS
 
-CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
 # Options of a run that name places on the machine that trained it.
 PATHS = ("data", "caption", "out_dir", "init_from", "videos", "encoder_weights")
-ENCODER_WEIGHTS = "encoder.safetensors"
 CONSENSUS = "consensus.safetensors"
-
-# kind of model -> what reads its configuration
-CONFIGS: dict[str, Callable[[dict[str, Any]], CaptionerConfig | RecurrentConfig]] = {
-    PrefixCaptioner.kind: lambda raw: CaptionerConfig(**{**raw, "mapping": MappingConfig(**raw["mapping"])}),
-    RecurrentCaptioner.kind: lambda raw: RecurrentConfig(**raw),
-}
+OBJECTIVE_WEIGHTS = "objective.safetensors"
+# Those of the contrastive objective lay among the captioner's in version 0.1.
+FORMER_OBJECTIVE = ("logit_scale", "to_text.weight", "to_text.bias")
 
 
 @dataclass
@@ -75,11 +62,7 @@ def save_checkpoint(
     """
 
     def more(partial: Path) -> None:
-        model.tokenizer.save_pretrained(partial / TOKENIZER)
-        if isinstance(model, PrefixCaptioner) and not model.config.frozen_decoder:
-            model.language_model.config.save_pretrained(partial / LANGUAGE_MODEL)
-        if isinstance(model, RecurrentCaptioner) and model.trained_encoder is not None:
-            _write_weights(partial / ENCODER_WEIGHTS, model.trained_encoder.trained_weights(), dtype)
+        model.save(partial, dtype)
         if extra is not None:
             extra(partial)
 
@@ -107,17 +90,10 @@ def write_checkpoint(
         "progress": info.progress,
     }
     with _replaced(directory) as partial:
-        _write_weights(partial / WEIGHTS, weights, dtype)
+        write_weights(partial / WEIGHTS, weights, dtype)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if extra is not None:
             extra(partial)
-
-
-def _write_weights(file: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    from safetensors.torch import save
-
-    # `save_file` would make the file readable by its owner alone, whatever the umask.
-    file.write_bytes(save({name: tensor.to(dtype) for name, tensor in weights.items()}))
 
 
 def pack_checkpoint(checkpoint: Path, out: Path) -> int:
@@ -129,15 +105,17 @@ def pack_checkpoint(checkpoint: Path, out: Path) -> int:
 
 
 def keep_parts(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Callable[[Path], None]:
-    """Writes what `checkpoint` has beside the captioner into another one: encoder layers that were trained along, and
-    a consensus network."""
+    """Writes what `checkpoint` has beside the captioner into another one: encoder layers that were trained along, an
+    objective's own weights, and a consensus network."""
     trained = checkpoint / ENCODER_WEIGHTS
     layers = read_state_dict(trained) if trained.exists() else None
+    beside = {ENCODER_WEIGHTS: layers, OBJECTIVE_WEIGHTS: objective_weights(checkpoint)}
     keep_ranker = keep_consensus(checkpoint)
 
     def write(partial: Path) -> None:
-        if layers is not None:
-            _write_weights(partial / ENCODER_WEIGHTS, layers, dtype)
+        for name, weights in beside.items():
+            if weights:
+                write_weights(partial / name, weights, dtype)
         keep_ranker(partial)
 
     return write
@@ -158,11 +136,7 @@ def keep_consensus(checkpoint: Path) -> Callable[[Path], None]:
 def shareable(config: Any, info: CheckpointInfo) -> Any:
     """A model's configuration without paths of the machine that trained it; `info` loses those of its options."""
     info.training = {name: value for name, value in info.training.items() if name not in PATHS}
-    if not isinstance(config, CaptionerConfig) or config.frozen_decoder:
-        return config
-    # Only a name from here on: the weights are in the checkpoint.
-    info.training["lm"] = Path(config.language_model).name
-    return replace(config, language_model=info.training["lm"])
+    return config.shareable(info.training)
 
 
 def trained_weights(model: CaptionModel) -> dict[str, Tensor]:
@@ -250,19 +224,24 @@ def _checkpoint_of_epoch(model_dir: Path, prefix: str | None, epoch: int) -> Pat
 Config = TypeVar("Config")
 
 # What a checkpoint of each kind is, and the commands that take it.
-KINDS = {
-    **dict.fromkeys(CONFIGS, "a captioner, for inference_vtt.py"),
-    "retrieval": "a retrieval model, for clipcap-video search and evaluate-retrieval",
-}
+CAPTIONER = "a captioner, for inference_vtt.py"
+OTHERS = {"retrieval": "a retrieval model, for clipcap-video search and evaluate-retrieval"}
 
 
-def read_config(checkpoint: Path) -> tuple[CaptionerConfig | RecurrentConfig, CheckpointInfo]:
-    """The configuration of a captioner's checkpoint directory, without its weights."""
+def read_config(checkpoint: Path) -> tuple[Any, CheckpointInfo]:
+    """The configuration of a captioner's checkpoint directory, a ModelConfig, without its weights."""
+    (_, config), info = _read_kind(checkpoint)
+    return config, info
 
-    def captioner(raw: dict[str, Any]) -> CaptionerConfig | RecurrentConfig:
-        return CONFIGS[raw.get("model", PrefixCaptioner.kind)](raw["captioner"])
 
-    return parse_config(checkpoint, tuple(CONFIGS), captioner)
+def _read_kind(checkpoint: Path) -> tuple[tuple[type[CaptionModel], Any], CheckpointInfo]:
+    """The class of a checkpoint's captioner with its configuration."""
+
+    def captioner(raw: dict[str, Any]) -> tuple[type[CaptionModel], Any]:
+        kind = CAPTIONERS[raw.get("model", "prefix")].captioner_class()
+        return kind, kind.read_config(raw["captioner"])
+
+    return parse_config(checkpoint, tuple(CAPTIONERS), captioner)
 
 
 def parse_config(
@@ -276,8 +255,9 @@ def parse_config(
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         found = raw.get("model", kinds[0])
-        if found not in kinds and found in KINDS:
-            raise ClipcapError(f"{checkpoint} is {KINDS[found]}; expected {KINDS[kinds[0]]}")
+        known = {**dict.fromkeys(CAPTIONERS, CAPTIONER), **OTHERS}
+        if found not in kinds and found in known:
+            raise ClipcapError(f"{checkpoint} is {known[found]}; expected {known[kinds[0]]}")
         if found not in kinds:
             raise ClipcapError(
                 f"{file} is of a {found!r} model, which this version does not know; use a newer version, or one of "
@@ -302,39 +282,28 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
     language_model: where to find the frozen language model, if not under the name that the checkpoint has.
     Raises ClipcapError when a part is missing, damaged or does not fit.
     """
-    config, info = read_config(checkpoint)
-    model: CaptionModel
-    if isinstance(config, RecurrentConfig):
-        if language_model is not None:
-            raise ClipcapError(f"{checkpoint} has no language model, for it is a recurrent captioner; leave out --lm")
-        model = RecurrentCaptioner(config, load_tokenizer(checkpoint / TOKENIZER))
-    else:
-        model = _prefix_captioner(config, checkpoint, language_model)
+    (kind, config), info = _read_kind(checkpoint)
+    model = kind.load(config, checkpoint, language_model)
     load_weights(model, checkpoint / WEIGHTS)
     return model.eval(), info
 
 
-def _prefix_captioner(config: CaptionerConfig, checkpoint: Path, language_model: str | None) -> PrefixCaptioner:
-    if config.frozen_decoder:
-        decoder, tokenizer = load_language_model(language_model or config.language_model)
-        if digest_language_model(decoder) != config.language_model_digest:
-            raise ClipcapError(
-                f"language model {language_model or config.language_model!r} is not the one that {checkpoint} was "
-                f"trained with ({config.language_model!r}, {config.language_model_digest}); give that one with --lm"
-            )
-    else:
-        if language_model is not None:
-            raise ClipcapError(f"{checkpoint} carries its own fine-tuned language model; leave out --lm")
-        folder = checkpoint / LANGUAGE_MODEL
-        if not (folder / CONFIG).is_file():
-            raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
-        decoder, tokenizer = language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER)
-    return PrefixCaptioner(config, decoder, tokenizer)
-
-
 def load_weights(model: CaptionModel, file: Path) -> None:
     """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
-    fill(model, trained_weights(model), read_weights(file), file)
+    wanted, found = trained_weights(model), read_weights(file)
+    fill(model, wanted, {name: tensor for name, tensor in found.items() if name not in FORMER_OBJECTIVE}, file)
+
+
+def objective_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """What an objective trained beside the captioner of a checkpoint; {} where there is no such thing."""
+    file = checkpoint / OBJECTIVE_WEIGHTS
+    if file.is_file():
+        return read_weights(file)
+    former = checkpoint / WEIGHTS
+    names = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))["captioner"] if former.is_file() else {}
+    if not names.get("text_dim"):
+        return {}
+    return {name: tensor for name, tensor in read_weights(former).items() if name in FORMER_OBJECTIVE}
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

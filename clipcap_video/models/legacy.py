@@ -23,10 +23,9 @@ from torch import Tensor
 from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.prefix import STOP_TEXT, CaptionerConfig, PrefixCaptioner
 
 FRAMES = 28  # of each video, in the MSR-VTT program's features
-STOP_TEXT = "."
 
 # Masks that old releases of transformers kept among GPT-2's weights.
 _MASKS = re.compile(r"gpt\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")

@@ -29,7 +29,8 @@ def summed_cross_entropy(
 ) -> Tensor:
     """Summed cross-entropy (nats, float32) of N labels predicted at rows of R hidden states.
 
-    hidden: [R, E]; weight: [V, E]; bias: [V]; row_of_label, labels: [N] int64, a row may have several labels.
+    hidden: [R, E]; weight: [V, E]; bias: [V], -inf for tokens that are never written, which get no part of the
+    smoothing; row_of_label, labels: [N] int64, a row may have several labels.
     label_weight: [N], by which each label's part is multiplied.
     """
     return _SummedCrossEntropy.apply(hidden, weight, bias, row_of_label, labels, label_weight, label_smoothing)
@@ -56,6 +57,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if wants_bias and bias is not None else None
         total = hidden.new_zeros((), dtype=torch.float32)
         weights = torch.ones_like(labels, dtype=torch.float32) if label_weight is None else label_weight.float()
+        # Smoothing goes to the tokens that can be written.
+        never = None if bias is None or bool(bias.isfinite().all()) else bias.isneginf()
+        words = len(weight) if never is None else len(weight) - int(never.sum())
         size = max(1, LOGITS_AT_ONCE // len(weight))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), size):
@@ -69,14 +73,17 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 loss = -(log_probs[places] * worth).sum()
                 count = log_probs.new_zeros(len(rows)).index_add_(0, places[0], worth)  # weight of each row's labels
                 if smoothing > 0:
-                    loss = (1 - smoothing) * loss - smoothing * (log_probs.mean(dim=-1) * count).sum()
+                    possible = log_probs if never is None else log_probs.masked_fill(never, 0.0)
+                    loss = (1 - smoothing) * loss - smoothing * (possible.sum(dim=-1) / words * count).sum()
+                    del possible
                 total += loss
                 if grad_hidden is None and grad_weight is None and grad_bias is None:
                     continue
-                # d loss / d logits = count * softmax - (1 - smoothing) * labels - smoothing * count / V
+                # d loss / d logits = count * softmax - (1 - smoothing) * labels - smoothing * count / words
                 gradient = log_probs.exp_().mul_(count[:, None])
                 if smoothing > 0:
-                    gradient.sub_((smoothing / len(weight) * count)[:, None])
+                    share = (smoothing / words * count)[:, None]
+                    gradient.sub_(share if never is None else share * ~never)
                 gradient.index_put_(places, (smoothing - 1) * worth, accumulate=True)
                 product_gradient = gradient.to(dtype)
                 if grad_hidden is not None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,17 +15,24 @@ from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
-from clipcap_video.models.base import CaptionModel
-from clipcap_video.models.contrastive import FIRST_SCALE, LARGEST_SCALE, contrastive_loss
-from clipcap_video.models.loss import summed_cross_entropy
+from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
+from clipcap_video.models.language_model import (
+    digest_language_model,
+    keep_in,
+    language_model_from_config,
+    load_language_model,
+    load_tokenizer,
+)
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.mapping.registry import build_mapping
 from clipcap_video.models.packed_mask import BLOCK, PADDING, block_attention, block_mask, dense_mask, suits_blocks
 from clipcap_video.models.packing import PackedCaptions
 
+STOP_TEXT = "."  # of the ClipCap programs
+
 
 @dataclass(frozen=True)
-class CaptionerConfig:
+class CaptionerConfig(ModelConfig):
     """What rebuilds a captioner, beside its weights and its tokenizer.
 
     language_model: the name it was loaded by; needed again only when `only_prefix`.
@@ -36,7 +44,6 @@ class CaptionerConfig:
         caption that does not come to it breaks off.
     lora_rank: the language model is frozen but for low-rank adapters of this rank (Hu et al., arXiv 2106.09685), which
         alone are in the checkpoint; 0 is none.
-    text_dim: width of the text embeddings that the pooled prefix was trained to find, too; 0 where it was not.
     """
 
     mapping: MappingConfig
@@ -45,7 +52,6 @@ class CaptionerConfig:
     only_prefix: bool
     stop_text: str | None = None
     lora_rank: int = 0
-    text_dim: int = 0
 
     @property
     def frozen_decoder(self) -> bool:
@@ -53,9 +59,27 @@ class CaptionerConfig:
         return self.only_prefix or self.lora_rank > 0
 
     @property
+    def feature_dim(self) -> int:
+        return self.mapping.feature_dim
+
+    @property
     def max_frames(self) -> int:
-        """Frames of a video that the mapping network is given at most."""
         return self.mapping.max_frames
+
+    @property
+    def outside_model(self) -> str | None:  # type: ignore[override]
+        return self.language_model if self.frozen_decoder else None
+
+    @property
+    def outside_digest(self) -> str | None:  # type: ignore[override]
+        return self.language_model_digest if self.frozen_decoder else None
+
+    def shareable(self, training: dict[str, Any]) -> CaptionerConfig:
+        if self.frozen_decoder:
+            return self
+        # Only a name from here on: the weights are in the checkpoint.
+        training["lm"] = Path(self.language_model).name
+        return replace(self, language_model=training["lm"])
 
 
 class PrefixCaptioner(CaptionModel):
@@ -65,8 +89,6 @@ class PrefixCaptioner(CaptionModel):
     """
 
     kind = "prefix"
-    to_text: nn.Linear
-    logit_scale: nn.Parameter
 
     def __init__(self, config: CaptionerConfig, language_model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -78,8 +100,62 @@ class PrefixCaptioner(CaptionModel):
             self.language_model.requires_grad_(False)
         elif config.lora_rank:
             add_adapters(language_model, config.lora_rank)
-        if config.text_dim:
-            self.learn_to_retrieve(config.text_dim)
+
+    @classmethod
+    def build(cls, config: Any, facts: TrainingFacts) -> PrefixCaptioner:
+        reference = config.recipe == "reference"
+        language_model, tokenizer = load_language_model(config.lm)
+        embedding_dim = language_model.get_input_embeddings().weight.shape[1]
+        mapping = MappingConfig(
+            mapping_type=config.mapping_type,
+            feature_dim=facts.feature_dim,
+            embedding_dim=embedding_dim,
+            prefix_length=config.prefix_length,
+            max_frames=facts.max_frames,
+            num_layers=config.num_layers,
+            dropout=config.dropout,
+            input_norm=not reference,
+            temporal_positions=not reference,
+            normalize_prefix=config.normalize_prefix,
+            hidden_dim=max(1, embedding_dim // 2) if reference else None,
+        )
+        digest = digest_language_model(language_model)
+        torch.manual_seed(config.seed)
+        stop_text = STOP_TEXT if reference else None
+        captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
+        return cls(captioner, language_model, tokenizer)
+
+    @classmethod
+    def read_config(cls, raw: dict[str, Any]) -> CaptionerConfig:
+        # text_dim: of the contrastive loss, which had its weights in here once.
+        kept = {name: value for name, value in raw.items() if name != "text_dim"}
+        return CaptionerConfig(**{**kept, "mapping": MappingConfig(**raw["mapping"])})
+
+    @classmethod
+    def load(cls, config: CaptionerConfig, checkpoint: Path, language_model: str | None) -> PrefixCaptioner:
+        if config.frozen_decoder:
+            decoder, tokenizer = load_language_model(language_model or config.language_model)
+            if digest_language_model(decoder) != config.language_model_digest:
+                raise ClipcapError(
+                    f"language model {language_model or config.language_model!r} is not the one that {checkpoint} was "
+                    f"trained with ({config.language_model!r}, {config.language_model_digest}); give that one with --lm"
+                )
+            return cls(config, decoder, tokenizer)
+        if language_model is not None:
+            raise ClipcapError(f"{checkpoint} carries its own fine-tuned language model; leave out --lm")
+        folder = checkpoint / LANGUAGE_MODEL
+        if not (folder / CONFIG).is_file():
+            raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
+        return cls(config, language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER))
+
+    def save(self, folder: Path, dtype: torch.dtype) -> None:
+        super().save(folder, dtype)
+        if not self.config.frozen_decoder:
+            self.language_model.config.save_pretrained(folder / LANGUAGE_MODEL)
+
+    def keep_in(self, precision: str, frozen_only: bool = False) -> None:
+        if self.config.frozen_decoder or not frozen_only:
+            keep_in(self.language_model, precision, frozen_only=frozen_only)
 
     @property
     def feature_dim(self) -> int:
@@ -118,6 +194,13 @@ class PrefixCaptioner(CaptionModel):
         mapping = self.config.mapping
         return {"mapping network": f"{mapping.mapping_type}, {mapping.prefix_length} prefix tokens"}
 
+    def architecture(self) -> dict[str, Any]:
+        """num_layers: None where the mapping network has none."""
+        mapping = self.config.mapping
+        names = ("mapping_type", "prefix_length", "num_layers", "normalize_prefix")
+        found = {name: getattr(mapping, name) for name in names}
+        return found | {"num_layers": None} if mapping.mapping_type == "mlp" else found
+
     def backbone(self) -> nn.Module:
         return self.language_model
 
@@ -136,66 +219,18 @@ class PrefixCaptioner(CaptionModel):
             return self.tokenizer.decode(tokens if stop_token is None else [*tokens, stop_token])
         return super().decode_tokens(tokens)
 
-    def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0, retrieval_loss: float = 0.0) -> Tensor:
-        """Mean cross-entropy in nats over all labels of the batch, each times its weight where it has one.
+    def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
+        return self.caption_loss(self.mapping(batch.features, batch.mask), batch, label_smoothing)
 
-        retrieval_loss: what the contrastive loss is multiplied by before it is added.
-        """
-        prefix = self.mapping(batch.features, batch.mask)
-        loss = self._caption_loss(prefix, batch, label_smoothing)
-        if retrieval_loss:
-            loss = loss + retrieval_loss * self.retrieval_loss(prefix, batch)
-        return loss
-
-    def retrieval_loss(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
-        """Symmetric cross-entropy in nats: each caption finds its video, and each video its caption, in the batch.
-
-        prefix: [B, P, E]; a video is the mean of its prefix, projected to the width of the text embeddings. These are
-        a frozen encoder's: the language model's own states would know the video, for captions attend to the prefix.
-        """
-        assert batch.text is not None
-        assert batch.text_row is not None
-        video = F.normalize(self.to_text(prefix.mean(1)).float(), dim=-1)  # [B, W]
-        cosines = F.normalize(batch.text, dim=-1) @ video[batch.text_row].T  # [C, C]
-        return contrastive_loss(self.logit_scale.exp() * cosines, batch.text_row)
-
-    def learn_to_retrieve(self, text_dim: int) -> None:
-        """Adds what the contrastive loss needs for text embeddings of this width, unless it is there."""
-        if hasattr(self, "to_text") and self.to_text.out_features == text_dim:
-            return
-        self.config = replace(self.config, text_dim=text_dim)
-        self.to_text = nn.Linear(self.config.mapping.embedding_dim, text_dim)
-        self.logit_scale = nn.Parameter(torch.tensor(FIRST_SCALE))
-
-    def retrieval_parameters(self) -> Iterator[nn.Parameter]:
-        """What only the contrastive loss trains."""
-        if self.config.text_dim:
-            yield from self.to_text.parameters()
-            yield self.logit_scale
-
-    def clamp_scale(self) -> None:
-        """Keeps the scale of the contrastive loss at 100 or below."""
-        if self.config.text_dim:
-            self.logit_scale.data.clamp_(max=LARGEST_SCALE)
-
-    def _caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
+    def caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
+        """The loss of a batch whose prefix [B, P, E] is there already."""
         hidden = self._read_packed(prefix, batch)
         length = hidden.shape[1]
         # Every caption's first token is predicted at the end of the prefix: one row of logits serves them all.
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
-        head = self.language_model.get_output_embeddings()
-        total = summed_cross_entropy(
-            predicting,
-            head.weight,
-            getattr(head, "bias", None),
-            row_of_label,
-            batch.labels,
-            batch.label_weight,
-            label_smoothing,
-        )
-        return total / len(batch.labels)
+        return self._mean_loss(predicting, row_of_label, batch, label_smoothing)
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
@@ -217,8 +252,9 @@ class PrefixCaptioner(CaptionModel):
             )
         return out.last_hidden_state[:, : count + length]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.language_model.get_output_embeddings()(hidden).float()
+    def output_layer(self) -> tuple[Tensor, Tensor | None]:
+        head = self.language_model.get_output_embeddings()
+        return head.weight, getattr(head, "bias", None)
 
     def start(self, features: Tensor, mask: Tensor, max_tokens: int) -> PrefixDecoding:
         """State for decoding captions of up to `max_tokens` tokens; see decoding.protocol.StepModel.
@@ -253,12 +289,11 @@ class PrefixDecoding:
         self.captioner = captioner
         self.prefix = prefix
         self.position = prefix.shape[1]
-        head = captioner.language_model.get_output_embeddings()
+        weight, bias = captioner.output_layer()
         # Cast once a batch where autocast would do it in every step.
         device = prefix.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
-        bias = getattr(head, "bias", None)
-        self.head = (head.weight.to(dtype), None if bias is None else bias.to(dtype))
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        self.head = (weight.to(dtype), None if bias is None else bias.to(dtype))
         self.cache = roomy_cache(captioner.language_model.config.num_hidden_layers, max_tokens)
         # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
         self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from clipcap_video.encoders.trainable import TrainableEncoder
+from clipcap_video.encoders.weights import write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.base import ENCODER_WEIGHTS, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
+from clipcap_video.models.language_model import load_tokenizer
 from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.models.vocabulary import subword_tokenizer, word_tokenizer
 
 # name -> layers that read a whole sequence at once, and one layer that takes one step
 CELLS: dict[str, tuple[Callable[..., nn.RNNBase], Callable[..., nn.RNNCellBase]]] = {
@@ -36,7 +40,7 @@ State = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class RecurrentConfig:
+class RecurrentConfig(ModelConfig):
     """What rebuilds a recurrent captioner, beside its weights and its tokenizer.
 
     feature_dim: D. max_frames: frames of a video that it is given at most. vocabulary_size: V, of the tokenizer.
@@ -187,10 +191,14 @@ class WordWriter(nn.Module):
             predicting.append(out)
         return torch.cat(predicting)
 
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight [V, W] and bias [V], -inf for what is never written."""
+        words = self.embedding.weight[:-1] if self.output is None else self.output
+        return words, self.bias + self.barrier
+
     def logits(self, predicting: Tensor) -> Tensor:
         """[..., W] -> float32 [..., V], -inf for what is never written."""
-        words = self.embedding.weight[:-1] if self.output is None else self.output
-        return F.linear(predicting, words, self.bias).float() + self.barrier
+        return F.linear(predicting, *self.output_layer()).float()
 
 
 class RecurrentCaptioner(CaptionModel):
@@ -207,6 +215,44 @@ class RecurrentCaptioner(CaptionModel):
         self.reader = FrameReader(config)
         self.writer = WordWriter(config, never_written(tokenizer))
         self.trained_encoder = trained_encoder
+
+    @classmethod
+    def build(cls, config: Any, facts: TrainingFacts) -> RecurrentCaptioner:
+        if config.tokenizer is None:
+            tokenizer = word_tokenizer(facts.captions, config.min_count)
+        else:
+            tokenizer = subword_tokenizer(config.tokenizer)
+        recurrent = RecurrentConfig(
+            feature_dim=facts.feature_dim,
+            max_frames=facts.max_frames,
+            vocabulary_size=len(tokenizer),
+            head_dim=None if config.train_encoder == "none" else config.head_width,
+            cell=config.cell,
+            attention=config.attention,
+            width=config.rnn_width,
+            layers=config.rnn_layers,
+            word_width=config.word_width,
+            tied=config.embeddings == "tied",
+            dropout=config.dropout,
+            encoder_weights=facts.encoder_weights,
+        )
+        torch.manual_seed(config.seed)
+        return cls(recurrent, tokenizer, facts.encoder)
+
+    @classmethod
+    def read_config(cls, raw: dict[str, Any]) -> RecurrentConfig:
+        return RecurrentConfig(**raw)
+
+    @classmethod
+    def load(cls, config: RecurrentConfig, checkpoint: Path, language_model: str | None) -> RecurrentCaptioner:
+        if language_model is not None:
+            raise ClipcapError(f"{checkpoint} has no language model, for it is a recurrent captioner; leave out --lm")
+        return cls(config, load_tokenizer(checkpoint / TOKENIZER))
+
+    def save(self, folder: Path, dtype: torch.dtype) -> None:
+        super().save(folder, dtype)
+        if self.trained_encoder is not None:
+            write_weights(folder / ENCODER_WEIGHTS, self.trained_encoder.trained_weights(), dtype)
 
     @property
     def feature_dim(self) -> int:
@@ -277,12 +323,8 @@ class RecurrentCaptioner(CaptionModel):
             predicting = torch.cat([predicting, later])
         return self._mean_loss(predicting, row_of_label, batch, label_smoothing)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.writer.logits(hidden)
-
-    def _mean_log_probs(self, log_probs: Tensor) -> Tensor:
-        possible = self.writer.barrier == 0
-        return log_probs[:, possible].mean(dim=-1)
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        return self.writer.output_layer()
 
     def start(self, features: Tensor, mask: Tensor, max_tokens: int) -> RecurrentDecoding:
         return RecurrentDecoding(self, *self.read(features, mask))

@@ -67,8 +67,10 @@ class Options(Part):
         """Names of options that change the result and differ from those of a saved run."""
         saved, mine = self.implied(saved), self.to_json()
         idle = idle_options(type(self), vars(self))
-        names = [item.name for item in option_fields(self) if not item.metadata.get("free") and item.name not in idle]
-        return [name for name in names if name in saved and name in mine and saved[name] != mine[name]]
+        bound = [item for item in option_fields(self) if not item.metadata.get("free") and item.name not in idle]
+        # A run of an earlier version had the default of what it did not know.
+        then = {item.name: saved.get(item.name, plain_value(default_of(item))) for item in bound if item.name in mine}
+        return [name for name, value in then.items() if value != mine[name]]
 
 
 def option_fields(config: Any) -> list[Field[Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics.registry import METRICS
 from clipcap_video.models.options import CAPTIONERS, ModelOptions
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import (
@@ -190,6 +191,13 @@ class CheckpointOptions(Part):
         panel="Checkpoints",
         free=True,
         least=1,
+        unless={"eval_every": 0},
+    )
+    best_by: str = option(
+        "CIDEr",
+        "Score on the validation split that the best checkpoint has most of.",
+        panel="Checkpoints",
+        choices=METRICS,
         unless={"eval_every": 0},
     )
     resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints", once=True)

@@ -5,39 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.batching import thin_frames
 from clipcap_video.models.packing import PackedCaptions, pack
 
-
-class TokenTexts:
-    """Text embeddings of captions, found by the captions' tokens."""
-
-    def __init__(self, tokens: Sequence[Sequence[int]], embeddings: Tensor) -> None:
-        """embeddings: [n, W], of the captions whose tokens are tokens[i]. Of captions with like tokens one counts."""
-        self._row = {tuple(ids): row for row, ids in enumerate(tokens)}
-        self._embeddings = embeddings
-
-    def embeddings(self, captions: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-        """float32 [N, W], of all captions of all videos in order."""
-        rows = [self._row[tuple(ids)] for lists in captions for ids in lists]
-        return self._embeddings[rows].float()
+# Longest caption, in tokens, that validation and self-critical training decode.
+LONGEST_CAPTION = 30
 
 
 @dataclass
 class CaptionData:
     """Videos of one split. captions[i] are the token lists of video_ids[i], end token included where there is one.
 
-    ignored_label: a token id that is read but not predicted. texts: embeddings of the captions, by their tokens.
+    ignored_label: a token id that is read but not predicted. texts: the captions themselves, in the same order.
     """
 
     store: FeatureStore
@@ -45,7 +32,7 @@ class CaptionData:
     captions: list[list[list[int]]]
     max_frames: int
     ignored_label: int | None = None
-    texts: TokenTexts | None = None
+    texts: list[list[str]] = field(default_factory=list)
 
     @classmethod
     def tokenise(
@@ -58,16 +45,15 @@ class CaptionData:
     ) -> CaptionData:
         """Data of `records`, of which those without captions are left out, as are captions without a label."""
         encoded = iter(encode([caption for record in records for caption in record.captions]))
-        kept = {
-            record.video_id: [
-                tokens
-                for tokens in islice(encoded, len(record.captions))
-                if any(token != ignored_label for token in tokens)
-            ]
-            for record in records
-        }
-        kept = {video_id: captions for video_id, captions in kept.items() if captions}
-        return cls(store, list(kept), list(kept.values()), max_frames, ignored_label)
+        data = cls(store, [], [], max_frames, ignored_label)
+        for record in records:
+            pairs = zip(record.captions, islice(encoded, len(record.captions)), strict=True)
+            kept = [(text, tokens) for text, tokens in pairs if any(token != ignored_label for token in tokens)]
+            if kept:
+                data.video_ids.append(record.video_id)
+                data.texts.append([text for text, _ in kept])
+                data.captions.append([tokens for _, tokens in kept])
+        return data
 
     def __len__(self) -> int:
         return len(self.video_ids)
@@ -85,11 +71,7 @@ class CaptionData:
     def batch(self, indices: Sequence[int], choose: Callable[[int], list[list[int]]]) -> PackedCaptions:
         """The videos `indices`, each with the captions that `choose` gives for it."""
         captions = [choose(index) for index in indices]
-        packed = pack(self.features(indices), captions, self.ignored_label)
-        if self.texts is not None:
-            packed.text = self.texts.embeddings(captions)
-            packed.text_row = torch.tensor([row for row, lists in enumerate(captions) for _ in lists])
-        return packed
+        return pack(self.features(indices), captions, self.ignored_label)
 
 
 class EpochData(Protocol):

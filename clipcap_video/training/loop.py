@@ -30,7 +30,7 @@ from clipcap_video.training.state import Progress, load_state, save_state
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """steps done in all, whether the run came to its end, and the best validation score (CIDEr of a captioner)."""
+    """steps done in all, whether the run came to its end, and the best validation score."""
 
     steps: int
     finished: bool

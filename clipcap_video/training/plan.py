@@ -15,8 +15,8 @@ from clipcap_video.devices import peak_device_memory
 from clipcap_video.models.checkpoint import read_config, trained_weights
 from clipcap_video.runs.plan import BUDGET_SECONDS, Plan, peak_memory
 from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.data import LONGEST_CAPTION
 from clipcap_video.training.run import CaptioningRun, prepare
-from clipcap_video.training.setup import EVAL_ENTRY_LENGTH
 from clipcap_video.training.validation import validate
 
 FEWEST_STEPS = 3
@@ -97,15 +97,16 @@ def _time_validation(run: CaptioningRun) -> float:
     part = replace(data, video_ids=data.video_ids[:count], captions=data.captions[:count])
     started = time.perf_counter()
     with run.accelerator.autocast(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        validate(run.captioner, part, run.validation, run.config.bs, EVAL_ENTRY_LENGTH, run.config.eval_beam_size)
+        validate(run.captioner, part, run.validation, run.config.bs, LONGEST_CAPTION, run.config.eval_beam_size)
     return (time.perf_counter() - started) / count * len(data)
 
 
 def _bytes_on_disk(run: CaptioningRun, epochs: float) -> int:
     """Checkpoints that stay at the end: best, last and the kept ones; the last with the optimiser's two moments, and
     with the weights of the last step where the checkpoint has their average."""
-    weights = sum(tensor.numel() for tensor in trained_weights(run.captioner).values())
-    trained = sum(parameter.numel() for parameter in run.captioner.parameters() if parameter.requires_grad)
+    kept_tensors = [*trained_weights(run.captioner).values(), *run.objective.own_weights().values()]
+    weights = sum(tensor.numel() for tensor in kept_tensors)
+    trained = sum(parameter.numel() for parameter in run.objective.parameters() if parameter.requires_grad)
     every = run.config.save_every
     kept = 2 + (math.ceil(epochs / every) if every else 0)
     return 4 * (kept * weights + (2 if run.average is None else 3) * trained)

@@ -13,14 +13,15 @@ from torch import Tensor
 from clipcap_video.datasets.cleaning import mend_captions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
-from clipcap_video.encoders import load_text_encoder
 from clipcap_video.encoders.trainable import load_trained_layers
+from clipcap_video.encoders.weights import write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.layouts import open_features
-from clipcap_video.models.base import CaptionModel
+from clipcap_video.metrics.captioning import require_figure
 from clipcap_video.models.checkpoint import (
     ENCODER_WEIGHTS,
+    OBJECTIVE_WEIGHTS,
     WEIGHTS,
     CheckpointInfo,
     find_checkpoint,
@@ -31,22 +32,19 @@ from clipcap_video.models.checkpoint import (
 from clipcap_video.models.packing import PackedCaptions
 from clipcap_video.runs.record import digests, file_digest, store_facts
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.data import CaptionData, EpochOrder, TokenTexts
+from clipcap_video.training.data import LONGEST_CAPTION, CaptionData, EpochOrder
 from clipcap_video.training.frames import FrameStore, open_frames
 from clipcap_video.training.log import check_tracker
 from clipcap_video.training.loop import Run, TrainingSummary, Validation
-from clipcap_video.training.objectives.self_critical import SelfCritical
+from clipcap_video.training.objectives.base import Objective
 from clipcap_video.training.optimisation import learning_rate_factor, make_optimizer, parameter_groups, warmup_length
 from clipcap_video.training.setup import (
-    EVAL_ENTRY_LENGTH,
     build_model,
     check_continues,
     count_frames,
     has_run,
-    prepare_language_model,
     read_records,
 )
-from clipcap_video.training.texts import embed_once
 from clipcap_video.training.validation import validate
 
 
@@ -65,6 +63,8 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     """A run before its first step, and whether it goes on from an earlier one. Writes nothing."""
     resuming = has_run(config)
     check_tracker(config.track)
+    if config.eval_every:
+        require_figure(config.best_by)
     assert config.data is not None
     store = open_features(config.data)
     if config.train_encoder == "all":
@@ -75,9 +75,9 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     precision = pick_precision(device, config.precision)
     accelerator = make_accelerator(device, precision, config.track, config.out_dir / "tracking")
     torch.manual_seed(config.seed)
-    encoder = load_text_encoder(config.text_encoder, device, precision) if config.retrieval_loss else None
-    model = build_model(config, store, training, max_frames, encoder.dim if encoder else 0)
-    prepare_language_model(model, precision)
+    model = build_model(config, store, training, max_frames)
+    # What is frozen is cast once, not in every step.
+    model.keep_in(precision, frozen_only=True)
 
     def tokenise(records: list[VideoRecord]) -> CaptionData:
         def encode(captions: list[str]) -> list[list[int]]:
@@ -90,16 +90,13 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     elif not config.raw_captions:
         training = mend_captions(training)
     train_data, eval_data = tokenise(training), tokenise(validation)
-    if encoder is not None:
-        texts = [caption for record in training for caption in record.captions]
-        tokens = model.encode_captions(texts, config.max_caption_tokens)
-        train_data.texts = TokenTexts(tokens, embed_once(encoder, texts))
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
             "lower --bs"
         )
-    return CaptioningRun(config, accelerator, model, store, train_data, eval_data, training, validation), resuming
+    objective = config.objective_options.load_objective().build(config, model, train_data, training)
+    return CaptioningRun(config, accelerator, objective, store, train_data, eval_data, validation), resuming
 
 
 class CaptioningRun(Run):
@@ -111,44 +108,29 @@ class CaptioningRun(Run):
         self,
         config: TrainConfig,
         accelerator: Any,
-        model: CaptionModel,
+        objective: Objective,
         store: FeatureStore,
         train_data: CaptionData,
         eval_data: CaptionData,
-        training: list[VideoRecord],
         validation: list[VideoRecord],
     ) -> None:
         self.store, self.train_data, self.eval_data, self.validation = store, train_data, eval_data, validation
         self.has_validation = bool(validation)
-        self.captioner = model
-        backbone = model.backbone()
+        self.objective, self.captioner = objective, objective.captioner
+        backbone = self.captioner.backbone()
         pretrained = [] if backbone is None else list(backbone.parameters())
         known = set(map(id, pretrained))
-        fresh = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        fresh = [parameter for parameter in objective.parameters() if id(parameter) not in known]
         groups = parameter_groups(
             [(fresh, config.lr), (pretrained, config.model_options.backbone_lr)], config.weight_decay
         )
         # 1e-6 is the default of the AdamW that the MSR-VTT ClipCap program takes from transformers.
         optimizer = make_optimizer(groups, config.lr, eps=1e-6 if config.reference else 1e-8)
         order = EpochOrder(train_data, config.bs, config.captions_per_video, config.seed, config.reference)
-        super().__init__(config, accelerator, model, order, optimizer, config.average)
-        self.scst = self._self_critical(train_data, training) if config.objective == "scst" else None
+        super().__init__(config, accelerator, objective, order, optimizer, config.average)
         # That program's warm-up may be longer than its run, whose rate then never reaches the peak.
         longest = config.warmup_steps if config.reference else self.total_steps
         self.warmup = warmup_length(config.warmup_steps, max(longest, self.total_steps))
-
-    def _self_critical(self, data: CaptionData, training: list[VideoRecord]) -> SelfCritical:
-        config = self.config
-        return SelfCritical(
-            self.captioner,
-            data,
-            training,
-            samples=config.samples,
-            baseline=config.baseline,
-            top_p=config.sample_top_p,
-            max_tokens=min(EVAL_ENTRY_LENGTH, config.max_caption_tokens),
-            seed=config.seed,
-        )
 
     def announcement(self) -> str:
         return f"{self.total_steps:,} steps ({self.warmup:,} of warm-up)"
@@ -157,33 +139,29 @@ class CaptioningRun(Run):
         return learning_rate_factor(step, self.warmup, self.total_steps, from_zero=self.config.reference)
 
     def loss(self, batch: PackedCaptions) -> Tensor:
-        """In nats per token, and W times the contrastive loss in nats."""
-        weight = self.config.retrieval_loss
-        # Only prefix captioners learn to retrieve.
-        return self.model(batch, self.config.label_smoothing, *([weight] if weight else []))
+        return self.model(batch)
 
     def logged(self, batches: list[PackedCaptions], seconds: float) -> dict[str, float]:
         tokens = round(sum(len(batch.labels) for batch in batches) / seconds)
-        reward = {} if self.scst is None else {"reward": self.scst.mean_reward}
-        return {"tokens_per_second": tokens, **reward}
+        return {"tokens_per_second": tokens, **self.objective.logged()}
 
     def load(self, group: list[list[int]]) -> Iterator[PackedCaptions]:
-        """The captions of these videos, or samples of the model's own."""
-        return super().load(group) if self.scst is None else self.scst.load(self.progress.step, group)
+        yield from self.objective.load(self.order, self.progress.epoch, self.progress.step, group)
 
     def after_step(self) -> None:
-        self.captioner.clamp_scale()
+        self.objective.after_step()
 
     def validate(self) -> Validation | None:
         if not self.validation:
             return None
         config = self.config
-        scores = validate(
-            self.captioner, self.eval_data, self.validation, config.bs, EVAL_ENTRY_LENGTH, config.eval_beam_size
-        )
-        kept = {"val_loss": scores.loss, "val_CIDEr": scores.cider}
-        line = f"validation loss {scores.loss:.3f}, CIDEr {scores.cider:.3f}, e.g. {scores.example!r}"
-        return Validation(scores.cider, kept, kept | {"example": scores.example}, line)
+        figures = list(dict.fromkeys(["CIDEr", config.best_by]))
+        beams = config.eval_beam_size
+        scores = validate(self.captioner, self.eval_data, self.validation, config.bs, LONGEST_CAPTION, beams, figures)
+        kept = {"val_loss": scores.loss} | {f"val_{figure}": score for figure, score in scores.figures.items()}
+        said = ", ".join(f"{figure} {score:.3f}" for figure, score in scores.figures.items())
+        line = f"validation loss {scores.loss:.3f}, {said}, e.g. {scores.example!r}"
+        return Validation(scores.figures[config.best_by], kept, kept | {"example": scores.example}, line)
 
     def sources(self) -> dict[str, Any]:
         config, training = self.config, self.train_data
@@ -201,6 +179,7 @@ class CaptioningRun(Run):
         last = self.config.out_dir / "last"
         check_continues(self.config, self.store, self.captioner, self.data_digest)
         load_weights(self.captioner, last / WEIGHTS)
+        self.objective.restore(last)
         if isinstance(self.store, FrameStore):
             load_trained_layers(self.store.encoder, last / ENCODER_WEIGHTS)
 
@@ -210,8 +189,12 @@ class CaptioningRun(Run):
         # It was trained on the features, not on the captioner, so it still fits one that goes on.
         keep_ranker = keep_consensus(directory)
 
+        own = self.objective.own_weights()
+
         def more(partial: Path) -> None:
             keep_ranker(partial)
+            if own:
+                write_weights(partial / OBJECTIVE_WEIGHTS, own, torch.float32)
             if extra is not None:
                 extra(partial)
 

@@ -20,7 +20,7 @@ STATE = "training_state.pt"
 class Progress:
     """Where a run stands. epoch and step_in_epoch are the next to be done; step counts optimiser steps.
 
-    best_score: highest validation score so far (CIDEr), None before the first. seconds: time spent in steps.
+    best_score: highest validation score so far, None before the first. seconds: time spent in steps.
     """
 
     epoch: int = 0

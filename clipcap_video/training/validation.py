@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,17 +10,17 @@ import torch
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
-from clipcap_video.metrics.captioning import cider
+from clipcap_video.metrics.captioning import score_figure
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.training.data import CaptionData
 
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """loss: nats per token over all captions; cider: of its captions, times 1; example: one caption to look at."""
+    """loss: nats per token over all captions; figures: of its captions, times 1; example: one caption to look at."""
 
     loss: float
-    cider: float
+    figures: dict[str, float]
     example: str
 
 
@@ -31,6 +32,7 @@ def validate(
     batch_size: int,
     max_tokens: int,
     beam_size: int,
+    figures: Sequence[str] = ("CIDEr",),
 ) -> ValidationScores:
     """Scores `model` on `data`, whose references are the captions of `records`. Leaves the model's mode as it was.
 
@@ -65,5 +67,6 @@ def validate(
         for index, hypotheses in zip(indices, found, strict=True):
             captions[data.video_ids[index]] = model.decode_tokens(hypotheses[0].tokens, hypotheses[0].stop_token)
     model.train(was_training)
-    score, _ = cider(captions, {video_id: references[video_id] for video_id in captions})
-    return ValidationScores(total / count, score, next(iter(captions.values())))
+    scored = {video_id: references[video_id] for video_id in captions}
+    scores = {figure: score_figure(figure, captions, scored) for figure in figures}
+    return ValidationScores(total / count, scores, next(iter(captions.values())))

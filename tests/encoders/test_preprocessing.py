@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from clipcap_video.encoders.preprocessing import Preprocessing, center_crop, resized, unit_scale
+from clipcap_video.encoders.preprocessing import Preprocessing, center_crop, resized, scaled
 from tests.encoder_frames import frame
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -83,7 +83,7 @@ def test_normalize_subtracts_and_divides_per_channel():
 
 
 def test_the_description_tells_recipes_apart():
-    mean, std = unit_scale((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    mean, std = scaled((0.5, 0.5, 0.5)), scaled((0.25, 0.25, 0.25))
     recipe = Preprocessing(232, (224, 224), "bilinear", mean, std)
     text = "short side 232 bilinear, center crop 224x224, mean 127.5 127.5 127.5, std 63.75 63.75 63.75"
     assert str(recipe) == text

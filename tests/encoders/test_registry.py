@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from clipcap_video.encoders import known_encoders, load_encoder
+from clipcap_video.encoders import FAMILIES, load_encoder, names_of
 from clipcap_video.errors import ClipcapError
 
 CPU = torch.device("cpu")
@@ -15,8 +15,8 @@ def test_known_encoders_need_neither_torch_nor_a_network_library():
         "import sys, types\n"
         "package = types.ModuleType('clipcap_video'); package.__path__ = ['clipcap_video']\n"
         "sys.modules['clipcap_video'] = package\n"  # whatever the package itself imports
-        "from clipcap_video.encoders import known_encoders\n"
-        "known_encoders()\n"
+        "from clipcap_video.encoders import FAMILIES, names_of\n"
+        "names_of(FAMILIES)\n"
         "print([name for name in ('torch', 'transformers', 'clip', 'torchvision') if name in sys.modules])\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -32,13 +32,19 @@ def test_the_clip_package_is_imported_without_a_warning():
 def test_every_published_clip_is_known():
     import clip
 
-    assert set(clip.available_models()) <= set(known_encoders())
+    assert set(clip.available_models()) <= set(names_of(FAMILIES))
 
 
 def test_every_torchvision_name_has_its_parts():
-    from clipcap_video.encoders.torchvision import PARTS
+    from torchvision.models import get_model
 
-    assert set(PARTS) == {name for name in known_encoders() if name.startswith("resnet")}
+    from clipcap_video.encoders.torchvision import CLASSIFIER, STAGES, STEM
+
+    names = [name for name in names_of(FAMILIES) if name.startswith("resnet")]
+    assert len(names) == 5
+    with torch.device("meta"):
+        for name in names:
+            assert {STEM, CLASSIFIER, *STAGES} <= set(dict(get_model(name).named_children()))
 
 
 @pytest.mark.parametrize("name", ["ViT-B/64", "vit", "", "hf:", "resnet51", "efficientnet-lite5"])

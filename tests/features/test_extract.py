@@ -195,7 +195,7 @@ def test_features_of_another_kind_are_refused_before_any_work(tmp_path: Path, vi
     encoder = GridEncoder()
     with pytest.raises(ClipcapError, match=r"fps all at 5 fps.*uniform 28"):
         extract(videos, encoder, SamplingSpec(), out, progress=False)
-    # Overwriting cannot mend a folder whose other videos are not in this run.
+    # Overwriting cannot fix a folder whose other videos are not in this run.
     with pytest.raises(ClipcapError, match=r"video4\.safetensors"):
         extract({"video0": videos["video0"]}, encoder, SamplingSpec(), out, overwrite=True, progress=False)
     assert contents(out) == before

@@ -10,7 +10,8 @@ import pytest
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import java
-from clipcap_video.metrics.bootstrap import bleu, bleu_counts, interval, resample_weights
+from clipcap_video.metrics.bleu import bleu, bleu_counts
+from clipcap_video.metrics.bootstrap import interval, resample_weights
 from clipcap_video.metrics.captioning import describe_scores, save_scores, score_captions
 
 DATA = Path(__file__).parents[1] / "data"

@@ -12,13 +12,13 @@ from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import captioning, java
 from clipcap_video.metrics.captioning import (
-    NO_JAVA,
     cider,
     describe_scores,
     evaluate_captions,
     save_scores,
     score_captions,
 )
+from clipcap_video.metrics.meteor import NO_JAVA
 
 # Of the official tools, for flickr30k-magic.json; times 100.
 OFFICIAL = {"Bleu_1": 44.50, "Bleu_4": 6.43, "METEOR": 13.08, "ROUGE_L": 31.57, "CIDEr": 20.37}

@@ -41,3 +41,27 @@ def test_a_frozen_head_gets_no_gradient():
     expected = F.linear(hidden.detach(), weight).softmax(-1)
     expected[range(3), range(3)] -= 1
     torch.testing.assert_close(hidden.grad, expected @ weight)
+
+
+@pytest.mark.parametrize("at_once", [2**20, 3 * 11])
+def test_what_is_never_written_gets_no_smoothing(at_once, monkeypatch):
+    """Tokens 2 and 7 have a bias of -inf: the loss and its gradients are those of the other nine alone."""
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((8, 5), (11, 5), (11,))
+    )
+    possible = [0, 1, 3, 4, 5, 6, 8, 9, 10]
+    barrier = torch.full((11,), float("-inf"), dtype=torch.float64).index_fill(0, torch.tensor(possible), 0.0)
+    rows, labels = torch.tensor([0, 0, 2, 7, 5]), torch.tensor([3, 10, 0, 4, 5])
+    weights = torch.randn(5, generator=generator)
+    ours = summed_cross_entropy(hidden, weight, bias + barrier, rows, labels, weights, 0.1)
+    found = torch.autograd.grad(ours, [hidden, weight, bias])
+    logits = F.linear(hidden, weight[possible], bias[possible])[rows]
+    numbers = torch.tensor([possible.index(label) for label in labels.tolist()])
+    plain = (F.cross_entropy(logits, numbers, reduction="none", label_smoothing=0.1) * weights).sum()
+    expected = torch.autograd.grad(plain, [hidden, weight, bias])
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=1e-6)
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)

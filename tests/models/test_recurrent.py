@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import clipcap_video.models.base as base_module
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.batching import stack_features
+from clipcap_video.models import loss as loss_module
 from clipcap_video.models.packing import pack
 from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig
 from clipcap_video.models.vocabulary import word_tokenizer
@@ -265,7 +265,7 @@ def test_label_smoothing_is_pytorchs_over_the_words_that_can_be_written(monkeypa
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     batch = pack([features], [[tokens]])
     torch.testing.assert_close(model(batch, label_smoothing=0.1), expected)
-    monkeypatch.setattr(base_module, "LOGITS_AT_ONCE", 2 * model.vocabulary_size)  # in pieces of two rows
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 2 * model.vocabulary_size)  # in pieces of two rows
     torch.testing.assert_close(model(batch, label_smoothing=0.1), expected)
 
 

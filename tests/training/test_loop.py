@@ -179,7 +179,7 @@ class TestReferenceRecipe:
         train(reference)
 
         run = seen[0][0]
-        tokenizer = run.bare_model.tokenizer
+        tokenizer = run.captioner.tokenizer
         assert len(seen) == 2 * 4  # 24 videos fill four batches of five, and four are left over
         for _, (batch,) in seen:
             assert len(batch.features) == 5

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings
@@ -20,10 +22,11 @@ from clipcap_video.features.batching import stack_features
 from clipcap_video.metrics.cider import CiderReward, caption_words
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.packing import PackedCaptions, pack
-from clipcap_video.training.data import CaptionData
+from clipcap_video.training.data import LONGEST_CAPTION, CaptionData, EpochOrder
+from clipcap_video.training.objectives.base import Objective
 
 
-class SelfCritical:
+class SelfCritical(Objective):
     """Makes training batches of sampled captions, each weighted by how far its reward lies above the baseline.
 
     samples: captions drawn for each video. baseline: "mean" of the other samples, or "greedy".
@@ -45,7 +48,8 @@ class SelfCritical:
         max_tokens: int,
         seed: int,
     ) -> None:
-        self.model, self.data = model, data
+        super().__init__(model)
+        self.data = data
         self.samples, self.baseline, self.top_p = samples, baseline, top_p
         self.max_tokens, self.seed = max_tokens, seed
         self.reward = CiderReward(
@@ -56,17 +60,38 @@ class SelfCritical:
         self.reward_seconds = 0.0
         """Time spent on rewards so far."""
 
-    def load(self, step: int, batches: Sequence[Sequence[int]]) -> Iterator[PackedCaptions]:
-        """A batch of samples for each list of video indices; what is drawn follows from seed, step and video."""
-        for indices in batches:
-            yield self._batch(step, indices)
+    @classmethod
+    def build(
+        cls, config: Any, captioner: CaptionModel, data: CaptionData, records: Sequence[VideoRecord]
+    ) -> SelfCritical:
+        return cls(
+            captioner,
+            data,
+            records,
+            samples=config.samples,
+            baseline=config.baseline,
+            top_p=config.sample_top_p,
+            max_tokens=min(LONGEST_CAPTION, config.max_caption_tokens),
+            seed=config.seed,
+        )
 
-    def _batch(self, step: int, indices: Sequence[int]) -> PackedCaptions:
+    def forward(self, batch: PackedCaptions) -> Tensor:
+        return self.captioner(batch)
+
+    def load(self, order: EpochOrder, epoch: int, step: int, group: Sequence[list[int]]) -> Iterator[PackedCaptions]:
+        for indices in group:
+            yield self.sample(step, indices)
+
+    def logged(self) -> dict[str, float]:
+        return {"reward": self.mean_reward}
+
+    def sample(self, step: int, indices: Sequence[int]) -> PackedCaptions:
+        """Captions of the videos `indices`, each weighted; what is drawn follows from seed, step and video."""
         features = self.data.features(indices)
         videos = [self.data.video_ids[index] for index in indices]
-        stacked, mask = (part.to(self.model.device) for part in stack_features(features))
-        was_training = self.model.training
-        self.model.eval()
+        stacked, mask = (part.to(self.captioner.device) for part in stack_features(features))
+        was_training = self.captioner.training
+        self.captioner.eval()
         drawn = self._decode(stacked, mask, videos, step)
         rewards = [self._rewards(video, found) for video, found in zip(videos, drawn, strict=True)]
         if self.baseline == "greedy":
@@ -76,7 +101,7 @@ class SelfCritical:
             ]
         else:
             baselines = [[(sum(row) - reward) / (len(row) - 1) for reward in row] for row in rewards]
-        self.model.train(was_training)
+        self.captioner.train(was_training)
         self.mean_reward = sum(map(sum, rewards)) / (len(rewards) * self.samples)
 
         captions = [[_tokens(hypothesis) for hypothesis in found] for found in drawn]
@@ -92,7 +117,7 @@ class SelfCritical:
         return batch
 
     def _decode(
-        self, features: torch.Tensor, mask: torch.Tensor, videos: Sequence[str], step: int | None
+        self, features: Tensor, mask: Tensor, videos: Sequence[str], step: int | None
     ) -> list[list[Hypothesis]]:
         """Samples of a step, or without one the greedy captions."""
         settings = DecodingSettings(
@@ -105,11 +130,11 @@ class SelfCritical:
             complete=False,
         )
         with torch.no_grad():
-            state = self.model.start(features, mask, self.max_tokens)
-        return decode(state, len(videos), self.model.stop_tokens, settings, video_keys=videos)
+            state = self.captioner.start(features, mask, self.max_tokens)
+        return decode(state, len(videos), self.captioner.stop_tokens, settings, video_keys=videos)
 
     def _rewards(self, video: str, found: Sequence[Hypothesis]) -> list[float]:
-        texts = [self.model.decode_tokens(hypothesis.tokens, hypothesis.stop_token) for hypothesis in found]
+        texts = [self.captioner.decode_tokens(hypothesis.tokens, hypothesis.stop_token) for hypothesis in found]
         started = time.perf_counter()
         words = [caption_words(text, hypothesis.ended) for text, hypothesis in zip(texts, found, strict=True)]
         rewards = self.reward.score(video, words)

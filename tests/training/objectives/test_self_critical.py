@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_policy_gradient(tiny_project: TinyProject, pret
 
     scst._decode = watching  # type: ignore[method-assign]
     indices = [2, 9, 4]
-    (batch,) = scst.load(5, [indices])
+    batch = scst.sample(5, indices)
 
     references = {
         record.video_id: [f"{caption} endofcaption" for caption in record.captions]
