@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml
 demo: env
 	$(BIN)/clipcap-video demo $(VIDEOS)
 
-# Makes the starter captioner anew, in about forty minutes on two cores. Stopped, it goes on where it was.
+# Makes the starter captioner anew, in about forty minutes on two cores. Stopped, it resumes where it was.
 starter: env
 	$(BIN)/clipcap-video extract --config recipes/starter/extract.yaml --videos $(DATA)/videos --out $(WORK)/features
 	test -d $(WORK)/lm || $(BIN)/clipcap-video new-lm --caption $(DATA)/videodatainfo.json --out $(WORK)/lm \

@@ -2,7 +2,7 @@
 
     python benchmarks/retrieval_heads.py --data features/ --caption videodatainfo.json --out out_heads/
 
-A run that was stopped goes on, and one that is finished is not trained again. Prints R@k from text to video on a split:
+A run that was stopped resumes, and one that is finished is not trained again. Prints R@k from text to video on a split:
 as queries all captions, and the first of each video, which is what the tight head can be asked in reasonable time.
 Behind ± is the standard error over other videos of the kind (bootstrap, each video with all its captions); that of a
 difference is smaller than that of the two figures, because both are of the same draws. Runs that differ in their seed

@@ -8,7 +8,7 @@ class ClipcapError(Exception):
 
 
 class VideoError(ClipcapError):
-    """One video cannot be read. A run over many videos records it and goes on. kind: as the doctor calls it."""
+    """One video cannot be read. A run over many videos records it and continues. kind: as the doctor calls it."""
 
     def __init__(self, message: str, kind: str = "unreadable") -> None:
         super().__init__(message)

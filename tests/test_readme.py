@@ -88,7 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> World:
 
 
 def unknown(shown: Shown) -> str:
-    return f"{shown} is no command that tests/test_readme.py can run; mend the document, or teach it to the test"
+    return f"{shown} is no command that tests/test_readme.py can run; fix the document, or teach it to the test"
 
 
 def run_shown(shown: Shown, world: World) -> None:

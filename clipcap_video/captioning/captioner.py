@@ -142,7 +142,7 @@ class Captioner(HubModel):
         predictions, summary = self.caption_files(numbered, settings, progress=False)
         if summary.failures:
             raise ClipcapError(summary.failures[0].reason)
-        named = [replace(found, video=id_of(numbered[found.video])) for found in predictions]
+        named = [replace(prediction, video=id_of(numbered[prediction.video])) for prediction in predictions]
         return named[0] if single else named
 
     def caption_files(
@@ -176,7 +176,7 @@ class Captioner(HubModel):
         predictions = self.caption_store(store, list(store.videos), settings, batch_size=batch_size)
         if evidence:
             predictions = explain(self.model, store, predictions, self.device, self.precision)
-        return [replace(found, path=str(videos[found.video])) for found in predictions], summary
+        return [replace(prediction, path=str(videos[prediction.video])) for prediction in predictions], summary
 
     def caption_store(
         self,
@@ -195,8 +195,8 @@ class Captioner(HubModel):
         for start in range(0, len(video_ids), batch_size):
             ids = video_ids[start : start + batch_size]
             videos = [thin_frames(store.load(video_id), self.model.max_frames) for video_id in ids]
-            found = self.caption_features([video.features for video in videos], settings, keys=ids)
-            for video_id, video, hypotheses in zip(ids, videos, found, strict=True):
+            hypotheses_of = self.caption_features([video.features for video in videos], settings, keys=ids)
+            for video_id, video, hypotheses in zip(ids, videos, hypotheses_of, strict=True):
                 predictions.append(
                     replace(self._prediction(video_id, video, hypotheses), damage=store.origin(video_id).damage or None)
                 )
@@ -216,10 +216,10 @@ class Captioner(HubModel):
             for part, segment in zip(np.split(features, ends), segments, strict=True)
         ]
         keys = [f"{video_id}@{segment.start:.3f}" for segment in segments]
-        found = self.caption_features([video.features for video in videos], settings, keys)
+        hypotheses_of = self.caption_features([video.features for video in videos], settings, keys)
         return [
             replace(self._prediction(video_id, video, hypotheses), start=segment.start, end=segment.end)
-            for video, hypotheses, segment in zip(videos, found, segments, strict=True)
+            for video, hypotheses, segment in zip(videos, hypotheses_of, segments, strict=True)
         ]
 
     @torch.inference_mode()
@@ -245,18 +245,20 @@ class Captioner(HubModel):
         stacked, mask = (part.to(self.device) for part in stack_features(features))
         with autocast(self.device, self.precision):
             state = self.model.start(stacked, mask, settings.entry_length)
-            found = decode(
+            hypotheses = decode(
                 state,
                 len(features),
                 self.model.stop_tokens,
-                # What is put in another order afterwards is found whole first.
+                # What is reordered afterwards is decoded whole first.
                 replace(settings, num_return=settings.lanes) if self.ranks(settings) else settings,
                 video_keys=None if keys is None else list(keys),
             )
-        return self._by_consensus(stacked, mask, found, settings.num_return) if self.ranks(settings) else found
+        if not self.ranks(settings):
+            return hypotheses
+        return self._by_consensus(stacked, mask, hypotheses, settings.num_return)
 
     def ranks(self, settings: DecodingSettings) -> bool:
-        """Whether captions so decoded are put in order by the checkpoint's consensus network."""
+        """Whether captions so decoded are ranked by the checkpoint's consensus network."""
         return self.ranker is not None and settings.consensus
 
     def default_settings(self) -> DecodingSettings:
@@ -265,16 +267,16 @@ class Captioner(HubModel):
         return DecodingSettings(length_penalty=self.length_penalty, beam_size=beams)
 
     def _by_consensus(
-        self, features: torch.Tensor, mask: torch.Tensor, found: list[list[Hypothesis]], count: int
+        self, features: torch.Tensor, mask: torch.Tensor, candidates: list[list[Hypothesis]], count: int
     ) -> list[list[Hypothesis]]:
         """The `count` hypotheses of each video of which most is expected; whole captions come before broken ones."""
         assert self.ranker is not None
         words = [
             [caption_words(self.model.decode_tokens(one.tokens, one.stop_token), one.ended) for one in hypotheses]
-            for hypotheses in found
+            for hypotheses in candidates
         ]
         ranked = []
-        for hypotheses, judgements in zip(found, self.ranker.judge(features, mask, words), strict=True):
+        for hypotheses, judgements in zip(candidates, self.ranker.judge(features, mask, words), strict=True):
             judged = sorted(
                 zip(hypotheses, judgements, strict=True), key=lambda pair: (pair[0].ended, pair[1].merit), reverse=True
             )

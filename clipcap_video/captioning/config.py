@@ -60,7 +60,7 @@ class DamageOptions(Part):
 
 @dataclass
 class BeamOptions(Part):
-    """How captions are decoded, sampling left out. The checkpoint says what is unset; see `run.suited`."""
+    """How captions are decoded, sampling left out. The checkpoint says what is unset; see `run.with_defaults_of`."""
 
     entry_length: int | None = option(
         None, "Most tokens of a caption: 40, or 10 with a checkpoint of the ClipCap programs.", panel="Decoding"

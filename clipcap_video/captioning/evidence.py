@@ -48,12 +48,12 @@ def explain(
     """
     explained = list(predictions)
     pending: list[tuple[int, tuple[int, int] | None, np.ndarray, list[int]]] = []
-    found: dict[int, list[tuple[tuple[int, int] | None, float]]] = {}
+    scores_of: dict[int, list[tuple[tuple[int, int] | None, float]]] = {}
 
     def flush() -> None:
         scores = _score(model, device, precision, [row[2] for row in pending], [row[3] for row in pending])
         for (index, stretch, _, _), score in zip(pending, scores, strict=True):
-            found.setdefault(index, []).append((stretch, score))
+            scores_of.setdefault(index, []).append((stretch, score))
         pending.clear()
 
     for index, prediction in enumerate(predictions):
@@ -73,7 +73,7 @@ def explain(
             flush()
     if pending:
         flush()
-    for index, scores in found.items():
+    for index, scores in scores_of.items():
         (_, whole), *without = scores
         evidence = [
             FrameEvidence(stretch[0], stretch[1], whole - score) for stretch, score in without if stretch is not None

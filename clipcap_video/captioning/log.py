@@ -1,4 +1,4 @@
-"""The captions of one long video on disk, as they come: a run that was stopped at any moment can go on from there.
+"""The captions of one long video on disk, as they come: a run that was stopped at any moment resumes from there.
 
 The first line says of what and how the captions were made, and which subtitle files were written from them. Each line
 that follows is one Prediction with start and end, as predictions.json has it; {"finished": true} ends a complete log.
@@ -25,8 +25,8 @@ FINISHED = '{"finished": true}'
 class CaptionLog:
     """Open for appending; `predictions` are those that it has so far, `finished` if that is all.
 
-    made_by: what decides the captions; an earlier log is gone on with only if it says the same.
-    overwrite: begin anew, unless what is there is an unfinished log that can be gone on with.
+    made_by: what decides the captions; an earlier log is continued only if it says the same.
+    overwrite: begin anew, unless what is there is an unfinished log that can be continued.
     writes: names of the subtitle files that were written from it.
 
     Raises ClipcapError when the file there is of another kind, or was made in another way.
@@ -39,7 +39,7 @@ class CaptionLog:
         self.writes: set[str] = set()
         self._offsets: list[int] = []
         self._made_by = made_by
-        if path.exists() and path.stat().st_size and self._can_go_on(made_by, overwrite):
+        if path.exists() and path.stat().st_size and self._can_continue(made_by, overwrite):
             self._stream: BinaryIO = path.open("r+b")
             self._stream.truncate(self._end)  # a line that was being written when the run was killed
             self._stream.seek(self._end)
@@ -62,14 +62,14 @@ class CaptionLog:
         self.predictions.append(prediction)
 
     def take_back(self) -> Prediction | None:
-        """Removes the last prediction, which may turn out to go on."""
+        """Removes the last prediction, which may turn out to last longer."""
         if not self._offsets:
             return None
         self._stream.seek(self._offsets.pop())
         self._stream.truncate()
         return self.predictions.pop()
 
-    def own(self, names: Iterable[str]) -> None:
+    def claim(self, names: Iterable[str]) -> None:
         """Notes the subtitle files that are written from here, so that later runs may replace them."""
         if self.writes.issuperset(names):
             return
@@ -93,7 +93,7 @@ class CaptionLog:
         self._stream.write(text.encode())
         self._stream.flush()
 
-    def _can_go_on(self, made_by: dict[str, Any], overwrite: bool) -> bool:
+    def _can_continue(self, made_by: dict[str, Any], overwrite: bool) -> bool:
         try:
             self._read(made_by)
         except ClipcapError:
@@ -104,15 +104,15 @@ class CaptionLog:
 
     def _read(self, made_by: dict[str, Any]) -> None:
         remedy = "give another --out_dir, or --overwrite to write it anew"
-        found = _read(self.path, remedy)
-        self.writes = found.writes
-        for name in sorted({*made_by, *found.made_by}):
-            before, now = str(found.made_by.get(name)), str(made_by.get(name))
+        content = _read(self.path, remedy)
+        self.writes = content.writes
+        for name in sorted({*made_by, *content.made_by}):
+            before, now = str(content.made_by.get(name)), str(made_by.get(name))
             if before != now:
                 before, now = _where_they_differ(before, now)
                 raise ClipcapError(f"{self.path} was begun with {name} {before}, this run has {now}; {remedy}")
-        self.predictions, self._offsets, self.finished = found.predictions, found.offsets, found.finished
-        self._end = found.end
+        self.predictions, self._offsets, self.finished = content.predictions, content.offsets, content.finished
+        self._end = content.end
 
 
 def _where_they_differ(first: str, second: str) -> tuple[str, str]:
@@ -138,27 +138,27 @@ def _read(path: Path, remedy: str) -> _Content:
     with path.open("rb") as stream:
         try:
             header = json.loads(stream.readline())
-            found = _Content(dict(header["made_by"]), set(header["writes"]))
+            content = _Content(dict(header["made_by"]), set(header["writes"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ClipcapError(f"{path} is there already and no file of clipcap-video caption; {remedy}") from None
-        found.end = stream.tell()
+        content.end = stream.tell()
         for number, line in enumerate(stream, 2):
             if not line.endswith(b"\n"):
                 break
             text = line.decode("utf-8", "replace").strip()
             if text == FINISHED:
-                found.finished = True
+                content.finished = True
             else:
-                found.predictions.append(from_line(text, f"{path} line {number}"))
-                found.offsets.append(found.end)
-            found.end += len(line)
-    return found
+                content.predictions.append(from_line(text, f"{path} line {number}"))
+                content.offsets.append(content.end)
+            content.end += len(line)
+    return content
 
 
 def load_log(path: Path) -> PredictionFile:
     """The captions in a log, finished or not, as a file of predictions. Raises ClipcapError when it is no log."""
     try:
-        found = _read(path, "give a STEM.captions.jsonl of clipcap-video caption")
+        content = _read(path, "give a STEM.captions.jsonl of clipcap-video caption")
     except OSError as error:
         raise ClipcapError(f"{path} cannot be read ({error.strerror}); check the path") from None
-    return PredictionFile(str(found.made_by.get("model", "")), None, {}, found.predictions)
+    return PredictionFile(str(content.made_by.get("model", "")), None, {}, content.predictions)

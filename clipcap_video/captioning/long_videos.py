@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -33,7 +33,6 @@ from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFr
 # A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
 BATCH_SECONDS = 10.0
 POLL_SECONDS = 0.1
-BAR = "{l_bar}{bar}| "
 
 T = TypeVar("T")
 
@@ -83,14 +82,14 @@ def joined(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     It keeps the captions of the one that is surer of its words, and the times of all frames.
     """
     held: Prediction | None = None
-    for found in predictions:
+    for prediction in predictions:
         if held is None:
-            held = found
-        elif _words(held) == _words(found):
-            held = _join(held, found)
+            held = prediction
+        elif _words(held) == _words(prediction):
+            held = _join(held, prediction)
         else:
             yield held
-            held = found
+            held = prediction
     if held is not None:
         yield held
 
@@ -100,7 +99,7 @@ def _words(prediction: Prediction) -> str:
 
 
 def _join(first: Prediction, second: Prediction) -> Prediction:
-    surer = max(first, second, key=lambda found: found.captions[0].mean_logprob if found.captions else -1e9)
+    surer = max(first, second, key=lambda one: one.captions[0].mean_logprob if one.captions else -1e9)
     return replace(
         surer, start=first.start, end=second.end, timestamps=[*first.timestamps, *second.timestamps], path=first.path
     )
@@ -108,7 +107,7 @@ def _join(first: Prediction, second: Prediction) -> Prediction:
 
 def subtitles(predictions: Iterable[Prediction], kind: str) -> str:
     """The text of a subtitle file, `srt` or `vtt`, of captions with start and end."""
-    shown = ((found.start or 0.0, found.end or 0.0, found.text) for found in predictions)
+    shown = ((prediction.start or 0.0, prediction.end or 0.0, prediction.text) for prediction in predictions)
     return subtitle_file(cues(shown), kind)
 
 
@@ -130,7 +129,7 @@ def caption_long_video(
     """Captions a video and writes STEM.srt, STEM.vtt (`kinds`) into `folder`, the video's own unless given.
 
     Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
-    to date. A run that was stopped, by Ctrl-C or otherwise, is gone on with from there; `keep_log` keeps the file when
+    to date. A run that was stopped, by Ctrl-C or otherwise, resumes from there; `keep_log` keeps the file when
     all is done, and a later run then only writes the subtitles that it is asked for.
     max_damage: the largest share of damaged frames; a video with more has captions, and ends in a VideoError.
     tell: is given a line for each new caption, once it is known to be whole.
@@ -157,13 +156,13 @@ def caption_long_video(
         if log.finished:
             tell(f"done before, to {clock(skipped)}, the end")
         held = None if log.finished else log.take_back()
-        log.own([file.name for file in files])
+        log.claim([file.name for file in files])
         if not log.finished:
             if held is not None:
                 tell(f"done before, to {clock(skipped)}")
             video.start = video.position = skipped
             with stopped_by_signals(stop, "stopping after this batch; Ctrl-C again to stop at once"):
-                _go_on(captioner, video, settings, log, held, files, batch_size, progress, tell)
+                _continue(captioner, video, settings, log, held, files, batch_size, progress, tell)
             if not stop.is_set():
                 log.finish()
         _write_subtitles(log.predictions, files)
@@ -173,7 +172,7 @@ def caption_long_video(
     return LongVideo(log.predictions, written, log.finished, skipped, video.warning)
 
 
-def _go_on(
+def _continue(
     captioner: Captioner,
     video: SegmentedVideo,
     settings: DecodingSettings,
@@ -184,15 +183,26 @@ def _go_on(
     progress: bool,
     tell: Callable[[str], None],
 ) -> None:
+    bar = tqdm(
+        total=max(video.duration, video.start) or None,
+        initial=video.start,
+        disable=not (progress and sys.stderr.isatty()),
+        bar_format="{l_bar}{bar}| {postfix}{remaining} left",
+        leave=False,
+    )
     try:
-        with _Progress(video, progress) as bar:
+        with bar:
             for batch in caption_segments(captioner, video, settings, batch_size=batch_size):
-                new = [replace(found, path=str(video.path)) for found in batch]
+                new = [replace(prediction, path=str(video.path)) for prediction in batch]
                 *done, held = joined(new if held is None else [held, *new])
-                for found in done:
-                    log.append(found)
-                    bar.tell(tell, _line(found))
+                for prediction in done:
+                    log.append(prediction)
+                    with bar.external_write_mode(sys.stdout):
+                        tell(_line(prediction))
                 _write_subtitles([*log.predictions, held], files)
+                bar.n = min(video.position, bar.total or video.position)
+                speed = (video.position - video.start) / max(bar.format_dict["elapsed"], 1e-3)
+                bar.set_postfix_str(f"{clock(video.position)} of {clock(video.duration)}, {speed:.1f} x real time, ")
     finally:
         if held is not None:
             log.append(held)
@@ -236,7 +246,7 @@ def _check_absent(files: Iterable[Path]) -> None:
 def _made_by(
     captioner: Captioner, path: Path, segmentation: Segmentation, settings: DecodingSettings
 ) -> dict[str, str | int]:
-    """What decides the captions of a video, as far as a log must know to be gone on with."""
+    """What decides the captions of a video, as far as a log must know to be continued."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         content = hashlib.sha256(stream.read(1 << 20))
@@ -254,79 +264,36 @@ def _made_by(
 
 def _ahead(items: Iterable[T], size: int) -> Iterator[T]:
     """The items, made in a thread that is at most `size` ahead; an exception there is raised here."""
-    ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(size)
-    gone = threading.Event()
+    ready: queue.Queue[Any] = queue.Queue(size)
+    gone, end = threading.Event(), object()
 
-    def put(kind: str, value: T | BaseException | None) -> None:
+    def put(value: Any) -> None:
         while not gone.is_set():
             with suppress(queue.Full):
-                return ready.put((kind, value), timeout=POLL_SECONDS)
+                return ready.put(value, timeout=POLL_SECONDS)
 
     def work() -> None:
         try:
             for item in items:
-                put("item", item)
+                put(item)
                 if gone.is_set():
                     return
-            put("end", None)
+            put(end)
         except BaseException as error:  # whatever it is, the consumer must see it
-            put("error", error)
+            put(error)
 
     # A daemon, so that a decoder stuck in a damaged file cannot keep the process alive.
     threading.Thread(target=work, name="segments", daemon=True).start()
     try:
         while True:
             try:
-                kind, value = ready.get(timeout=POLL_SECONDS)  # a timeout lets Ctrl-C in on every system
+                value = ready.get(timeout=POLL_SECONDS)  # a timeout lets Ctrl-C in on every system
             except queue.Empty:
                 continue
             if isinstance(value, BaseException):
                 raise value
-            if kind == "end":
+            if value is end:
                 return
-            yield value  # type: ignore[misc]
+            yield value
     finally:
         gone.set()
-
-
-class _Progress:
-    """How far the reading of a video is: times, speed and time left. Drawn by a thread, for batches take seconds."""
-
-    def __init__(self, video: SegmentedVideo, shown: bool) -> None:
-        self._video = video
-        self._ended = threading.Event()
-        self._bar = tqdm(
-            total=max(video.duration, video.start) or None,
-            initial=video.start,
-            disable=not (shown and sys.stderr.isatty()),
-            bar_format=BAR,
-            leave=False,
-        )
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._draw, daemon=True)
-
-    def __enter__(self) -> _Progress:
-        if not self._bar.disable:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        if not self._bar.disable:
-            self._thread.join()
-        self._bar.close()
-
-    def tell(self, tell: Callable[[str], None], line: str) -> None:
-        with self._bar.external_write_mode(sys.stdout):
-            tell(line)
-
-    def _draw(self) -> None:
-        while not self._ended.wait(0.5):
-            done = self._video.position
-            speed = (done - self._video.start) / (time.monotonic() - self._began)
-            text = f"{clock(done)} of {clock(self._video.duration)}, {speed:.1f} x real time"
-            if speed > 0:
-                text += f", {clock(max(0.0, self._video.duration - done) / speed)} left"
-            self._bar.bar_format = f"{BAR}{text}"
-            self._bar.n = min(done, self._bar.total or done)
-            self._bar.refresh()

@@ -18,7 +18,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Caption:
-    """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it ended for want of room.
+    """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it is truncated.
 
     expected_cider: the CIDEr (0 to 10) that the checkpoint's consensus network expects; None where it has none.
     support: the share (0 to 1) of its words that somebody would say of the video, by that network's estimate.
@@ -114,14 +114,14 @@ class PredictionFile:
 
     def captions(self) -> dict[str, str]:
         """The best caption of each video; "" for a video without one."""
-        return {found.video: found.text for found in self.predictions}
+        return {prediction.video: prediction.text for prediction in self.predictions}
 
     def confidence(self) -> dict[str, float]:
         """Mean log-probability a token (nats) of each video's best caption; NaN where it is not known.
 
         Where a consensus network chose, the CIDEr that it expects instead: it says more.
         """
-        best = {found.video: found.captions[0] for found in self.predictions if found.captions}
+        best = {prediction.video: prediction.captions[0] for prediction in self.predictions if prediction.captions}
         expected = {video: caption.expected_cider for video, caption in best.items()}
         known = {video: cider for video, cider in expected.items() if cider is not None}
         return known if len(known) == len(best) else {video: caption.mean_logprob for video, caption in best.items()}
@@ -159,7 +159,7 @@ def load_captions_and_split(path: Path | str) -> tuple[dict[str, str], str | Non
     file = PredictionFile._from_json(content, path)
     captions = file.captions()
     if len(captions) != len(file.predictions):
-        names = [found.video for found in file.predictions]
+        names = [prediction.video for prediction in file.predictions]
         twice = next(name for name in names if names.count(name) > 1)
         raise ClipcapError(f"{path} has several predictions for video {twice!r}; keep one a video")
     return captions, file.split

@@ -68,13 +68,13 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
     for note in captioner.notes:
         print(f"{captioner.source.name}: {note}", file=sys.stderr)
     _check_architecture(config, captioner)
-    settings = suited(settings, captioner, config)
+    settings = with_defaults_of(settings, captioner, config)
     if config.videos is not None and (config.encoder or config.encoder_weights):
         captioner.load_encoder(config.encoder, config.encoder_weights)
     return captioner, settings
 
 
-def suited(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
+def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
     """The settings with what suits the captioner's checkpoint where the user chose nothing."""
     suggested = captioner.default_settings()
     if config.entry_length is None and not captioner.model.whole_captions:
@@ -198,11 +198,13 @@ def caption_videos(
         with Log(warnings) as log:
             for warned in summary.warnings.values():
                 log.add(warned)
-    matched = match_features([record for record in records if record.captions], [found.video for found in predictions])
+    named = [prediction.video for prediction in predictions]
+    matched = match_features([record for record in records if record.captions], named)
     cider = None
     if matched.records:
         known = {record.video_id for record in matched.records}
-        scores = _score(out, [found for found in predictions if found.video in known], matched.records, None)
+        inside = [prediction for prediction in predictions if prediction.video in known]
+        scores = _score(out, inside, matched.records, None)
         cider = scores.per_video
     return CaptionedVideos(len(summary.failures), predictions, captioner.describe(), records, cider)
 
@@ -265,8 +267,8 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     seconds = time.perf_counter() - started
     spans = {record.video_id: record.span for record in records if record.span is not None}
     predictions = [
-        replace(found, start=spans[found.video].start, end=spans[found.video].end) if found.video in spans else found
-        for found in predictions
+        replace(one, start=spans[one.video].start, end=spans[one.video].end) if one.video in spans else one
+        for one in predictions
     ]
     out = place_of_predictions(config)
     _save(out, predictions, captioner, settings, split)
@@ -277,7 +279,7 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     scored = any(record.captions for record in records)
     cider = _score(out, predictions, records, split).per_video if scored else None
     if config.model_dir is not None:
-        captions = {found.video: found.captions[0].text for found in predictions}
+        captions = {prediction.video: prediction.captions[0].text for prediction in predictions}
         references = {record.video_id: record.captions for record in records}
         files = write_program_files(out.parent, captions, references, settings.use_beam_search)
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
@@ -295,8 +297,8 @@ def caption_trained_on(
     absent = [video_id for video_id in ids if video_id not in videos]
     if absent:
         print(f"{len(absent)} of {len(ids)} videos, e.g. {absent[0]}, are not in {named[0]}: left out", file=sys.stderr)
-    found = {video_id: videos[video_id] for video_id in ids if video_id in videos}
-    predictions, summary = captioner.caption_files(found, settings, batch_size=config.bs)
+    present = {video_id: videos[video_id] for video_id in ids if video_id in videos}
+    predictions, summary = captioner.caption_files(present, settings, batch_size=config.bs)
     for failure in summary.failures:
         print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
     if not predictions:
@@ -346,7 +348,7 @@ def _score(
     out: Path, predictions: list[Prediction], records: Sequence[VideoRecord], split: str | None
 ) -> CaptionScores:
     """Official scores against the records' captions, printed and written beside the predictions."""
-    captions = {found.video: found.captions[0].text for found in predictions}
+    captions = {prediction.video: prediction.captions[0].text for prediction in predictions}
     scores = evaluate_captions(captions, [record for record in records if record.captions], split, allow_missing=True)
     print(describe_scores(scores))
     file = out.with_name("scores.json" if out.name == "predictions.json" else f"{out.stem}.scores.json")

@@ -18,7 +18,7 @@ from clipcap_video.version import __version__
 
 
 def run_app(app: typer.Typer) -> None:
-    """Runs a typer app; an error that the user can mend is one sentence on stderr and exit status 1."""
+    """Runs a typer app; an error that the user can fix is one sentence on stderr and exit status 1."""
     # Importing torch and transformers makes millions of objects that stay. Looking through them for garbage again and
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)

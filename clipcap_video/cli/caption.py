@@ -77,10 +77,10 @@ def _caption(config: CaptionConfig) -> None:
     """Caption long videos: shot by shot, with times, as subtitles.
 
     Writes STEM.srt and STEM.vtt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that
-    is done, and the same command goes on from there.
+    is done, and the same command resumes from there.
     """
     from clipcap_video.captioning.long_videos import FORMATS, caption_long_video
-    from clipcap_video.captioning.run import suited
+    from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
     from clipcap_video.runs.record import record_run
@@ -105,7 +105,7 @@ def _caption(config: CaptionConfig) -> None:
                 captioner,
                 path,
                 config.segmentation,
-                suited(settings, captioner, config),
+                with_defaults_of(settings, captioner, config),
                 folder=config.out_dir,
                 kinds=kinds,
                 keep_log=config.jsonl,
@@ -125,7 +125,7 @@ def _caption(config: CaptionConfig) -> None:
         print(f"written: {', '.join(map(str, done.files))}")
         if not done.finished:
             end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
-            print(f"stopped at {end}; the same command goes on from there", file=sys.stderr)
+            print(f"stopped at {end}; the same command resumes from there", file=sys.stderr)
             sys.exit(130)
     if failed:
         sys.exit(1)

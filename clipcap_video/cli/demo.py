@@ -18,7 +18,6 @@ class DemoConfig(Options):
 
     videos: list[Path] = option([], "Videos, or folders of videos, of your own.", argument=True)
     out: Path = option(Path("demo"), "Folder for predictions.json and report.html.", made=True)
-    beam_size: int = option(5, "Captions shown for each video.", least=1)
 
 
 def _demo(config: DemoConfig) -> Path:
@@ -31,16 +30,15 @@ def _demo(config: DemoConfig) -> Path:
     from clipcap_video.captioning.run import caption_videos
     from clipcap_video.report.entries import report_predictions
 
-    found = sample_clips() + [path for source in config.videos for path in _videos(source)]
+    paths = sample_clips() + [path for source in config.videos for path in _videos(source)]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
-    stems = [path.stem for path in found]
+    stems = [path.stem for path in paths]
     named = {
         path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}": path
-        for number, path in enumerate(found, 1)
+        for number, path in enumerate(paths, 1)
     }
     captioner = Captioner.from_pretrained()
-    suited = captioner.default_settings()
-    settings = replace(suited, beam_size=max(config.beam_size, suited.beam_size), num_return=config.beam_size)
+    settings = replace(captioner.default_settings(), num_return=5)
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
     captioned = caption_videos(captioner, named, settings, out=out / "predictions.json", evidence=True)

@@ -49,7 +49,7 @@ def _doctor(config: DoctorConfig) -> None:
         for name, least in (("most", 1), ("workers", 0), ("min_frames", 0), ("min_seconds", 0)):
             if not getattr(config, name) >= least:
                 raise ClipcapError(f"--{name} must be at least {least}, not {getattr(config, name)}")
-        found = _examine(config)
+        findings = _examine(config)
     except ClipcapError as error:
         # Not 1, which says that something was found.
         print(f"error: {error}", file=sys.stderr)
@@ -57,7 +57,7 @@ def _doctor(config: DoctorConfig) -> None:
     except OSError as error:
         print(f"error: cannot use {error.filename} ({error.strerror}); check the path and its rights", file=sys.stderr)
         sys.exit(2)
-    if found:
+    if findings:
         sys.exit(1)
 
 

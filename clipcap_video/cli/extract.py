@@ -6,11 +6,15 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import ANY, Options, option
 from clipcap_video.video.damage import MAX_DAMAGE
+
+if TYPE_CHECKING:
+    from clipcap_video.features.resume import Request
+    from clipcap_video.video.sampling import Span
 
 
 @dataclass
@@ -35,7 +39,7 @@ class ExtractConfig(Options):
     format: Literal["safetensors", "hdf5"] = option(
         "safetensors",
         "hdf5: one file OUT as the MSR-VTT ClipCap program reads it, named MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 unless "
-        "given. The folder OUT without its ending holds the same features, for a run that goes on.",
+        "given. The folder OUT without its ending holds the same features, for a run that resumes.",
     )
 
     encoder: str = option(
@@ -105,14 +109,14 @@ def _extract(config: ExtractConfig) -> None:
     """Turn videos into frame features, once, with a frozen encoder.
 
     Writes OUT/ID.safetensors for every video, ID being the file's name without its ending. Videos that are done are
-    skipped, so a run that was stopped goes on where it was. A video that cannot be read is listed with the reason in
+    skipped, so a run that was stopped resumes where it was. A video that cannot be read is listed with the reason in
     OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml repeats the run.
     """
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.matching import count_ids, match_videos
     from clipcap_video.features.resume import Request, clear_leftovers, missing_videos
     from clipcap_video.video.files import find_all_videos
-    from clipcap_video.video.sampling import SamplingSpec, Span
+    from clipcap_video.video.sampling import SamplingSpec
 
     assert config.out is not None
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
@@ -120,10 +124,10 @@ def _extract(config: ExtractConfig) -> None:
     videos = find_all_videos(config.videos, partial(print, file=sys.stderr))
     spans: dict[str, Span] = {}
     if config.caption:
-        found = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
-        videos, spans = found.videos, found.spans
-        if found.missing:
-            print(f"{count_ids(found.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
+        annotated = match_videos(read_annotations(config.caption, config.paragraphs, need_splits=False), videos)
+        videos, spans = annotated.videos, annotated.spans
+        if annotated.missing:
+            print(f"{count_ids(annotated.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
     name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
     request = Request(name, config.encoder_weights, spec, config.normalize)
     # Nothing to do is found out before torch and the encoder are loaded.
@@ -134,6 +138,13 @@ def _extract(config: ExtractConfig) -> None:
         clear_leftovers(folder)
         print(f"all {len(videos)} videos done before; nothing to do in {folder}")
         return
+    _make(config, request, folder, videos, spans)
+
+
+def _make(
+    config: ExtractConfig, request: Request, folder: Path, videos: dict[str, Path], spans: dict[str, Span]
+) -> None:
+    """Makes the features, and leaves what tells how."""
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
     from clipcap_video.features.extract import FAILURES_FILE, extract, fingerprint_of, plan_extraction
@@ -142,16 +153,17 @@ def _extract(config: ExtractConfig) -> None:
     from clipcap_video.runs.options import options_of
     from clipcap_video.runs.record import RUN_FILE, videos_digest, write_run
 
+    assert config.out is not None
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
     device = pick_device(config.device)
-    encoder = load_encoder(name, device, pick_precision(device, config.precision), config.encoder_weights)
+    encoder = load_encoder(request.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
         "overwrite": config.overwrite, "spans": spans, "max_damage": config.max_damage,
     }  # fmt: skip
     if config.dry_run:
-        plan = plan_extraction(videos, encoder, spec, folder, **choices)
+        plan = plan_extraction(videos, encoder, request.sampling, folder, **choices)
         if config.format == "hdf5":
             plan.disk, plan.where = 2 * plan.disk, f"{folder} and {config.out}"
         print(plan.describe())
@@ -162,17 +174,17 @@ def _extract(config: ExtractConfig) -> None:
         sources = {
             "videos": len(videos),
             "video_files": videos_digest(videos),
-            "features": asdict(fingerprint_of(encoder, spec, config.normalize)),
+            "features": asdict(fingerprint_of(encoder, request.sampling, config.normalize)),
         }
         write_run(
             folder / RUN_FILE, "extract", options_of(config), sources, device=str(device), precision=encoder.precision
         )
 
     try:
-        summary = extract(videos, encoder, spec, folder, **choices)
+        summary = extract(videos, encoder, request.sampling, folder, **choices)
     except KeyboardInterrupt:
         record()
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes from here", file=sys.stderr)
         sys.exit(130)
     record()
     request.remember(folder, summary.fingerprint)

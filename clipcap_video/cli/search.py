@@ -27,7 +27,6 @@ class SearchConfig(Options):
     )
     json: bool = option(False, "Print one JSON object instead of lines.")
     index: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.")
-    rebuild: bool = option(False, "Make the index anew, whatever is there.")
     encoder: str | None = option(None, "Where the encoder is, if not where the features say.")
     encoder_weights: Path | None = option(None, "A file of weights for the encoder, where its own cannot be had.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
@@ -54,7 +53,6 @@ def _search(config: SearchConfig) -> None:
         config.features,
         config.model_dir,
         index_folder=config.index,
-        rebuild=config.rebuild,
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
         device=config.device,

@@ -29,12 +29,12 @@ def _serve(config: ServeConfig) -> None:
     Needs Gradio: pip install 'clipcap-video[web]'. Videos stay on this machine, and what was dropped is deleted when
     the page ends.
     """
-    from clipcap_video.captioning.run import suited
+    from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.web.page import Address, serve
 
     settings = chosen_settings(config)
     captioner = load_captioner(config)
-    settings = suited(settings, captioner, config)
+    settings = with_defaults_of(settings, captioner, config)
     serve(captioner, settings, Address(config.host, config.port), max_mb=config.max_mb)
 
 

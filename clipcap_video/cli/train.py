@@ -13,7 +13,7 @@ def _train(config: TrainConfig) -> None:
 
     Needs the features that extract_features.py wrote and an annotation file. Leaves the checkpoints OUT_DIR/best,
     OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, OUT_DIR/metrics.jsonl with its picture curves.png, and OUT_DIR/run.yaml,
-    which repeats the run. Ctrl-C saves; --resume goes on.
+    which repeats the run. Ctrl-C saves; --resume continues.
     """
     from clipcap_video.training.plan import plan_training
     from clipcap_video.training.run import train
@@ -23,7 +23,7 @@ def _train(config: TrainConfig) -> None:
         return
     summary = train(config)
     if not summary.finished:
-        print(f"stopped after {summary.steps} steps; go on with --resume")
+        print(f"stopped after {summary.steps} steps; continue with --resume")
         sys.exit(130)
     score = "" if summary.best_score is None else f" (validation {config.best_by} {summary.best_score:.3f})"
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")

@@ -14,14 +14,14 @@ def _train(config: RetrievalTrainConfig) -> None:
     """Train a model that finds videos by text, after CLIP4Clip.
 
     With --data it learns on stored features beside a frozen text encoder; with --videos it trains CLIP itself, from
-    frames. Leaves the checkpoints OUT_DIR/best and OUT_DIR/last, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume goes
-    on.
+    frames. Leaves the checkpoints OUT_DIR/best and OUT_DIR/last, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume
+    continues.
     """
     from clipcap_video.retrieval.train import train_retrieval as train
 
     summary = train(config)
     if not summary.finished:
-        print(f"stopped after {summary.steps} steps; go on with --resume")
+        print(f"stopped after {summary.steps} steps; continue with --resume")
         sys.exit(130)
     score = "" if summary.best_score is None else f" (validation R@1 + R@5 + R@10: {summary.best_score:.1f})"
     print(f"trained {summary.steps} steps; best checkpoint: {summary.best_checkpoint}{score}")

@@ -18,7 +18,7 @@ class ConsensusTrainConfig(Options):
     train_split: str = option("train", "Split to train on.")
     eval_split: str = option("validate", "Split to report on; skipped when the annotations have none.")
     raw_captions: bool = option(False, "Learn from captions as they are; see clipcap-video train.")
-    ngrams: int = option(8000, "Commonest n-grams of the training captions that are foretold.", least=1)
+    ngrams: int = option(8000, "Commonest n-grams of the training captions that are predicted.", least=1)
     networks: int = option(3, "Networks that are trained, each from another seed, and folded into one.", least=1)
     hidden: int = option(192, "Width of the hidden layer of each.", least=1)
     dropout: float = option(0.5, "Dropout before both layers.", least=0, below=1)

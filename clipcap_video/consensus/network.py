@@ -5,7 +5,7 @@
 p[g] is the share of people who would use n-gram g (of one to four words) of this video. A caption's CIDEr (Vedantam et
 al., CVPR 2015) is a sum over its n-grams of its weight times theirs, so what it can be expected to score follows from p
 without a reference, and the hypotheses of beam search are ranked by it. The choice is that of minimum Bayes risk (Kumar
-and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is foretold from the frames, not counted over samples
+and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is predicted from the frames, not counted over samples
 or over captions of similar videos (Devlin et al., arXiv 1505.04467), and so owes nothing to the captioner.
 
 CIDEr asks how much of what people say a caption has, and hardly whether they say what it has. So the caption's support
@@ -39,7 +39,7 @@ SUPPORT_WORTH = 0.5
 
 @dataclass(frozen=True)
 class NgramTable:
-    """The n-grams that are foretold, and what CIDEr makes of them.
+    """The n-grams that are predicted, and what CIDEr makes of them.
 
     ngrams: G of them. rarity: float32 [G], log(videos / videos with a caption that has it). unknown: float32
     [LONGEST], the same for the n-grams of each length that are not in the table, on average. weight: float32 [G], an
@@ -114,12 +114,12 @@ class Judgement:
 
     @property
     def merit(self) -> float:
-        """What captions are put in order by."""
+        """What captions are ranked by."""
         return self.cider + SUPPORT_WORTH * self.support
 
 
 class ConsensusRanker(nn.Module):
-    """Foretells which n-grams people use of a video, and from that what a caption can be expected to score."""
+    """Predicts which n-grams people use of a video, and from that what a caption can be expected to score."""
 
     mean: Tensor
     std: Tensor
@@ -198,9 +198,9 @@ class ConsensusRanker(nn.Module):
                     _length_penalty(len(words), lengths) * self._expected_cider(words, own_worth, rarity, unknown),
                     self._support(words, own_said, rarity, unknown[0]),
                 )
-                for words in found
+                for words in texts
             ]
-            for found, own_worth, own_said in zip(captions, worth, said, strict=True)
+            for texts, own_worth, own_said in zip(captions, worth, said, strict=True)
         ]
 
     def _expected_cider(

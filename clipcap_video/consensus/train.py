@@ -1,4 +1,4 @@
-"""Training of the consensus network that puts a captioner's hypotheses in order."""
+"""Training of the consensus network that re-ranks a captioner's hypotheses."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
     ranker = ConsensusRanker.folded([ranker.cpu() for ranker in rankers])
     if validation:
         shares = torch.stack([ranker.targets(map(caption_words, record.captions)) for record in validation])
-        found = _mean_loss(ranker(_pooled(ranker, store, validation, model_config.max_frames)), shares)
+        loss = _mean_loss(ranker(_pooled(ranker, store, validation, model_config.max_frames)), shares)
         blind = _mean_loss(_logit(targets.mean(0)).expand_as(shares), shares)
-        print(f"validation cross-entropy {found:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
+        print(f"validation cross-entropy {loss:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
     file = checkpoint / CONSENSUS
     ranker.save(file)
     return file

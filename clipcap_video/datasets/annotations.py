@@ -79,16 +79,16 @@ def _listed(listing: Sequence[VideoRecord], files: Sequence[_File]) -> list[Vide
     names = {alias: record.video_id for record in listing for alias in (*record.aliases, record.video_id)}
     # What the files say of splits does not count here.
     annotated = _merge([_File(file.path, [replace(record, split="") for record in file.records]) for file in files])
-    found: dict[str, list[VideoRecord]] = {}
+    records_of: dict[str, list[VideoRecord]] = {}
     for record in annotated:
         name = next((names[name] for name in (record.source, *record.aliases) if name in names), record.source)
-        found.setdefault(name, []).append(record)
+        records_of.setdefault(name, []).append(record)
     records = []
     for listed in listing:
-        if listed.captions or listed.video_id not in found:
+        if listed.captions or listed.video_id not in records_of:
             records.append(listed)
             continue
-        for record in found[listed.video_id]:
+        for record in records_of[listed.video_id]:
             aliases = (*listed.aliases, *record.aliases)
             if record.whole is None:
                 records.append(replace(listed, captions=record.captions, aliases=aliases))

@@ -19,10 +19,10 @@ def mend_caption(caption: str) -> str:
     One of MSR-VTT's annotators wrote so. It is half a hundredth of its captions, but they share so many n-grams with
     others that whoever looks for agreement (a consensus network, CIDEr) comes to prefer them.
     """
-    found = _VERB_TWICE.fullmatch(caption)
-    if found is None:
+    match = _VERB_TWICE.fullmatch(caption)
+    if match is None:
         return caption
-    mended = found[1] + found[2]
+    mended = match[1] + match[2]
     return mended[0].upper() + mended[1:] if caption.lstrip()[0].isupper() else mended
 
 

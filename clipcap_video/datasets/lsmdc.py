@@ -30,7 +30,7 @@ def read(source: Source) -> list[VideoRecord]:
         if len(cells) not in (5, 6) or not _CLIP.fullmatch(cells[0]):
             raise ClipcapError(
                 f"{source.path}: the line {line[:60]!r} is not a clip id, four times and a sentence, parted by tabs; "
-                "mend or remove it"
+                "fix or remove it"
             )
         captions.setdefault(cells[0], []).extend(cells[5:])
     return [VideoRecord(clip, split, texts) for clip, texts in captions.items()]

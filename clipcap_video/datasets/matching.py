@@ -90,21 +90,21 @@ def match_videos(records: Sequence[VideoRecord], files: Mapping[str, Path]) -> A
 
     Raises ClipcapError when there is none.
     """
-    found = AnnotatedVideos()
+    matched = AnnotatedVideos()
     missing: dict[str, None] = {}  # as an ordered set: a video has many segments
     for record in records:
         name = next((name for name in (record.source, *record.aliases) if name in files), None)
         if name is None:
             missing[record.source] = None
         elif record.span is None:
-            found.videos[name] = files[name]
+            matched.videos[name] = files[name]
         else:
-            found.videos[record.video_id] = files[name]
-            found.spans[record.video_id] = record.span
-    if not found.videos:
+            matched.videos[record.video_id] = files[name]
+            matched.spans[record.video_id] = record.span
+    if not matched.videos:
         raise ClipcapError(
             f"none of the {len(files):,} videos is in the annotations; check that their ids agree, e.g. "
             f"{next(iter(files))!r} there and {records[0].source!r} here"
         )
-    found.missing.extend(missing)
-    return found
+    matched.missing.extend(missing)
+    return matched

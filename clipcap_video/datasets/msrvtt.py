@@ -76,6 +76,6 @@ def _entries(source: Source, name: str) -> list[Any]:
 def _text(source: Source, entry: Any, name: str, where: str) -> str:
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, str) or (not value.strip() and name != "caption"):
-        found = "lacks the field" if value is None else "has no text in the field"
-        raise ClipcapError(f"{source.path}: {where} {found} {name}; add it or remove the entry")
+        problem = "lacks the field" if value is None else "has no text in the field"
+        raise ClipcapError(f"{source.path}: {where} {problem} {name}; add it or remove the entry")
     return value

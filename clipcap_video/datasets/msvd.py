@@ -64,7 +64,7 @@ def _joined(source: Source, clip: str, words: Any) -> str:
         return " ".join(words)
     if isinstance(words, str):
         return words
-    raise ClipcapError(f"{source.path}: a caption of {clip!r} is neither a text nor a list of words; mend the file")
+    raise ClipcapError(f"{source.path}: a caption of {clip!r} is neither a text nor a list of words; fix the file")
 
 
 def _read_descriptions(source: Source) -> list[VideoRecord]:

@@ -52,10 +52,10 @@ def examine(
     if paths:
         result.findings += _same_ids(paths)
         ids = sorted_ids({id_of(path) for path in paths})
-        found, checked, before = examine_videos(paths, limits or Limits(), workers, progress)
-        result.findings += found
+        findings, checked, before = examine_videos(paths, limits or Limits(), workers, progress)
+        result.findings += findings
         result.checked |= checked
-        result.findings += equal_files_across_splits(records, [one for one in found if one.kind == "duplicate"])
+        result.findings += equal_files_across_splits(records, [one for one in findings if one.kind == "duplicate"])
         if data is not None and data.is_dir():
             named = named_features([id_of(path) for path in paths], records)
             of_path = {id_of(path): path for path in paths}

@@ -13,7 +13,7 @@ from clipcap_video.features.store import SUFFIX, read_header, read_origin
 from clipcap_video.video.decoder import Decoder, Frame
 from clipcap_video.video.files import shown
 from clipcap_video.video.packets import NO_STAMP
-from clipcap_video.video.picture import HIGH_RANGE, is_mirrored, shown_size
+from clipcap_video.video.picture import HIGH_RANGE, is_mirrored, shown_size, transfer_of
 
 # Of these kinds the pictures were wrong, and not which frames or when: under `--sampling reference` they stay so.
 PICTURES = ("interlaced", "mirrored by its display matrix", "pixels are not square", "high dynamic range")
@@ -34,7 +34,7 @@ class Kinds:
             size = shown_size(raw.width, raw.height, source.aspect)
             self._found["mirrored by its display matrix"] = is_mirrored(frame.matrix)
             self._found["pixels are not square"] = size != (raw.width, raw.height)
-            self._found["high dynamic range"] = raw.color_trc in HIGH_RANGE
+            self._found["high dynamic range"] = transfer_of(raw) in HIGH_RANGE
 
     def all(self, times: np.ndarray) -> tuple[str, ...]:
         """times: of all frames, seconds."""

@@ -24,7 +24,7 @@ def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], b
     complete = True
     for file in files:
         try:
-            found = read_annotations([file])
+            read = read_annotations([file])
         except SplitOverlap as error:
             findings += [
                 Finding("split_overlap", video_id, f"{file}: in splits {' and '.join(both)}", (str(file),))
@@ -36,7 +36,7 @@ def read_all(files: Sequence[Path]) -> tuple[list[VideoRecord], list[Finding], b
             findings.append(Finding("annotations", file.name, str(error), (str(file),)))
             complete = False
             continue
-        for record in found:
+        for record in read:
             known = records.setdefault(record.video_id, record)
             where = origin.setdefault(record.video_id, file)
             if known.split != record.split:
@@ -89,10 +89,9 @@ def equal_files_across_splits(records: Iterable[VideoRecord], duplicates: Iterab
     findings = []
     for duplicate in duplicates:
         files = {Path(file).stem: file for file in duplicate.files}
-        found = {video_id: split_of[video_id] for video_id in files if video_id in split_of}
-        if len(set(found.values())) > 1:
-            said = ", ".join(f"{video_id} ({split})" for video_id, split in found.items())
-            findings.append(
-                Finding("split_overlap", next(iter(found)), f"the same file in several splits: {said}", duplicate.files)
-            )
+        splits = {video_id: split_of[video_id] for video_id in files if video_id in split_of}
+        if len(set(splits.values())) > 1:
+            said = ", ".join(f"{video_id} ({split})" for video_id, split in splits.items())
+            said = f"the same file in several splits: {said}"
+            findings.append(Finding("split_overlap", next(iter(splits)), said, duplicate.files))
     return findings

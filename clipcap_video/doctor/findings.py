@@ -40,7 +40,7 @@ KINDS: dict[str, Kind] = {
     ),
     "duplicate": Kind("warning", "keep one of the files"),
     "same_id": Kind("error", "rename one of the files; a video's id is its file name without the ending"),
-    "annotations": Kind("error", "mend the annotation file as the sentence says"),
+    "annotations": Kind("error", "fix the annotation file as the sentence says"),
     "split_overlap": Kind("error", "keep the video in one split; scores on videos that were trained on mean nothing"),
     "missing_video": Kind("error", "fetch the video, or take it out of the annotations; it is left out until then"),
     "uncaptioned": Kind("warning", "write captions for the video, or leave it: training and scores pass over it"),
@@ -94,7 +94,7 @@ class Examination:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        found = [
+        findings = [
             {**asdict(finding), "severity": finding.severity, "advice": finding.advice} for finding in self.findings
         ]
         return {
@@ -102,7 +102,7 @@ class Examination:
             "checked": self.checked,
             "seconds": round(self.seconds, 3),
             "notes": self.notes,
-            "findings": found,
+            "findings": findings,
         }
 
     def save(self, file: Path) -> None:

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from clipcap_video.devices import dtype_of
 from clipcap_video.encoders.base import NetworkEncoder
 from clipcap_video.encoders.blocks import fuse_openai_tower
-from clipcap_video.encoders.preprocessing import Preprocessing, unit_scale
+from clipcap_video.encoders.preprocessing import Preprocessing, scaled
 from clipcap_video.encoders.weights import StateDict, digest_weights, fold_batch_norms, read_state_dict
 from clipcap_video.errors import ClipcapError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the package warns about pkg_resources, which its user cannot mend
+    warnings.simplefilter("ignore")  # the package warns about pkg_resources, which its user cannot fix
     import clip
     from clip.clip import _MODELS, _download
     from clip.model import CLIP, ModifiedResNet, build_model
 
 CACHE = Path("~/.cache/clip")
-MEAN, STD = unit_scale((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+MEAN, STD = scaled((0.48145466, 0.4578275, 0.40821073)), scaled((0.26862954, 0.26130258, 0.27577711))
 
 
 def load(name: str, device: torch.device, precision: str, weights: Path | None) -> NetworkEncoder:
@@ -52,15 +52,15 @@ def build(weights: StateDict, path: Path) -> CLIP:
     prefix = min(prefixes, key=len, default="")
     # Archives also store three sizes, which build_model reads from the shapes of the weights instead.
     sizes = ("input_resolution", "context_length", "vocab_size")
-    own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    own = {key: value.float() for key, value in own.items() if key not in sizes}
+    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    state = {key: value.float() for key, value in state.items() if key not in sizes}
     try:
         # build_model draws random weights (ten seconds for ViT-L/14) and keeps half-precision copies of ours;
         # on the meta device it does neither, and the weights are put in place as they are.
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = build_model(dict(own))
-        model.load_state_dict(own, assign=True)
+            model = build_model(dict(state))
+        model.load_state_dict(state, assign=True)
     except (KeyError, IndexError, AssertionError, RuntimeError, ZeroDivisionError):
         raise ClipcapError(f"{path} does not hold a CLIP model in OpenAI's format; check the file") from None
     mask = model.build_attention_mask()  # no parameter or buffer, so it was left on the meta device

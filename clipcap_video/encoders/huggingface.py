@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from clipcap_video.devices import dtype_of
 from clipcap_video.encoders.base import NetworkEncoder
 from clipcap_video.encoders.blocks import fuse_huggingface_tower
-from clipcap_video.encoders.preprocessing import RGB, Preprocessing
+from clipcap_video.encoders.preprocessing import Preprocessing, scaled
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, first_line
 
@@ -119,15 +119,11 @@ def read_recipe(processor: Any, source: str) -> Preprocessing:
     if resize is not None and resample not in INTERPOLATIONS:
         raise ClipcapError(f"the image processor of {source} resizes neither bilinearly nor bicubically")
     unit = 1 / settings["rescale_factor"] if settings.get("do_rescale") else 1.0
-    normalizes = settings.get("do_normalize")
-    mean = _rgb(settings["image_mean"] if normalizes else (0.0, 0.0, 0.0), unit)
-    std = _rgb(settings["image_std"] if normalizes else (1.0, 1.0, 1.0), unit)
-    return Preprocessing(resize, crop, INTERPOLATIONS.get(resample, ""), mean, std, crop_rounds=False)
-
-
-def _rgb(values: Any, unit: float) -> RGB:
-    red, green, blue = (float(value) * unit for value in values)
-    return red, green, blue
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if settings.get("do_normalize"):
+        mean, std = settings["image_mean"], settings["image_std"]
+    interpolation = INTERPOLATIONS.get(resample, "")
+    return Preprocessing(resize, crop, interpolation, scaled(mean, unit), scaled(std, unit), crop_rounds=False)
 
 
 class HuggingFaceEncoder(NetworkEncoder):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-RGB = tuple[float, float, float]
+RGB = tuple[float, ...]
 # Frames that are more times as long as wide lose their ends before they are resized.
 MOST_LONG = 16
 
@@ -79,14 +80,9 @@ class Preprocessing:
         return images.float().sub_(mean).div_(std)
 
 
-def unit_scale(mean: RGB, std: RGB) -> tuple[RGB, RGB]:
-    """Mean and standard deviation of pixels in 0..1, in units of 0..255."""
-    return _scaled(mean), _scaled(std)
-
-
-def _scaled(values: RGB) -> RGB:
-    red, green, blue = values
-    return red * 255, green * 255, blue * 255
+def scaled(values: Iterable[float], unit: float = 255.0) -> RGB:
+    """Means or standard deviations of pixels in units of `unit`, by default 0..1, in units of 0..255."""
+    return tuple(float(value) * unit for value in values)
 
 
 def resized(height: int, width: int, resize: int | tuple[int, int] | None) -> tuple[int, int]:

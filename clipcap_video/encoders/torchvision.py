@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from clipcap_video.encoders.base import NetworkEncoder
-from clipcap_video.encoders.preprocessing import Preprocessing, unit_scale
+from clipcap_video.encoders.preprocessing import Preprocessing, scaled
 from clipcap_video.encoders.weights import (
     FullPrecision,
     StateDict,
@@ -20,30 +20,23 @@ from clipcap_video.encoders.weights import (
 )
 from clipcap_video.errors import ClipcapError
 
-# name -> (first convolution, classifier); the classifier is taken off
-PARTS = {
-    "resnet18": ("conv1", "fc"),
-    "resnet34": ("conv1", "fc"),
-    "resnet50": ("conv1", "fc"),
-    "resnet101": ("conv1", "fc"),
-    "resnet152": ("conv1", "fc"),
-}
+STEM, CLASSIFIER = "conv1", "fc"  # of every ResNet; the classifier is taken off
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def load(name: str, device: torch.device, precision: str, weights: Path | None) -> NetworkEncoder:
     """A network with torchvision's newest ImageNet weights, or with a state dict from `weights`."""
-    stem, classifier = PARTS[name]
     state = download(name) if weights is None else read_state_dict(weights)
     network = get_model(name, weights=None)
-    dim = getattr(network, classifier).in_features
-    setattr(network, classifier, nn.Identity())
-    body = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+    dim = getattr(network, CLASSIFIER).in_features
+    setattr(network, CLASSIFIER, nn.Identity())
+    body = {key: value for key, value in state.items() if not key.startswith(f"{CLASSIFIER}.")}
     load_weights(network, body, weights or Path(name), name)
     digest = digest_weights(network)
     network = fold_batch_norms(network)
-    setattr(network, stem, FullPrecision(getattr(network, stem)))
+    setattr(network, STEM, FullPrecision(getattr(network, STEM)))
     parts = dict(network.named_children())
-    stages = {"stem": [parts[stem]]} | {stage: [parts[stage]] for stage in ("layer1", "layer2", "layer3", "layer4")}
+    stages = {"stem": [parts[STEM]]} | {stage: [parts[stage]] for stage in STAGES}
     return TorchvisionEncoder(
         name, network, dim, recipe(name), digest, device, precision, convolutional=True, stages=stages
     )
@@ -66,7 +59,7 @@ def recipe(name: str) -> Preprocessing:
     """Resize, crop and normalisation that belong to the published weights."""
     transforms = get_model_weights(name).DEFAULT.transforms()
     side = transforms.crop_size[0]
-    mean, std = unit_scale(tuple(transforms.mean), tuple(transforms.std))
+    mean, std = scaled(transforms.mean), scaled(transforms.std)
     return Preprocessing(transforms.resize_size[0], (side, side), transforms.interpolation.value, mean, std)
 
 

@@ -74,9 +74,9 @@ def load_trained_layers(encoder: ImageEncoder, file: Path) -> None:
     """
     assert isinstance(encoder, NetworkEncoder)
     trained = read_state_dict(file)
-    own = dict(_named(encoder.network))
+    state = dict(_named(encoder.network))
     for name, tensor in trained.items():
-        if name not in own or own[name].shape != tensor.shape:
+        if name not in state or state[name].shape != tensor.shape:
             raise ClipcapError(f"{file} does not fit encoder {encoder.name} (tensor {name}); the checkpoint is damaged")
     encoder.network.load_state_dict(trained, strict=False)
 

@@ -73,14 +73,14 @@ def missing_videos(videos: dict[str, Path], out: Path, wanted: Fingerprint, over
             continue
         file = out / f"{video_id}{SUFFIX}"
         try:
-            found, _ = read_header(file)
+            fingerprint, _ = read_header(file)
         except ClipcapError:  # damaged: made again if it is wanted
             continue
-        if not found.matches(wanted):
+        if not fingerprint.matches(wanted):
             remedy = "extract into another folder"
             if video_id in videos:
                 remedy += ", or overwrite them"
-            raise ClipcapError(f"{file} holds features made by {found}, this run makes {wanted}; {remedy}")
+            raise ClipcapError(f"{file} holds features made by {fingerprint}, this run makes {wanted}; {remedy}")
         done.add(video_id)
     return {video_id: path for video_id, path in videos.items() if video_id not in done}
 

@@ -49,20 +49,20 @@ def confidence_curve(
     sure = np.array([confidence[video] for video in videos])
     scores = np.array([cider[video] for video in videos])
     order = np.argsort(sure, kind="stable")
-    found = []
+    curve = []
     for part in np.array_split(np.arange(len(videos)), min(bins, len(videos))):
-        own, above = order[part], order[part[0] :]
-        found.append(
+        inside, above = order[part], order[part[0] :]
+        curve.append(
             ConfidenceBin(
-                float(sure[own[0]]),
-                float(sure[own[-1]]),
-                len(own),
-                float(scores[own].mean()),
+                float(sure[inside[0]]),
+                float(sure[inside[-1]]),
+                len(inside),
+                float(scores[inside].mean()),
                 len(above),
                 float(scores[above].mean()),
             )
         )
-    return found, _rank_correlation(sure, scores)
+    return curve, _rank_correlation(sure, scores)
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -152,7 +152,7 @@ def tokenize(caption: str) -> str:
             continue
         match = _PLAIN_WORD(text, position)
         if match is None:
-            matches = [found for matcher in _MATCHERS if (found := matcher(text, position))]
+            matches = [one for matcher in _MATCHERS if (one := matcher(text, position))]
             match = max(matches, key=re.Match.end)
         position = match.end()
         tokens.extend(_render(match.group(), text[position : position + 2]))

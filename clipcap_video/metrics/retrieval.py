@@ -105,11 +105,11 @@ def rank(rows: Rows, answer: Tensor, width: int) -> Tensor:
     step = max(1, CELLS_AT_ONCE // width)
     for start in range(0, len(answer), step):
         end = min(start + step, len(answer))
-        scores, own = rows(start, end), answer[start:end, None]
+        scores, answers = rows(start, end), answer[start:end, None]
         if scores.isnan().any():
             raise ClipcapError("similarities are not numbers; the model's weights are damaged, use another checkpoint")
-        mine = scores.gather(1, own)
-        before = torch.arange(scores.shape[1]) < own
+        mine = scores.gather(1, answers)
+        before = torch.arange(scores.shape[1]) < answers
         ranks[start:end] = 1 + (scores > mine).sum(1) + ((scores == mine) & before).sum(1)
     return ranks
 

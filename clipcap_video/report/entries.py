@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -53,15 +53,6 @@ class Pictures:
         )
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A frame to show: its time, and what the caption owes to the stretch that it stands for; see ReportFrame."""
-
-    seconds: float | None
-    drop: float | None
-    spans: tuple[float, float] | None
-
-
 def report_predictions(
     predictions: Sequence[Prediction],
     out: Path,
@@ -82,17 +73,17 @@ def report_predictions(
     references = {record.video_id: record.captions for record in records}
     pictures = pictures or Pictures.for_page_of(len(predictions))
 
-    def entry(found: Prediction, frames: list[ReportFrame]) -> ReportEntry:
+    def entry(prediction: Prediction, frames: list[ReportFrame]) -> ReportEntry:
         return ReportEntry(
-            found,
+            prediction,
             frames,
-            references=references.get(found.video, []),
-            cider=None if cider is None else cider.get(found.video),
-            verdict=None if verdicts is None else verdicts.get(found.video),
+            references=references.get(prediction.video, []),
+            cider=None if cider is None else cider.get(prediction.video),
+            verdict=None if verdicts is None else verdicts.get(prediction.video),
         )
 
     def entries_of(run: list[Prediction]) -> list[ReportEntry]:
-        return [entry(found, frames) for found, frames in zip(run, _frames(run, pictures), strict=True)]
+        return [entry(prediction, frames) for prediction, frames in zip(run, _frames(run, pictures), strict=True)]
 
     def entries() -> Iterator[ReportEntry]:
         # A few videos at a time, so that their pictures never pile up.
@@ -102,7 +93,7 @@ def report_predictions(
                 for made in pool.map(entries_of, part):
                     yield from made
 
-    segments = len({found.video for found in predictions}) < len(predictions)
+    segments = len({prediction.video for prediction in predictions}) < len(predictions)
     return write_report(
         entries(),
         out,
@@ -116,11 +107,11 @@ def report_predictions(
 def _runs(predictions: Iterable[Prediction]) -> Iterator[list[Prediction]]:
     """The predictions in their order, neighbours together that one pass over a stretch of a video can show."""
     run: list[Prediction] = []
-    for found in predictions:
-        if run and (len(run) == LONGEST_RUN or not _follows(run[-1], found)):
+    for prediction in predictions:
+        if run and (len(run) == LONGEST_RUN or not _follows(run[-1], prediction)):
             yield run
             run = []
-        run.append(found)
+        run.append(prediction)
     if run:
         yield run
 
@@ -132,13 +123,13 @@ def _follows(first: Prediction, second: Prediction) -> bool:
 
 def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFrame]]:
     """The frames to show of each prediction in a run of `_runs`."""
-    shown = [_choose(found, pictures.frames) for found in run]
+    shown = [_choose(prediction, pictures.frames) for prediction in run]
     times = [frame.seconds for part in shown for frame in part]
     timed = [time for time in times if time is not None]
     if len(run) > 1 and len(timed) < len(times):
-        return [frames for found in run for frames in _frames([found], pictures)]
+        return [frames for prediction in run for frames in _frames([prediction], pictures)]
     if run[0].path is None:
-        return [[ReportFrame(None, s.seconds, s.drop, s.spans) for s in part if s.drop is not None] for part in shown]
+        return [[frame for frame in part if frame.drop is not None] for part in shown]
     path = Path(run[0].path)
 
     def encode(image: np.ndarray) -> Picture:
@@ -150,15 +141,15 @@ def _frames(run: Sequence[Prediction], pictures: Pictures) -> list[list[ReportFr
         if times and len(timed) == len(times):
             small = read_frames_at(path, timed, encode)
         else:  # features that never knew their times: any frames, spread over the video
-            found, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
-            small = [encode(image) for image in found]
-            shown = [[_Shown(float(time), None, None) for time in spread_times]]
+            images, spread_times = read_frames(path, SamplingSpec(frames=pictures.frames), max_side=pictures.side)
+            small = [encode(image) for image in images]
+            shown = [[ReportFrame(None, float(time)) for time in spread_times]]
     made = iter(small)
-    frames = [[ReportFrame(next(made), s.seconds, s.drop, s.spans) for s in part] for part in shown]
+    frames = [[replace(frame, picture=next(made)) for frame in part] for part in shown]
     return [[frame for frame in part if frame.picture is not None or frame.drop is not None] for part in frames]
 
 
-def _choose(prediction: Prediction, most: int) -> list[_Shown]:
+def _choose(prediction: Prediction, most: int) -> list[ReportFrame]:
     """The frames that stand for the stretches of the evidence; without it, some that are evenly spread.
 
     Where there are more stretches than room, those that matter most either way stay, in order of time.
@@ -169,12 +160,12 @@ def _choose(prediction: Prediction, most: int) -> list[_Shown]:
         return times[position] if position < len(times) else None
 
     if not prediction.evidence:
-        return [_Shown(times[index], None, None) for index in spread(len(times), most)]
+        return [ReportFrame(None, times[index]) for index in spread(len(times), most)]
     kept = sorted(prediction.evidence, key=lambda part: -abs(part.drop))[:most]
     shown = []
     for part in sorted(kept, key=lambda part: part.first):
         middle = (part.first + part.last) // 2
         first, last = time(part.first), time(part.last)
         spans = None if first is None or last is None or part.first == part.last else (first, last)
-        shown.append(_Shown(time(middle), part.drop, spans))
+        shown.append(ReportFrame(None, time(middle), part.drop, spans))
     return shown

@@ -35,30 +35,30 @@ def make_page(config: ReportConfig) -> list[str]:
             f"{config.predictions} has the segments of one video; --data and --caption are about whole videos"
         )
     file = load_log(config.predictions) if is_log else PredictionFile.load(config.predictions)
-    found = file.predictions
+    predictions = file.predictions
     verdicts = {} if config.judged is None else read_verdicts(config.judged)
     records = read_annotations(config.caption) if config.caption else []
     notes: list[str] = []
     if config.videos:
-        found = _with_paths(found, find_all_videos(config.videos))
-    scores = _scores(found, records, file.split, notes) if records else None
+        predictions = _with_paths(predictions, find_all_videos(config.videos))
+    scores = _scores(predictions, records, file.split, notes) if records else None
     details = {"model": file.model, "split": file.split} if file.split else {"model": file.model}
     if config.sample:
-        found, total = drawn(found, config.sample, config.seed), len(found)
-        details["drawn"] = f"{len(found)} of {total:,}, seed {config.seed}"
-    pictures = Pictures.for_page_of(len(found), config.frames, config.frame_size)
+        predictions, total = drawn(predictions, config.sample, config.seed), len(predictions)
+        details["drawn"] = f"{len(predictions)} of {total:,}, seed {config.seed}"
+    pictures = Pictures.for_page_of(len(predictions), config.frames, config.frame_size)
     if config.data is not None:
-        found, described = _explained(file, found, config.data, config, notes)
+        predictions, described = _explained(file, predictions, config.data, config, notes)
         details |= described
-    elif not is_log and not any(prediction.evidence for prediction in found):
+    elif not is_log and not any(prediction.evidence for prediction in predictions):
         notes.append("no evidence: give the features with --data to see how much each frame mattered")
-    unseen = sum(1 for prediction in found if prediction.path is None or not Path(prediction.path).is_file())
+    unseen = sum(1 for prediction in predictions if prediction.path is None or not Path(prediction.path).is_file())
     if unseen:
         notes.append(
-            f"{unseen} of {len(found)} videos were not found: no frames of them; give their place with --videos"
+            f"{unseen} of {len(predictions)} videos were not found: no frames of them; give their place with --videos"
         )
     if verdicts:
-        counts = Counter(verdicts[one.video].judgement for one in found if one.video in verdicts)
+        counts = Counter(verdicts[one.video].judgement for one in predictions if one.video in verdicts)
         if not counts:
             raise ClipcapError(
                 f"none of the videos of {config.judged} is on this page; give the predictions they are about"
@@ -66,12 +66,12 @@ def make_page(config: ReportConfig) -> list[str]:
         details["looked at"] = ", ".join(f"{counts[judgement]} {judgement}" for judgement in JUDGEMENTS)
     if scores:
         details["CIDEr"] = f"{100 * sum(scores.values()) / len(scores):.2f} over {len(scores):,} videos"
-    report_predictions(found, config.out, details, records, cider=scores, verdicts=verdicts, pictures=pictures)
+    report_predictions(predictions, config.out, details, records, cider=scores, verdicts=verdicts, pictures=pictures)
     return notes
 
 
 def _explained(
-    file: PredictionFile, found: Sequence[Prediction], data: Path, config: ReportConfig, notes: list[str]
+    file: PredictionFile, predictions: Sequence[Prediction], data: Path, config: ReportConfig, notes: list[str]
 ) -> tuple[list[Prediction], dict[str, str]]:
     """The predictions with their evidence, and what their captioner says of itself."""
     if config.model_dir is None and not (file.model and Path(file.model).exists()):
@@ -82,10 +82,10 @@ def _explained(
     store = open_features(data)
     captioner = Captioner.from_pretrained(config.model_dir or Path(file.model), lm=config.lm, device=config.device)
     captioner.check_features(store)
-    without = sum(1 for prediction in found if prediction.video not in store)
+    without = sum(1 for prediction in predictions if prediction.video not in store)
     if without:
-        notes.append(f"{without} of {len(found)} videos have no features in {data}: no evidence for them")
-    return explain(captioner.model, store, found, captioner.device, captioner.precision), captioner.describe()
+        notes.append(f"{without} of {len(predictions)} videos have no features in {data}: no evidence for them")
+    return explain(captioner.model, store, predictions, captioner.device, captioner.precision), captioner.describe()
 
 
 def drawn(predictions: Sequence[Prediction], count: int, seed: int) -> list[Prediction]:
@@ -97,24 +97,24 @@ def drawn(predictions: Sequence[Prediction], count: int, seed: int) -> list[Pred
     return [prediction for prediction in predictions if prediction.video in kept]
 
 
-def _with_paths(found: Sequence[Prediction], videos: dict[str, Path]) -> list[Prediction]:
+def _with_paths(predictions: Sequence[Prediction], videos: dict[str, Path]) -> list[Prediction]:
     paths = {video: str(path) for video, path in videos.items()}
-    if not any(prediction.video in paths for prediction in found):
+    if not any(prediction.video in paths for prediction in predictions):
         raise ClipcapError(
             f"none of the {len(videos)} videos given is among the predictions: there is {next(iter(videos))!r}, "
-            f"and captions of {found[0].video!r}"
-            if found
+            f"and captions of {predictions[0].video!r}"
+            if predictions
             else "there are no predictions to show"
         )
-    return [replace(prediction, path=paths.get(prediction.video, prediction.path)) for prediction in found]
+    return [replace(prediction, path=paths.get(prediction.video, prediction.path)) for prediction in predictions]
 
 
 def _scores(
-    found: Sequence[Prediction], records: Sequence[VideoRecord], split: str | None, notes: list[str]
+    predictions: Sequence[Prediction], records: Sequence[VideoRecord], split: str | None, notes: list[str]
 ) -> dict[str, float] | None:
     """CIDEr of each video's best caption; document frequencies are those of the videos that are shown."""
     known = {record.video_id: record.captions for record in (select(records, split) if split else records)}
-    captions = {prediction.video: prediction.text for prediction in found if known.get(prediction.video)}
+    captions = {prediction.video: prediction.text for prediction in predictions if known.get(prediction.video)}
     if not captions:
         notes.append("no video has references in the annotations: no CIDEr")
         return None

@@ -29,8 +29,11 @@ RUN_FILE = "run.yaml"
 RECORD = "record"
 # Files with more bytes than this are told apart by name and length.
 MOST_DIGESTED = 2**24
-# Options that earlier versions had and wrote down, without effect on a result.
-FORMER = {"text_cache"}
+# Options that earlier versions had and wrote down: command, name. They are passed over.
+FORMER = {
+    *((command, "text_cache") for command in ("train", "train-retrieval", "evaluate-retrieval")),
+    ("demo", "beam_size"),
+}
 # What may change a result, and how bits come out.
 PACKAGES = (
     "torch", "torchvision", "transformers", "accelerate", "numpy", "safetensors", "opencv-python-headless", "av",
@@ -140,7 +143,7 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
         )
     options, names = {}, [item.name for item in option_fields(config_class)]
     for key, value in content.items():
-        if key in FORMER:
+        if (command, key) in FORMER:
             continue
         if key not in names:
             close = difflib.get_close_matches(str(key), names, n=1)

@@ -96,19 +96,16 @@ def fresh_index(features: Path, embedder: FrameEmbedder, folder: Path) -> Search
     return index if index is not None and features.exists() and _stamp(features)[1] == _stamp(file)[1] else None
 
 
-def update_index(
-    store: FeatureStore, embedder: FrameEmbedder, folder: Path, *, rebuild: bool = False, progress: bool = True
-) -> SearchIndex:
+def update_index(store: FeatureStore, embedder: FrameEmbedder, folder: Path, *, progress: bool = True) -> SearchIndex:
     """The index of a feature store, made, or brought up to date where features have changed.
 
-    rebuild: make it anew, whatever is there.
     Raises ClipcapError when the features are not those that the embedder reads, or the index cannot be written.
     """
     check_fingerprints(embedder.fingerprint, store.fingerprint, store.path)
     file = _file(folder, embedder)
     looked = time.time_ns()
     stamps = np.array([_stamp(store.file(video_id)) for video_id in store.ids()], dtype=np.int64)
-    old = None if rebuild else _read(file)
+    old = _read(file)
     if old is not None and old.fingerprint != store.fingerprint:
         old = None
     try:
@@ -169,14 +166,14 @@ def _build(
             videos[number] = old.videos[place]
         for turn, batch in enumerate(batches):
             embedded = _embed(store, batch, embedder) if turn else first
-            for video_id, (found, seconds) in zip(batch, embedded, strict=True):
-                if found.shape[1] != dim:
+            for video_id, (vectors_of, seconds) in zip(batch, embedded, strict=True):
+                if vectors_of.shape[1] != dim:
                     raise ClipcapError(
-                        f"features of {video_id} in {store.path} are {found.shape[1]} wide, others {dim}; "
+                        f"features of {video_id} in {store.path} are {vectors_of.shape[1]} wide, others {dim}; "
                         "extract all of them with one encoder"
                     )
                 number, rows = places[video_id]
-                frames[rows], times[rows], videos[number] = found, seconds, mean_vector(found)
+                frames[rows], times[rows], videos[number] = vectors_of, seconds, mean_vector(vectors_of)
             bar.update(len(batch))
         vectors.flush()
         said = "" if store.fingerprint is None else store.fingerprint.to_json()

@@ -56,14 +56,14 @@ def search(
     least = np.partition(scores, len(scores) - top)[len(scores) - top]
     candidates = np.flatnonzero(scores >= least - MARGIN)
     exact = query.astype(np.float64)
-    found = []
+    exact_scores = []
     for number in candidates.tolist():
         of_frames = _exact(index.frames[index.rows(number)], exact)
         frame = int(of_frames.argmax())
         score = _exact(index.videos[number : number + 1], exact)[0] if rank_by == "video" else of_frames[frame]
-        found.append((-float(score), number, frame))
+        exact_scores.append((-float(score), number, frame))
     hits = []
-    for negative, number, frame in sorted(found)[:top]:
+    for negative, number, frame in sorted(exact_scores)[:top]:
         time = float(index.times[index.offsets[number] + frame])
         hits.append(SearchHit(index.ids[number], -negative, frame, None if np.isnan(time) else round(time, 3)))
     return hits

@@ -63,7 +63,7 @@ class VideoSearch:
     """Searches one feature store; it may be asked many times.
 
     model_dir: a trained retrieval model; without it, the features' own encoder reads the texts.
-    index_folder: where the index lies, if not beside the features. rebuild: make it anew.
+    index_folder: where the index lies, if not beside the features.
     encoder, encoder_weights: where the features' encoder is, if not where they say.
     The index is made or brought up to date by the first search, once its query is understood.
     Raises ClipcapError when something is missing or does not fit.
@@ -75,7 +75,6 @@ class VideoSearch:
         model_dir: str | Path | None = None,
         *,
         index_folder: Path | None = None,
-        rebuild: bool = False,
         encoder: str | None = None,
         encoder_weights: Path | None = None,
         device: str = "auto",
@@ -89,10 +88,9 @@ class VideoSearch:
         self._encoder_name = encoder
         self._encoder_weights = encoder_weights
         self._encoder: ImageEncoder | None = None
-        self._rebuild = rebuild
         self._progress = progress
         self._index_folder = index_folder or default_folder(self.features)
-        self._index = None if rebuild else fresh_index(self.features, self._embedder, self._index_folder)
+        self._index = fresh_index(self.features, self._embedder, self._index_folder)
         self._store = None if self._index is not None else open_features(self.features)
         self.fingerprint = (self._index or self._store).fingerprint  # type: ignore[union-attr]  # one is there
         check_fingerprints(self._embedder.fingerprint, self.fingerprint, self.features)
@@ -102,9 +100,7 @@ class VideoSearch:
         """The vectors that are searched."""
         if self._index is None:
             store = self._store or open_features(self.features)
-            self._index = update_index(
-                store, self._embedder, self._index_folder, rebuild=self._rebuild, progress=self._progress
-            )
+            self._index = update_index(store, self._embedder, self._index_folder, progress=self._progress)
         return self._index
 
     def by_text(self, text: str, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:

@@ -135,9 +135,12 @@ class Decoder:
         table = self._source.table
         return bool(self._errors or table.corrupt or table.gaps)
 
-    def begin(self, strict: bool, threads: int | None = None) -> Any:
-        """The codec, at the beginning, in a state that has seen nothing. strict: it stops at the least error."""
-        if not self._fresh or self._source.table.packets is None:
+    def begin(self, strict: bool, threads: int | None = None, rewind: bool = True) -> Any:
+        """The codec in a state that has seen nothing, and with `rewind` the file at its beginning.
+
+        strict: the codec stops at the least error.
+        """
+        if not self._fresh or (rewind and self._source.table.packets is None):
             self._source.again()
         self._fresh = False
         context = self._source.context
@@ -176,7 +179,7 @@ class Decoder:
             yield held
 
     def _timed(self, entry: tuple[int, int] | None, strict: bool) -> Iterator[Frame]:
-        context = self.begin(strict)
+        context = self.begin(strict, rewind=entry is None)
         source = self._source
         self._count = Count()
         times = FrameTimes(source.unit, source.rate, source.restarts)

@@ -135,7 +135,7 @@ class PictureMaker:
                 picture = out.to_ndarray()
 
     def _make(self, frame: Any, woven: bool) -> Any:
-        high = frame.color_trc in HIGH_RANGE and not self._plain
+        high = transfer_of(frame) in HIGH_RANGE and not self._plain
         try:
             return self._configured(frame, woven, high)
         except av.FFmpegError:
@@ -145,7 +145,8 @@ class PictureMaker:
 
     def _configured(self, frame: Any, woven: bool, high: bool) -> Any:
         graph = av.filter.Graph()
-        graph.threads = self._threads
+        if hasattr(graph, "threads"):  # PyAV 18
+            graph.threads = self._threads
         turned = turns(self._mirror or matrix_of(frame), self._plain)
         quarter = bool(turned) and turned[0][0] == "transpose"
         width, height = (frame.height, frame.width) if quarter else (frame.width, frame.height)
@@ -164,6 +165,11 @@ class PictureMaker:
         return graph
 
 
+def transfer_of(frame: Any) -> int:
+    """The number of a frame's transfer function in ITU-T H.273; 2, unspecified, where PyAV is too old to say."""
+    return int(getattr(frame, "color_trc", 2))
+
+
 def matrix_of(frame: Any) -> tuple[int, ...] | None:
     """The display matrix of a frame, nine numbers; None for an upright one."""
     try:
@@ -178,6 +184,6 @@ def matrix_of(frame: Any) -> tuple[int, ...] | None:
 def _kind(frame: Any) -> tuple[object, ...]:
     """What a filter graph is set up for."""
     return (
-        frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, frame.color_trc,
-        frame.color_primaries, matrix_of(frame),
+        frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, transfer_of(frame),
+        matrix_of(frame),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from clipcap_video.errors import VideoError
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
-from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.decoder import Decoder, Frame
 from clipcap_video.video.errors import DAMAGED
 from clipcap_video.video.files import shown
 from clipcap_video.video.packets import Unseekable
@@ -125,12 +125,31 @@ class SampledVideo:
             self.warning = judge_damage(self.path, self.damage, self.max_damage)
 
     def _online(self, decoder: Decoder) -> Iterator[FrameChunk]:
+        """Gives chunks as they are decoded: of the chosen frames alone where the packets tell, else of all."""
+        last = -1
+        try:
+            video = IndexedVideo(decoder)
+            timestamps = video.index.seconds
+            pending = _Pending(self.transform, self.chunk)
+            for index, frame in video.frames(choose(self.spec, timestamps).tolist()):
+                if self._stop.is_set():
+                    return
+                for chunk in pending.add(index, timestamps[index], frame):
+                    yield chunk
+                    last = int(chunk.indices[-1])
+            yield from pending.flush()
+            self.damage = Damage(len(timestamps), whole=video.decoded == len(timestamps))
+        except Unseekable:
+            yield from self._online_walk(decoder, last)
+
+    def _online_walk(self, decoder: Decoder, last: int) -> Iterator[FrameChunk]:
+        """The same by decoding everything. last: the last frame that was given before."""
         clock = FrameClock(self.spec.fps)
         most = self.spec.frames if self.spec.sampling == "head" else None
         pending = _Pending(self.transform, self.chunk)
         kept = 0
         due = False
-        last = None
+        passed: Frame | None = None
         for frame in decoder:
             if self._stop.is_set():
                 return
@@ -138,19 +157,20 @@ class SampledVideo:
             if not due:
                 continue
             if frame.state == DAMAGED:  # the next sound frame stands in for it
-                last = frame
+                passed = frame
                 continue
-            if (picture := frame.picture()) is None:
-                continue
-            yield from pending.add(frame.number, frame.time, picture)
+            if frame.number > last:
+                if (picture := frame.picture()) is None:
+                    continue
+                yield from pending.add(frame.number, frame.time, picture)
             due = False
             kept += 1
             if kept == most:
                 break
         else:
             self._judge(decoder)
-            if kept == 0 and last is not None and (picture := last.picture()) is not None:
-                yield from pending.add(last.number, last.time, picture)
+            if kept == 0 and passed is not None and (picture := passed.picture()) is not None:
+                yield from pending.add(passed.number, passed.time, picture)
         yield from pending.flush()
 
     def _planned(self, decoder: Decoder) -> Iterator[FrameChunk]:

@@ -10,6 +10,7 @@ a time, a damaged packet, an edit list, interlaced frames) is refused, and is to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import av
@@ -17,6 +18,11 @@ import numpy as np
 
 from clipcap_video.video.decoder import Decoder
 from clipcap_video.video.packets import Unseekable
+
+# Packets that are read and left out rather than passed over by entering the file again behind them.
+FAR = 100
+# Packets that may come before the one at which the file was to be entered.
+MOST_SKIPPED = 1000
 
 
 class IndexedVideo:
@@ -58,21 +64,35 @@ class IndexedVideo:
     def _decoded(self, needed: np.ndarray, wanted: dict[int, int]) -> Iterator[Any]:
         """Frames of the `needed` packets; of those not `wanted`, the ones that others refer to."""
         # Damage is not to be hidden: what a whole decoding makes of it is what counts.
-        context = self._decoder.begin(strict=True)
+        context = self._decoder.begin(strict=True, rewind=False)
         stamps = self.index.stamps.tolist()
-        last = int(np.flatnonzero(needed)[-1])
-        entry = None  # the stamp of the key frame that this run of packets began with
-        for place, packet in zip(range(last + 1), self._source.packets(), strict=False):
-            if packet.pts != stamps[place]:
-                raise Unseekable
-            if not needed[place]:
-                continue
-            entry = packet.pts if entry is None else entry
-            # What is shown before a key frame and stored behind it refers to frames before the key frame.
-            if packet.pts >= entry:
-                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-                yield from context.decode(packet)
-            if place == last or not needed[place + 1]:
-                yield from context.decode(None)
-                context.flush_buffers()
-                entry = None
+        packets, place = self._entered(stamps[0]), 0
+        for start, end in _runs(needed):
+            if start - place > FAR and self._source.table.packets is None:
+                packets, place = self._entered(stamps[start]), start
+            for _ in islice(packets, start - place):
+                pass
+            for place, packet in zip(range(start, end + 1), packets, strict=False):
+                if packet.pts != stamps[place]:
+                    raise Unseekable
+                # What is shown before a key frame and stored behind it refers to frames before the key frame.
+                if packet.pts >= stamps[start]:
+                    context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+                    yield from context.decode(packet)
+            yield from context.decode(None)
+            context.flush_buffers()
+            place = end + 1
+
+    def _entered(self, stamp: int) -> Iterator[Any]:
+        """The packets from that of the key frame `stamp` on."""
+        packets = self._source.packets(stamp)
+        for packet in islice(packets, MOST_SKIPPED):
+            if packet.pts == stamp:
+                return chain([packet], packets)
+        raise Unseekable
+
+
+def _runs(needed: np.ndarray) -> list[tuple[int, int]]:
+    """First and last place of each run of True."""
+    edges = np.flatnonzero(np.diff(needed.astype(np.int8), prepend=0, append=0))
+    return [(int(start), int(end) - 1) for start, end in zip(edges[::2], edges[1::2], strict=True)]

@@ -81,11 +81,11 @@ class Library:
         captioner = self._captioner
         sampling = captioner.require_fingerprint().sampling
         video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for batch in caption_segments(captioner, video, self._settings):
-            found += batch
+            predictions += batch
             progress(min(1.0, video.position / video.duration) if video.duration else 0.0)
-        segments = list(joined(found))
+        segments = list(joined(predictions))
         whole = segments[0] if len(segments) == 1 else captioner.caption(path, self._settings)
         folder = self._folder / str(len(self.videos))
         folder.mkdir()

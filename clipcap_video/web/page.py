@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -91,12 +92,12 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
         if file is None:
             return "", "", [], None, None
         try:
-            found = library.describe(
+            described = library.describe(
                 Path(file), Segmentation.parse(SEGMENTS[segments]), lambda share: progress(share, desc="captioning")
             )
         except ClipcapError as error:
             raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
-        return f"### {found.caption}", _player(found), _rows(found), _downloads(found), found.number
+        return f"### {described.caption}", _player(described), _rows(described), _downloads(described), described.number
 
     def play_segment(number: int | None, event: Any) -> str:
         if number is None:
@@ -118,40 +119,40 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
         return _hit_rows(hits), f"{many} in {videos} video{'' if videos == 1 else 's'}" if query.strip() else ""
 
     with gradio.Blocks(title="clipcap-video", analytics_enabled=False) as page:
-        gradio.Markdown("# clipcap-video\nDrop a video; it stays on this machine.")
-        with gradio.Row():
-            with gradio.Column(scale=1):
-                file = gradio.File(label=f"A video, up to {max_mb} MB", elem_id="video-file", type="filepath")
-                segments = gradio.Radio(list(SEGMENTS), value="shot by shot", label="Captions", elem_id="segments")
-                again = gradio.Button("Caption", variant="primary", elem_id="caption-button")
-                downloads = gradio.File(label="Subtitles", elem_id="subtitles", interactive=False)
-            with gradio.Column(scale=2):
-                caption = gradio.Markdown(elem_id="caption")
-                player = gradio.HTML(elem_id="player")
-                table = gradio.Dataframe(
-                    headers=HEADERS,
-                    label="Segments: click one to play it",
-                    elem_id="segment-table",
-                    interactive=False,
-                    wrap=True,
-                )
-        shown = gradio.State()
-        query = gradio.Textbox(
-            label="Search the videos so far", placeholder="words of a caption, then Enter", elem_id="search"
-        )
-        count = gradio.Markdown(elem_id="hit-count")
-        hits = gradio.Dataframe(headers=HIT_HEADERS, show_label=False, elem_id="hits", interactive=False, wrap=True)
-
-        outputs = [caption, player, table, downloads, shown]
-        for event in (file.upload, again.click):
-            event(describe, [file, segments], outputs, concurrency_limit=1, api_visibility="private")
-        for event in (query.submit, query.change):
-            event(search, query, [hits, count], show_progress="hidden", api_visibility="private")
-        table.select(play_segment, shown, player, show_progress="hidden", api_visibility="private")
-        hits.select(play_hit, query, player, show_progress="hidden", api_visibility="private")
+        on = _elements(gradio, max_mb)
+        outputs = [on.caption, on.player, on.table, on.downloads, on.shown]
+        for event in (on.file.upload, on.again.click):
+            event(describe, [on.file, on.segments], outputs, concurrency_limit=1, api_visibility="private")
+        for event in (on.query.submit, on.query.change):
+            event(search, on.query, [on.hits, on.count], show_progress="hidden", api_visibility="private")
+        on.table.select(play_segment, on.shown, on.player, show_progress="hidden", api_visibility="private")
+        on.hits.select(play_hit, on.query, on.player, show_progress="hidden", api_visibility="private")
     fonts = ["system-ui", "sans-serif"]
-    theme = gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
-    return page, {"theme": theme}
+    return page, {"theme": gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])}
+
+
+def _elements(gradio: Any, max_mb: int) -> SimpleNamespace:
+    """What is on the page, in its order."""
+    on = SimpleNamespace(shown=gradio.State())
+    gradio.Markdown("# clipcap-video\nDrop a video; it stays on this machine.")
+    with gradio.Row():
+        with gradio.Column(scale=1):
+            on.file = gradio.File(label=f"A video, up to {max_mb} MB", elem_id="video-file", type="filepath")
+            on.segments = gradio.Radio(list(SEGMENTS), value="shot by shot", label="Captions", elem_id="segments")
+            on.again = gradio.Button("Caption", variant="primary", elem_id="caption-button")
+            on.downloads = gradio.File(label="Subtitles", elem_id="subtitles", interactive=False)
+        with gradio.Column(scale=2):
+            on.caption = gradio.Markdown(elem_id="caption")
+            on.player = gradio.HTML(elem_id="player")
+            label = "Segments: click one to play it"
+            on.table = gradio.Dataframe(
+                headers=HEADERS, label=label, elem_id="segment-table", interactive=False, wrap=True
+            )
+    asked = "words of a caption, then Enter"
+    on.query = gradio.Textbox(label="Search the videos so far", placeholder=asked, elem_id="search")
+    on.count = gradio.Markdown(elem_id="hit-count")
+    on.hits = gradio.Dataframe(headers=HIT_HEADERS, show_label=False, elem_id="hits", interactive=False, wrap=True)
+    return on
 
 
 def _gradio() -> Any:
@@ -187,11 +188,6 @@ def _downloads(video: DescribedVideo) -> list[str]:
 
 def _hit_rows(hits: list[Hit]) -> list[list[str]]:
     return [
-        [
-            hit.video.name,
-            "" if hit.start is None else clock(hit.start),
-            "" if hit.end is None else clock(hit.end),
-            hit.text,
-        ]
+        [hit.video.name, *("" if time is None else clock(time) for time in (hit.start, hit.end)), hit.text]
         for hit in hits
     ]

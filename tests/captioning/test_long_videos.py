@@ -189,7 +189,7 @@ class TestStoppedRuns:
         self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make(captioner, talk, tmp_path, kinds=("srt",))
-        monkeypatch.setattr(long_videos, "_go_on", None)
+        monkeypatch.setattr(long_videos, "_continue", None)
         make(captioner, talk, tmp_path, kinds=("vtt",))
         assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT")
 

@@ -32,8 +32,8 @@ from tests.tiny import WIDTH, captions_of, features_of, fingerprint, write_annot
 VOCABULARY = ["a", "man", "is", "riding", "on", "the", "brown", "horse", "in", "field", "and", "two", "dogs", "run"]
 
 
-def foretelling(ranker: ConsensusRanker, shares: torch.Tensor) -> ConsensusRanker:
-    """The ranker, changed to foretell these shares of every video."""
+def predicting(ranker: ConsensusRanker, shares: torch.Tensor) -> ConsensusRanker:
+    """The ranker, changed to predict these shares of every video."""
     last = ranker.layers[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def merit(caption: Caption) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_expects_the_cider_that_comes_out_when_it_foretells_right(seed: int) -> None:
+def test_expects_the_cider_that_comes_out_when_it_predicts_right(seed: int) -> None:
     """Of words and pairs that are equally rare, every n-gram of a caption weighs the same, and nothing is estimated:
     then, for captions of one length, the expectation is the score."""
     rng = random.Random(seed)
@@ -63,7 +63,7 @@ def test_expects_the_cider_that_comes_out_when_it_foretells_right(seed: int) -> 
     assert table.rarity.tolist() == pytest.approx([math.log(5)] * len(table.ngrams))
     ranker = ConsensusRanker(ConsensusConfig(feature_dim=3, hidden_dim=4), table)
     for number, captions in enumerate(videos):
-        foretelling(ranker, ranker.targets(captions))
+        predicting(ranker, ranker.targets(captions))
         candidates = [rng.sample([f"{word}{number}" for word in VOCABULARY], 7) for _ in range(20)] + captions
         (found,) = ranker.judge(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), [candidates])
         assert [one.cider for one in found] == pytest.approx(reward.score(str(number), candidates), abs=1e-4)
@@ -81,7 +81,7 @@ def test_the_order_is_that_of_cider_where_weights_are_estimated() -> None:
     ranker = ConsensusRanker(ConsensusConfig(feature_dim=3, hidden_dim=4), NgramTable.of(videos, 400))
     correlations = []
     for number, captions in enumerate(videos):
-        foretelling(ranker, ranker.targets(captions))
+        predicting(ranker, ranker.targets(captions))
         candidates = [caption(other) for other in range(20)]
         (found,) = ranker.judge(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), [candidates])
         correlations.append(np.corrcoef([one.cider for one in found], reward.score(str(number), candidates))[0, 1])
@@ -89,12 +89,12 @@ def test_the_order_is_that_of_cider_where_weights_are_estimated() -> None:
 
 
 def test_support_is_how_often_somebody_says_the_words() -> None:
-    """Against people drawn at random who each use a word as often as was foretold, and whom nobody else influences."""
+    """Against people drawn at random who each use a word as often as was predicted, and whom nobody else influences."""
     videos = [[["a", "dog", "runs"], ["a", "cat"]], [["two", "dogs"]], [["a", "dog", "sits"]]]
     table = NgramTable.of(videos, 100)
     ranker = ConsensusRanker(ConsensusConfig(feature_dim=3, hidden_dim=4), table)
     shares = {"a": 0.9, "dog": 0.3, "runs": 0.05}
-    foretelling(ranker, torch.tensor([shares.get(ngram[0], 0.0) if len(ngram) == 1 else 0.0 for ngram in table.ngrams]))
+    predicting(ranker, torch.tensor([shares.get(ngram[0], 0.0) if len(ngram) == 1 else 0.0 for ngram in table.ngrams]))
     rng, draws = np.random.default_rng(0), 100_000
     rarity = {"a": math.log(3 / 2), "dog": math.log(3 / 2), "runs": math.log(3), "zebra": float(table.unknown[0])}
 
@@ -163,7 +163,7 @@ def ranked(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def test_it_foretells_what_people_say(ranked: Path) -> None:
+def test_it_predicts_what_people_say(ranked: Path) -> None:
     """Of unseen videos, a caption that is right is expected to score more than one of another video."""
     ranker = ConsensusRanker.load(ranked / "out" / "best" / CONSENSUS)
     right = wrong = 0.0

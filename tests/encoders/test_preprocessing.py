@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from clipcap_video.encoders.preprocessing import Preprocessing, center_crop, resized, unit_scale
+from clipcap_video.encoders.preprocessing import Preprocessing, center_crop, resized, scaled
 from tests.encoder_frames import frame
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -44,7 +44,7 @@ def test_frames_of_extreme_shape_take_no_more_room_than_others():
     """Resized whole, 2 x 30,000 pixels would be 224 x 3,360,000."""
     recipe = Preprocessing(224, (224, 224), "bicubic", ZERO, ONE)
     thin = torch.zeros(1, 3, 30_000, 2, dtype=torch.uint8)
-    thin[:, :, 14_999:15_001] = 200
+    thin[:, :, 14_990:15_010] = 200
     assert (recipe.resize_and_crop(thin) == 200).all()
     assert (recipe.resize_and_crop(thin.transpose(2, 3)) == 200).all()
 
@@ -83,7 +83,7 @@ def test_normalize_subtracts_and_divides_per_channel():
 
 
 def test_the_description_tells_recipes_apart():
-    mean, std = unit_scale((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    mean, std = scaled((0.5, 0.5, 0.5)), scaled((0.25, 0.25, 0.25))
     recipe = Preprocessing(232, (224, 224), "bilinear", mean, std)
     text = "short side 232 bilinear, center crop 224x224, mean 127.5 127.5 127.5, std 63.75 63.75 63.75"
     assert str(recipe) == text

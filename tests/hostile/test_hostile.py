@@ -34,7 +34,6 @@ class Place:
     caption: Path
     lm: Path
     model: Path
-    digest: str
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_project: TinyProject) -
             device="cpu", precision="fp32",
         )
     )  # fmt: skip
-    return Place(
-        folder, folder / "features", folder / "captions.json", folder / "lm", folder / "out" / "last", _digest(folder)
-    )
+    return Place(folder, folder / "features", folder / "captions.json", folder / "lm", folder / "out" / "last")
 
 
 def _digest(folder: Path) -> str:
@@ -79,6 +76,7 @@ def within(seconds: int) -> Iterator[None]:
 
 def refuses(place: Place, *words: Any) -> str:
     """The sentence with which a command stops."""
+    before = _digest(place.folder)
     with within(SECONDS):
         done = run("clipcap-video", *words)
     shown = f"{' '.join(map(str, words))}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
@@ -88,7 +86,7 @@ def refuses(place: Place, *words: Any) -> str:
     assert said, shown
     assert sum(line.startswith("error: ") for line in said) <= 1, shown
     assert "weights_only" not in done.stderr, shown
-    assert _digest(place.folder) == place.digest, "what was there has changed"
+    assert _digest(place.folder) == before, "what was there has changed"
     return " ".join(said)
 
 
@@ -105,7 +103,8 @@ READERS = {
 def _words(place: Place, folder: Path, words: list[str], file: Path) -> list[str]:
     (folder / "predictions.json").write_text(json.dumps({"video30": "a man"}))
     known = {
-        "DATA": place.data, "LM": place.lm, "MODEL": place.model, "NEW": folder / "new", "NEW.json": folder / "new.json",
+        "DATA": place.data, "LM": place.lm, "MODEL": place.model, "NEW": folder / "new",
+        "NEW.json": folder / "new.json",
         "PREDICTIONS": folder / "predictions.json", "{}": file,
     }  # fmt: skip
     return [str(known.get(word, word)) for word in words]

@@ -263,6 +263,7 @@ def test_full_size_frames_never_accumulate(tmp_path: Path) -> None:
     assert max(seen) == 8
 
 
+@pytest.mark.usefixtures("walked")
 def test_head_stops_decoding_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.write_clip(tmp_path / "clip.avi", 200)
     passed: list[float] = []
