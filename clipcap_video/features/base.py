@@ -124,3 +124,26 @@ def shape_2d(shape: tuple[int, ...], path: Path, video_id: str) -> FeatureShape:
     if len(shape) != 2 or 0 in shape:
         raise ClipcapError(f"{path}: features of {video_id} have shape {list(shape)}; expected [frames, width]")
     return FeatureShape(*shape)
+
+
+def checked(features: np.ndarray, timestamps: np.ndarray | None, where: Path | str) -> VideoFeatures:
+    """One video's features as they were read, [T, D] and [T]. where: the file, or the place in it, for the message.
+
+    Raises ClipcapError for what no extractor writes: other shapes, numbers that are no real ones, NaN or infinity,
+    and times that are missing, no numbers, or run backwards. A model would take them and be silently wrong.
+    """
+    problem = None
+    if features.dtype.kind not in "f":
+        problem = f"features of the type {features.dtype}, expected floating-point numbers"
+    elif features.ndim != 2 or 0 in features.shape:
+        problem = f"features of shape {list(features.shape)}, expected [frames, width]"
+    elif not np.isfinite(features).all():
+        frame = int(np.argmin(np.isfinite(features).all(axis=1)))
+        problem = f"a feature of frame {frame} that is no finite number"
+    elif timestamps is not None and timestamps.shape != (len(features),):
+        problem = f"times of shape {list(timestamps.shape)} for {len(features)} frames"
+    elif timestamps is not None and not (np.isfinite(timestamps).all() and (np.diff(timestamps) >= 0).all()):
+        problem = "times that are no numbers or run backwards"
+    if problem is not None:
+        raise ClipcapError(f"{where} holds {problem}; delete it and extract again")
+    return VideoFeatures(features.astype(np.float32), timestamps)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures, shape_2d
+from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures, checked, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import sorted_ids, whole_file
 
@@ -49,7 +49,7 @@ class HDF5Store(FeatureStore):
 
     def load(self, video_id: str) -> VideoFeatures:
         self.shape(video_id)
-        return VideoFeatures(np.asarray(self._file[video_id], dtype=np.float32))
+        return checked(np.asarray(self._file[video_id]), None, f"{self.path}: {video_id}")
 
 
 def check_replaceable(out: Path, covered: Collection[str]) -> None:

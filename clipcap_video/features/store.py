@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, shape_2d
+from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, checked, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import open_safetensors, sorted_ids, whole_file
 from clipcap_video.video.damage import Damage
@@ -90,7 +90,7 @@ class NumpyStore(FeatureStore):
 
     def load(self, video_id: str) -> VideoFeatures:
         self.shape(video_id)
-        return VideoFeatures(np.array(self._open(video_id), dtype=np.float32))
+        return checked(np.array(self._open(video_id)), None, self.file(video_id))
 
 
 def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
@@ -131,7 +131,8 @@ def read_origin(file: Path) -> Origin:
 def read_features(file: Path) -> VideoFeatures:
     """What one feature file holds. Raises ClipcapError when it is damaged."""
     with open_safetensors(file, "the features", "delete it and extract again", "numpy") as opened:
-        return VideoFeatures(opened.get_tensor("features").astype(np.float32), opened.get_tensor("timestamps"))
+        features, timestamps = opened.get_tensor("features"), opened.get_tensor("timestamps")
+    return checked(features, timestamps, file)
 
 
 def write_features(
