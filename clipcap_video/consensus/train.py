@@ -15,7 +15,7 @@ from tqdm import trange
 from clipcap_video.consensus.config import ConsensusTrainConfig
 from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
 from clipcap_video.datasets.annotations import read_annotations
-from clipcap_video.datasets.cleaning import mend_captions
+from clipcap_video.datasets.cleaning import fix_captions
 from clipcap_video.datasets.matching import match_features
 from clipcap_video.datasets.records import VideoRecord, normal_split, select
 from clipcap_video.devices import pick_device
@@ -55,7 +55,7 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
             "there is nothing to agree on"
         )
     if not config.raw_captions:
-        training = mend_captions(training)
+        training = fix_captions(training)
     split = normal_split(config.eval_split)
     validation = [record for record in records if record.split == split and record.captions]
 

@@ -50,7 +50,7 @@ def extract(
     spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
     max_damage: the largest share of damaged frames with which a video is used.
 
-    A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run goes on; that file holds
+    A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
     the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
     `<out>/warnings.jsonl`, those of earlier runs included. A run may be killed at any moment and
     started again; two runs at a time need two folders. Raises ClipcapError before any work when `out` holds

@@ -70,7 +70,7 @@ class ExtractionSummary:
 
 
 class Log:
-    """A file of JSON lines, which comes into being with its first one. append: go on with a file that is there."""
+    """A file of JSON lines, which comes into being with its first one. append: to a file that is there."""
 
     def __init__(self, file: Path, append: bool = False) -> None:
         self._file = file
