@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,41 +18,39 @@ if TYPE_CHECKING:
 ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
 
 
+_input, _decoding, _run = (partial(option, panel=name) for name in ("Input", "Decoding", "Run"))
+_architecture = partial(option, panel=ARCHITECTURE)
+
+
 @dataclass
 class CaptionerOptions(Part):
     """Which captioner, with which encoder, where."""
 
-    model_dir: Path | None = option(
+    model_dir: Path | None = _input(
         None,
         "A checkpoint, the out_dir of a run, or a folder of the ClipCap programs' PREFIX-EPOCH.pt; without it, the "
         "starter captioner.",
-        panel="Input",
     )
-    lm: str | None = option(
-        None,
-        "Where the frozen language model is, if not where the checkpoint says; gpt2 where it says nothing.",
-        panel="Run",
+    lm: str | None = _run(
+        None, "Where the frozen language model is, if not where the checkpoint says; gpt2 where it says nothing."
     )
-    encoder: str | None = option(
-        None, "Where the encoder is, if not where the checkpoint says.", panel="Run", needs={"videos": ANY}
+    encoder: str | None = _run(None, "Where the encoder is, if not where the checkpoint says.", needs={"videos": ANY})
+    encoder_weights: Path | None = _run(
+        None, "A file of weights for the encoder, where its own cannot be had.", needs={"videos": ANY}
     )
-    encoder_weights: Path | None = option(
-        None, "A file of weights for the encoder, where its own cannot be had.", panel="Run", needs={"videos": ANY}
+    precision: Literal["auto", "fp32", "bf16"] = _run(
+        "auto", "auto: fp32 for captions, and bf16 for the encoder where the device is fast at it."
     )
-    precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "auto: fp32 for captions, and bf16 for the encoder where the device is fast at it.", panel="Run"
-    )
-    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Run")
+    device: str = _run("auto", "auto takes CUDA, then MPS, then the CPU.")
 
 
 @dataclass
 class DamageOptions(Part):
     """Which videos are sound enough."""
 
-    max_damage: float = option(
+    max_damage: float = _input(
         MAX_DAMAGE,
         "Caption a video of which at most this share of the frames is damaged; 1 takes all that can be read.",
-        panel="Input",
         least=0,
         most=1,
         needs={"videos": ANY},
@@ -62,28 +61,24 @@ class DamageOptions(Part):
 class BeamOptions(Part):
     """How captions are decoded, sampling left out. The checkpoint says what is unset; see `run.with_defaults_of`."""
 
-    entry_length: int | None = option(
-        None, "Most tokens of a caption: 40, or 10 with a checkpoint of the ClipCap programs.", panel="Decoding"
+    entry_length: int | None = _decoding(
+        None, "Most tokens of a caption: 40, or 10 with a checkpoint of the ClipCap programs."
     )
-    use_beam_search: bool = option(
-        False, "Beam search; otherwise greedy, or sampling if one of its options is given.", panel="Decoding"
+    use_beam_search: bool = _decoding(
+        False, "Beam search; otherwise greedy, or sampling if one of its options is given."
     )
-    beam_size: int | None = option(
-        None,
-        "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them.",
-        panel="Decoding",
+    beam_size: int | None = _decoding(
+        None, "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them."
     )
-    no_consensus: bool = option(
+    no_consensus: bool = _decoding(
         False,
         "Rank by the language model alone, even where the checkpoint has a consensus network (train-consensus). With "
         "one, beam search is the default.",
-        panel="Decoding",
     )
-    length_penalty: float | None = option(
+    length_penalty: float | None = _decoding(
         None,
         "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions. "
         "0.6 unless given, or 1 with a checkpoint of the ClipCap programs.",
-        panel="Decoding",
     )
 
 
@@ -91,59 +86,46 @@ class BeamOptions(Part):
 class DecodingOptions(BeamOptions):
     """How captions are decoded."""
 
-    top_p: float | None = option(None, "Sample from the fewest tokens that hold this probability.", panel="Decoding")
-    top_k: int | None = option(None, "Sample from this many likeliest tokens.", panel="Decoding")
-    temperature: float = option(1.0, "Sample from logits divided by this; below 1 is more careful.", panel="Decoding")
-    sample: bool = option(False, "Sample, even with no other option of sampling.", panel="Decoding")
-    num_return: int = option(1, "Captions for each video, best first.", panel="Decoding")
-    repetition_penalty: float = option(
-        1.0, "Make tokens that were used already less likely by this factor.", panel="Decoding"
-    )
-    no_repeat_ngram: int = option(0, "Never write the same n tokens in a row twice; 0 is off.", panel="Decoding")
-    seed: int = option(0, "Seed of sampling.", panel="Run")
+    top_p: float | None = _decoding(None, "Sample from the fewest tokens that hold this probability.")
+    top_k: int | None = _decoding(None, "Sample from this many likeliest tokens.")
+    temperature: float = _decoding(1.0, "Sample from logits divided by this; below 1 is more careful.")
+    sample: bool = _decoding(False, "Sample, even with no other option of sampling.")
+    num_return: int = _decoding(1, "Captions for each video, best first.")
+    repetition_penalty: float = _decoding(1.0, "Make tokens that were used already less likely by this factor.")
+    no_repeat_ngram: int = _decoding(0, "Never write the same n tokens in a row twice; 0 is off.")
+    seed: int = _run(0, "Seed of sampling.")
 
 
 @dataclass
 class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `inference_vtt.py`."""
 
-    epoch: int | None = option(
-        None, "Take the checkpoint MODEL_DIR/PREFIX-EPOCH instead of the best.", panel="Input", needs={"model_dir": ANY}
+    epoch: int | None = _input(
+        None, "Take the checkpoint MODEL_DIR/PREFIX-EPOCH instead of the best.", needs={"model_dir": ANY}
     )
-    prefix: str | None = option(
-        None,
-        "Name of the checkpoints that --epoch chooses among, if there are several.",
-        panel="Input",
-        needs={"epoch": ANY},
+    prefix: str | None = _input(
+        None, "Name of the checkpoints that --epoch chooses among, if there are several.", needs={"epoch": ANY}
     )
-    videos: list[Path] | None = option(
-        None,
-        "Videos to caption: a folder, a video, or a text file of paths. May be given several times.",
-        panel="Input",
+    videos: list[Path] | None = _input(
+        None, "Videos to caption: a folder, a video, or a text file of paths. May be given several times."
     )
-    data: Path | None = option(
+    data: Path | None = _input(
         None,
         "Features to caption; without --videos, those that the model was trained on, else "
         "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 or features in the working folder.",
-        panel="Input",
         unless={"videos": ANY},
     )
-    caption: list[Path] | None = option(
-        None, "Annotations: which videos are in the split, and references to score against.", panel="Input"
+    caption: list[Path] | None = _input(
+        None, "Annotations: which videos are in the split, and references to score against."
     )
-    paragraphs: bool = option(
+    paragraphs: bool = _input(
         False,
         "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined, and not each "
         "segment by itself.",
-        panel="Input",
     )
-    split: str | None = option(
-        None, "Split to caption; test, else validate, unless given.", panel="Input", unless={"videos": ANY}
-    )
+    split: str | None = _input(None, "Split to caption; test, else validate, unless given.", unless={"videos": ANY})
     out: Path | None = option(
-        None,
-        "Where the captions go: predictions.json here with --videos, else in the model's folder.",
-        panel="Output",
+        None, "Where the captions go: predictions.json here with --videos, else in the model's folder.", panel="Output"
     )
     report: Path | None = option(
         None,
@@ -152,18 +134,16 @@ class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
         needs={"videos": ANY},
     )
 
-    bs: int = option(64, "Videos decoded at once.", panel="Run", least=1)
-    dry_run: bool = option(
-        False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
-    )
+    bs: int = _run(64, "Videos decoded at once.", least=1)
+    dry_run: bool = _run(False, "Say what the run would take, measured on a few videos, and do nothing.", once=True)
 
-    mapping_type: str | None = option(None, "Mapping network.", panel=ARCHITECTURE, choices=MAPPING_NETWORKS)
-    cross: bool = option(False, "The same as --mapping_type cross.", panel=ARCHITECTURE)
-    prefix_length: int | None = option(None, "Prefix length.", panel=ARCHITECTURE)
-    prefix_length_clip: int | None = option(None, "Most frames of a video.", panel=ARCHITECTURE)
-    num_layers: int | None = option(None, "Layers of the mapping transformer.", panel=ARCHITECTURE)
-    normalize_prefix: bool = option(False, "Features are divided by their L2 norm.", panel=ARCHITECTURE)
-    is_rn: bool = option(False, "Features are RN50x4's, 640 wide.", panel=ARCHITECTURE)
+    mapping_type: str | None = _architecture(None, "Mapping network.", choices=MAPPING_NETWORKS)
+    cross: bool = _architecture(False, "The same as --mapping_type cross.")
+    prefix_length: int | None = _architecture(None, "Prefix length.")
+    prefix_length_clip: int | None = _architecture(None, "Most frames of a video.")
+    num_layers: int | None = _architecture(None, "Layers of the mapping transformer.")
+    normalize_prefix: bool = _architecture(False, "Features are divided by their L2 norm.")
+    is_rn: bool = _architecture(False, "Features are RN50x4's, 640 wide.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

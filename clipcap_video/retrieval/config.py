@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,169 +22,113 @@ SIMILARITY_HEADS = Registry(
 )
 
 
+_data, _model, _step, _kept = (partial(option, panel=name) for name in ("Data", "Model", "Optimisation", "Checkpoints"))
+
+
 @dataclass
 class RetrievalTrainConfig(Options):
     """Options of a retrieval run."""
 
-    data: Path | None = option(
+    data: Path | None = _data(
         None,
         "Stored features: the folder from extract_features.py, or an .hdf5 file. features unless given.",
-        panel="Data",
         free=True,
         unless={"videos": ANY},
     )
-    videos: list[Path] | None = option(
+    videos: list[Path] | None = _data(
         None,
         "Train end to end, CLIP and all, from these videos instead of stored features: a folder, a video or a text "
         "file of paths. May be given several times.",
-        panel="Data",
         free=True,
     )
-    caption: list[Path] | None = option(
+    caption: list[Path] | None = _data(
         None,
         "Annotations, as for train_vtt.py. videodatainfo.json unless given. May be given several times.",
-        panel="Data",
         free=True,
     )
-    out_dir: Path = option(
-        Path("out_retrieval"), "Where the checkpoints and metrics.jsonl go.", panel="Data", free=True
+    out_dir: Path = _data(Path("out_retrieval"), "Where the checkpoints and metrics.jsonl go.", free=True)
+    train_split: str = _data("train", "Split to train on.")
+    eval_split: str = _data(
+        "validate", "Split to validate on; skipped when the annotations have none.", unless={"eval_every": 0}
     )
-    train_split: str = option("train", "Split to train on.", panel="Data")
-    eval_split: str = option(
-        "validate",
-        "Split to validate on; skipped when the annotations have none.",
-        panel="Data",
-        unless={"eval_every": 0},
+    expand_msrvtt_sentences: bool = _data(
+        False, "An epoch is every caption; otherwise every video with one of its captions, taking turns."
     )
-    expand_msrvtt_sentences: bool = option(
-        False, "An epoch is every caption; otherwise every video with one of its captions, taking turns.", panel="Data"
+    paragraphs: bool = _data(
+        False, "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined."
     )
-    paragraphs: bool = option(
-        False,
-        "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined.",
-        panel="Data",
+    max_words: int = _data(
+        32, "Tokens of a caption that the trained CLIP reads, first and last included.", least=2, needs={"videos": ANY}
     )
-    max_words: int = option(
-        32,
-        "Tokens of a caption that the trained CLIP reads, first and last included.",
-        panel="Data",
-        least=2,
-        needs={"videos": ANY},
+    max_frames: int = _data(12, "Most frames of a video.", least=1)
+    slice_framepos: Literal["0", "1", "2"] = _data(
+        "2", "Of more frames than that take 0: the first, 1: the last, 2: some at equal distances."
     )
-    max_frames: int = option(12, "Most frames of a video.", panel="Data", least=1)
-    slice_framepos: Literal["0", "1", "2"] = option(
-        "2", "Of more frames than that take 0: the first, 1: the last, 2: some at equal distances.", panel="Data"
-    )
-    feature_framerate: float = option(
-        1.0, "Frames a second taken of --videos.", panel="Data", above=0, needs={"videos": ANY}
-    )
-    workers: int = option(2, "Threads that decode --videos.", panel="Data", free=True, least=1, needs={"videos": ANY})
+    feature_framerate: float = _data(1.0, "Frames a second taken of --videos.", above=0, needs={"videos": ANY})
+    workers: int = _data(2, "Threads that decode --videos.", free=True, least=1, needs={"videos": ANY})
 
-    sim_header: str = option("meanP", "Similarity head.", panel="Model", choices=SIMILARITY_HEADS)
-    cross_num_hidden_layers: int = option(
+    sim_header: str = _model("meanP", "Similarity head.", choices=SIMILARITY_HEADS)
+    cross_num_hidden_layers: int = _model(
         4,
         "Layers of the heads seqTransf and tightTransf.",
-        panel="Model",
         least=1,
         unless={"sim_header": ("meanP", "seqLSTM"), "init_from": ANY},
     )
-    text_encoder: str = option(
+    text_encoder: str = _model(
         "all-minilm-l6-v2",
         "Frozen text encoder beside stored features: all-minilm-l6-v2, st:NAME_OR_PATH, or a CLIP or SigLIP encoder.",
-        panel="Model",
         unless={"videos": ANY, "init_from": ANY},
     )
-    dim: int = option(
+    dim: int = _model(
         256,
         "Width of the space where stored features and texts meet; 0: theirs, without projections.",
-        panel="Model",
         least=0,
         unless={"videos": ANY, "init_from": ANY},
     )
-    dropout: float = option(
-        0.1,
-        "Dropout before the projections.",
-        panel="Model",
-        least=0,
-        below=1,
-        unless={"videos": ANY, "init_from": ANY, "dim": 0},
+    dropout: float = _model(
+        0.1, "Dropout before the projections.", least=0, below=1, unless={"videos": ANY, "init_from": ANY, "dim": 0}
     )
-    pretrained_clip_name: str = option(
+    pretrained_clip_name: str = _model(
         "ViT-B/32",
         "CLIP to train on --videos: a ViT of OpenAI's clip, or a path to its .pt.",
-        panel="Model",
         needs={"videos": ANY},
         unless={"init_from": ANY},
     )
-    linear_patch: Literal["2d", "3d"] = option(
-        "2d",
-        "How frames of --videos become patches: each by itself, or with its neighbours.",
-        panel="Model",
-        needs={"videos": ANY},
+    linear_patch: Literal["2d", "3d"] = _model(
+        "2d", "How frames of --videos become patches: each by itself, or with its neighbours.", needs={"videos": ANY}
     )
-    freeze_layer_num: int = option(
+    freeze_layer_num: int = _model(
         0,
         "CLIP's embeddings and layers below this one stay frozen; -1 trains everything.",
-        panel="Model",
         least=-1,
         needs={"videos": ANY},
     )
-    init_from: Path | None = option(
-        None, "Begin with the weights of this retrieval model, whatever it was trained on.", panel="Model"
-    )
+    init_from: Path | None = _model(None, "Begin with the weights of this retrieval model, whatever it was trained on.")
 
-    epochs: int = option(5, "Passes over the data.", panel="Optimisation", least=1)
-    bs: int = option(
-        128,
-        "Pairs of text and video in a batch, each of which is negative for the others.",
-        panel="Optimisation",
-        least=2,
+    epochs: int = _step(5, "Passes over the data.", least=1)
+    bs: int = _step(128, "Pairs of text and video in a batch, each of which is negative for the others.", least=2)
+    grad_accum: int = _step(1, "Batches a step; negatives stay within a batch.", least=1)
+    lr: float = _step(1e-4, "Peak learning rate of everything but CLIP.", above=0)
+    coef_lr: float = _step(1e-3, "CLIP's learning rate is --lr times this.", above=0, needs={"videos": ANY})
+    warmup_proportion: float = _step(0.1, "Share of the run in which the rate rises.", least=0, below=1)
+    weight_decay: float = _step(0.2, "Weight decay of matrices; biases and norms have none.", least=0)
+    clip_norm: float = _step(1.0, "Gradients are scaled down to this norm; 0 is off.", least=0)
+    max_minutes: float = _step(
+        0.0, "End the run after so many minutes of training, validation not counted; 0 is no limit.", free=True, least=0
     )
-    grad_accum: int = option(1, "Batches a step; negatives stay within a batch.", panel="Optimisation", least=1)
-    lr: float = option(1e-4, "Peak learning rate of everything but CLIP.", panel="Optimisation", above=0)
-    coef_lr: float = option(
-        1e-3, "CLIP's learning rate is --lr times this.", panel="Optimisation", above=0, needs={"videos": ANY}
-    )
-    warmup_proportion: float = option(
-        0.1, "Share of the run in which the rate rises.", panel="Optimisation", least=0, below=1
-    )
-    weight_decay: float = option(
-        0.2, "Weight decay of matrices; biases and norms have none.", panel="Optimisation", least=0
-    )
-    clip_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 is off.", panel="Optimisation", least=0)
-    max_minutes: float = option(
-        0.0,
-        "End the run after so many minutes of training, validation not counted; 0 is no limit.",
-        panel="Optimisation",
-        free=True,
-        least=0,
-    )
-    precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "auto is bf16 where the device is fast at it.", panel="Optimisation"
-    )
-    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Optimisation", free=True)
-    seed: int = option(0, "Every random choice follows from it.", panel="Optimisation", least=0)
+    precision: Literal["auto", "fp32", "bf16"] = _step("auto", "auto is bf16 where the device is fast at it.")
+    device: str = _step("auto", "auto takes CUDA, then MPS, then the CPU.", free=True)
+    seed: int = _step(0, "Every random choice follows from it.", least=0)
 
-    prefix: str = option(
-        "prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", panel="Checkpoints", free=True
+    prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", free=True)
+    save_every: int = _kept(
+        0, "Keep a checkpoint every so many epochs; 0 keeps best and last only.", free=True, least=0
     )
-    save_every: int = option(
-        0,
-        "Keep a checkpoint every so many epochs; 0 keeps best and last only.",
-        panel="Checkpoints",
-        free=True,
-        least=0,
+    eval_every: int = _kept(1, "Validate every so many epochs, and at the end; 0 never.", free=True, least=0)
+    track: str | None = _kept(
+        None, "Also send the numbers to this tracker, e.g. tensorboard; see docs/runs.md.", free=True
     )
-    eval_every: int = option(
-        1, "Validate every so many epochs, and at the end; 0 never.", panel="Checkpoints", free=True, least=0
-    )
-    track: str | None = option(
-        None,
-        "Also send the numbers to this tracker, e.g. tensorboard; see docs/runs.md.",
-        panel="Checkpoints",
-        free=True,
-    )
-    resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints", once=True)
+    resume: bool = _kept(False, "Go on from OUT_DIR/last, or start if there is none.", once=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,53 +24,47 @@ from clipcap_video.runs.options import (
 )
 from clipcap_video.training.objectives.options import OBJECTIVES, ObjectiveOptions
 
+_data, _model, _step, _kept = (partial(option, panel=name) for name in ("Data", "Model", "Optimisation", "Checkpoints"))
+
 
 @dataclass
 class DataOptions(Part):
     """What a captioner learns from, and what it reads of that."""
 
-    data: Path | None = option(
+    data: Path | None = _data(
         None,
         "Features: the folder from extract_features.py, or an .hdf5 file. Unless given, "
         "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 where it is in the working folder or its CV_Project_Dataset, else features.",
-        panel="Data",
         free=True,
     )
-    caption: list[Path] | None = option(
+    caption: list[Path] | None = _data(
         None,
         "Annotations: MSR-VTT json, a file of another dataset (docs/datasets.md), or JSONL or CSV of video, "
         "caption[, split]. May be given several times. "
         "Unless given, train_val_videodatainfo.json, looked for likewise, else videodatainfo.json.",
-        panel="Data",
         free=True,
     )
-    paragraphs: bool = option(
+    paragraphs: bool = _data(
         False,
         "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined, and not each "
         "segment by itself.",
-        panel="Data",
     )
-    out_dir: Path = option(Path("out"), "Where the checkpoints and metrics.jsonl go.", panel="Data", free=True)
-    train_split: str = option("train", "Split to train on.", panel="Data")
-    eval_split: str = option(
-        "validate",
-        "Split to validate on; skipped when the annotations have none.",
-        panel="Data",
-        unless={"eval_every": 0},
+    out_dir: Path = _data(Path("out"), "Where the checkpoints and metrics.jsonl go.", free=True)
+    train_split: str = _data("train", "Split to train on.")
+    eval_split: str = _data(
+        "validate", "Split to validate on; skipped when the annotations have none.", unless={"eval_every": 0}
     )
-    captions_per_video: int = option(
+    captions_per_video: int = _data(
         0,
         "Captions of each video that an epoch trains on, taking turns; 0 is all of them.",
-        panel="Data",
         least=0,
         unless={"objective": "scst"},
     )
-    max_caption_tokens: int = option(40, "Longer captions are cut to this many tokens.", panel="Data", least=1)
-    raw_captions: bool = option(
+    max_caption_tokens: int = _data(40, "Longer captions are cut to this many tokens.", least=1)
+    raw_captions: bool = _data(
         False,
         "Train on captions as they are. Unless given, those that have their verb twice, as some of MSR-VTT, lose the "
         'first: "there is a man is talking" is "a man is talking".',
-        panel="Data",
     )
 
     def __post_init__(self) -> None:
@@ -82,29 +77,19 @@ class DataOptions(Part):
 class ChoiceOptions(Part):
     """Which captioner, and what its kinds have in common."""
 
-    model: str = option(
+    model: str = _model(
         "prefix",
         "prefix: a mapping network in front of a language model. lstm: a recurrent network that reads the frames and "
         "another that writes the words, trained from scratch; --lr is 2e-3 and --dropout 0.3 unless given.",
-        panel="Model",
         fixed=True,
         choices=CAPTIONERS,
     )
-    prefix_length_clip: int = option(
-        0,
-        "Most frames of a video that are used, evenly spread; 0 is as many as the data has.",
-        panel="Model",
-        fixed=True,
-        least=0,
+    prefix_length_clip: int = _model(
+        0, "Most frames of a video that are used, evenly spread; 0 is as many as the data has.", fixed=True, least=0
     )
-    dropout: float = option(
-        0.1, "Dropout in what is trained from scratch.", panel="Model", fixed=True, least=0, below=1
-    )
-    is_rn: bool = option(
-        False,
-        "Require RN50x4's 640-wide features. The width is read from the data in any case.",
-        panel="Model",
-        fixed=True,
+    dropout: float = _model(0.1, "Dropout in what is trained from scratch.", fixed=True, least=0, below=1)
+    is_rn: bool = _model(
+        False, "Require RN50x4's 640-wide features. The width is read from the data in any case.", fixed=True
     )
 
 
@@ -112,95 +97,61 @@ class ChoiceOptions(Part):
 class OptimisationOptions(Part):
     """How the weights move."""
 
-    objective: str = option(
+    objective: str = _step(
         "xe",
         "xe: cross-entropy with the captions. contrastive: that, and a loss by which videos and captions find each "
         "other; --retrieval_loss alone says so too. scst: self-critical, samples are rewarded by their CIDEr; for a "
         "model that xe trained before, see --init_from.",
-        panel="Optimisation",
         choices=OBJECTIVES,
     )
-    init_from: Path | None = option(
-        None,
-        "Start from the weights of this run or checkpoint; the options of the model are taken from it.",
-        panel="Optimisation",
+    init_from: Path | None = _step(
+        None, "Start from the weights of this run or checkpoint; the options of the model are taken from it."
     )
-    average: float = option(
+    average: float = _step(
         0.0,
         "Validate and keep a moving average of the weights; each step this share of it stays, e.g. 0.999. 0 is off.",
-        panel="Optimisation",
         least=0,
         below=1,
     )
-    epochs: int = option(10, "Passes over the videos.", panel="Optimisation", least=1)
-    bs: int = option(40, "Videos in a batch, each with all its captions of the epoch.", panel="Optimisation", least=1)
-    grad_accum: int = option(1, "Batches a step.", panel="Optimisation", least=1)
-    lr: float = option(1e-4, "Peak learning rate of what is trained from scratch.", panel="Optimisation", above=0)
-    warmup_steps: int = option(
-        -1,
-        "Steps of linear warm-up, at most the whole run; -1 is a twentieth of the run.",
-        panel="Optimisation",
-        least=-1,
+    epochs: int = _step(10, "Passes over the videos.", least=1)
+    bs: int = _step(40, "Videos in a batch, each with all its captions of the epoch.", least=1)
+    grad_accum: int = _step(1, "Batches a step.", least=1)
+    lr: float = _step(1e-4, "Peak learning rate of what is trained from scratch.", above=0)
+    warmup_steps: int = _step(
+        -1, "Steps of linear warm-up, at most the whole run; -1 is a twentieth of the run.", least=-1
     )
-    weight_decay: float = option(
-        0.01, "Weight decay of matrices; biases and norms have none.", panel="Optimisation", least=0
+    weight_decay: float = _step(0.01, "Weight decay of matrices; biases and norms have none.", least=0)
+    label_smoothing: float = _step(
+        0.0, "Share of the target spread over the vocabulary.", least=0, below=1, unless={"objective": "scst"}
     )
-    label_smoothing: float = option(
-        0.0,
-        "Share of the target spread over the vocabulary.",
-        panel="Optimisation",
-        least=0,
-        below=1,
-        unless={"objective": "scst"},
+    clip_norm: float = _step(1.0, "Gradients are scaled down to this norm; 0 is off.", least=0)
+    max_minutes: float = _step(
+        0.0, "End the run after so many minutes of training, validation not counted; 0 is no limit.", free=True, least=0
     )
-    clip_norm: float = option(1.0, "Gradients are scaled down to this norm; 0 is off.", panel="Optimisation", least=0)
-    max_minutes: float = option(
-        0.0,
-        "End the run after so many minutes of training, validation not counted; 0 is no limit.",
-        panel="Optimisation",
-        free=True,
-        least=0,
-    )
-    precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "auto is bf16 where the device is fast at it.", panel="Optimisation"
-    )
-    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Optimisation", free=True)
-    seed: int = option(0, "Every random choice follows from it.", panel="Optimisation", least=0)
+    precision: Literal["auto", "fp32", "bf16"] = _step("auto", "auto is bf16 where the device is fast at it.")
+    device: str = _step("auto", "auto takes CUDA, then MPS, then the CPU.", free=True)
+    seed: int = _step(0, "Every random choice follows from it.", least=0)
 
 
 @dataclass
 class CheckpointOptions(Part):
     """What a run keeps, and by which score."""
 
-    prefix: str = option(
-        "prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", panel="Checkpoints", free=True
+    prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", free=True)
+    save_every: int = _kept(
+        1, "Keep a checkpoint every so many epochs; 0 keeps best and last only.", free=True, least=0
     )
-    save_every: int = option(
-        1,
-        "Keep a checkpoint every so many epochs; 0 keeps best and last only.",
-        panel="Checkpoints",
-        free=True,
-        least=0,
+    eval_every: int = _kept(1, "Validate every so many epochs, and at the end; 0 never.", free=True, least=0)
+    eval_beam_size: int = _kept(
+        5, "Beams of the captions that validation scores; 1 is greedy.", free=True, least=1, unless={"eval_every": 0}
     )
-    eval_every: int = option(
-        1, "Validate every so many epochs, and at the end; 0 never.", panel="Checkpoints", free=True, least=0
-    )
-    eval_beam_size: int = option(
-        5,
-        "Beams of the captions that validation scores; 1 is greedy.",
-        panel="Checkpoints",
-        free=True,
-        least=1,
-        unless={"eval_every": 0},
-    )
-    best_by: str = option(
+    best_by: str = _kept(
         "CIDEr",
         "Score on the validation split that the best checkpoint has most of.",
-        panel="Checkpoints",
         choices=METRICS,
         unless={"eval_every": 0},
     )
-    resume: bool = option(False, "Go on from OUT_DIR/last, or start if there is none.", panel="Checkpoints", once=True)
+    resume: bool = _kept(False, "Go on from OUT_DIR/last, or start if there is none.", once=True)
     track: str | None = option(
         None,
         "Also send losses, rates and scores to this tracker, e.g. tensorboard (in OUT_DIR/tracking).",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clipcap_video.encoders import TextEncoder
+from clipcap_video.encoders.base import TextEncoder
 
 AT_ONCE = 4096  # texts between two looks at the progress bar
 
