@@ -67,12 +67,8 @@ def extract(
     todo = missing_videos(videos, out, fingerprint, overwrite)
     clear_leftovers(out)
     summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
-    bar = tqdm(
-        total=len(videos),
-        initial=summary.skipped,
-        unit="video",
-        disable=not (progress and sys.stderr.isatty()),
-    )
+    hidden = not (progress and sys.stderr.isatty())
+    bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=hidden)
     keep_warnings(out / WARNINGS_FILE, todo)
     with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
         unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
