@@ -262,7 +262,7 @@ class Captioner(HubModel):
         return self.ranker is not None and settings.consensus
 
     def default_settings(self) -> DecodingSettings:
-        """What suits the checkpoint where nothing is chosen."""
+        """The defaults of the checkpoint."""
         beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
         return DecodingSettings(length_penalty=self.length_penalty, beam_size=beams)
 

@@ -141,17 +141,12 @@ def from_line(line: str, where: str) -> Prediction:
     return _prediction(entry, where)
 
 
-def load_captions(path: Path | str) -> dict[str, str]:
-    """The best caption of each video in a predictions.json; a plain {"id": "caption"} or {"id": ["caption"]}
-    will do.
+def load_captions(path: Path | str) -> tuple[dict[str, str], str | None]:
+    """The best caption of each video in a predictions.json, and the split that it says it covers.
 
+    A plain {"id": "caption"} or {"id": ["caption"]} will do; it says no split.
     Raises ClipcapError when the file is missing or malformed, or names a video twice.
     """
-    return load_captions_and_split(path)[0]
-
-
-def load_captions_and_split(path: Path | str) -> tuple[dict[str, str], str | None]:
-    """As `load_captions`, with the split that the file says it covers."""
     path = Path(path)
     content = _read(path)
     if not _is_ours(content):

@@ -75,7 +75,7 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
 
 
 def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
-    """The settings with what suits the captioner's checkpoint where the user chose nothing."""
+    """The settings with the defaults of the captioner's checkpoint where the user chose nothing."""
     suggested = captioner.default_settings()
     if config.entry_length is None and not captioner.model.whole_captions:
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)

@@ -46,8 +46,8 @@ class Command:
 
     def __call__(self, context: typer.Context, **values: Any) -> None:
         def source(name: str) -> str:
-            found = context.get_parameter_source(name)
-            return "" if found is None else found.name
+            origin = context.get_parameter_source(name)
+            return "" if origin is None else origin.name
 
         names = [item.name for item in option_fields(self.config_class)]
         typed = {name for name in names if source(name) == "COMMANDLINE"}

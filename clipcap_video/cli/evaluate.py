@@ -55,12 +55,12 @@ def _evaluate(config: EvaluateConfig) -> Path:
     The figures are those of the COCO caption evaluation that papers report. METEOR needs Java; without it the
     other figures come out the same and METEOR is left out.
     """
-    from clipcap_video.captioning.predictions import PredictionFile, load_captions_and_split
+    from clipcap_video.captioning.predictions import PredictionFile, load_captions
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.matching import under_names
     from clipcap_video.metrics.captioning import describe_scores, evaluate_captions, save_scores
 
-    captions, own_split = load_captions_and_split(config.predictions)
+    captions, own_split = load_captions(config.predictions)
     split = config.split or own_split
     records = under_names(read_annotations(config.caption, config.paragraphs), captions)
     curve = config.confidence_curve

@@ -14,7 +14,7 @@ from tqdm import trange
 
 from clipcap_video.consensus.config import ConsensusTrainConfig
 from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
-from clipcap_video.datasets.cleaning import mend_captions
+from clipcap_video.datasets.cleaning import fix_captions
 from clipcap_video.datasets.matching import annotated, training_and_validation
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import pick_device
@@ -54,7 +54,7 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
             "there is nothing to agree on"
         )
     if not config.raw_captions:
-        training = mend_captions(training)
+        training = fix_captions(training)
 
     words = [[caption_words(text) for text in record.captions] for record in training]
     table = NgramTable.of(words, config.ngrams)

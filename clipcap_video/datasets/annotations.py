@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from clipcap_video.datasets.records import Listing, VideoRecord
 from clipcap_video.datasets.source import open_source
@@ -44,8 +45,7 @@ def read_annotations(
     return records
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     path: Path
     records: list[VideoRecord]
 

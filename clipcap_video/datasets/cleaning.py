@@ -13,7 +13,7 @@ _NOUN_PHRASE = rf"((?:(?!{_VERB}|(?:who|that|which|where|and|or)\s)[^\s,]+\s+){{
 _VERB_TWICE = re.compile(rf"\s*there\s+{_VERB}\s*{_NOUN_PHRASE}({_VERB}.*)", re.IGNORECASE | re.DOTALL)
 
 
-def mend_caption(caption: str) -> str:
+def fix_caption(caption: str) -> str:
     """A caption that has its verb twice without the first: "there is a man is talking" is "a man is talking".
 
     One of MSR-VTT's annotators wrote so. It is half a hundredth of its captions, but they share so many n-grams with
@@ -22,10 +22,10 @@ def mend_caption(caption: str) -> str:
     match = _VERB_TWICE.fullmatch(caption)
     if match is None:
         return caption
-    mended = match[1] + match[2]
-    return mended[0].upper() + mended[1:] if caption.lstrip()[0].isupper() else mended
+    fixed = match[1] + match[2]
+    return fixed[0].upper() + fixed[1:] if caption.lstrip()[0].isupper() else fixed
 
 
-def mend_captions(records: Iterable[VideoRecord]) -> list[VideoRecord]:
-    """The records with each caption as `mend_caption` has it."""
-    return [replace(record, captions=[mend_caption(caption) for caption in record.captions]) for record in records]
+def fix_captions(records: Iterable[VideoRecord]) -> list[VideoRecord]:
+    """The records with each caption as `fix_caption` has it."""
+    return [replace(record, captions=[fix_caption(caption) for caption in record.captions]) for record in records]

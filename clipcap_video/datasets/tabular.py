@@ -24,11 +24,8 @@ _VIDEO_FILE = re.compile(rf"(.+)(?:{_ENDINGS})", re.IGNORECASE)
 
 def matches(source: Source) -> bool:
     # One row of JSONL is one JSON object.
-    return source.content is None or isinstance(source.content, list) or _is_row(source.content)
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and "video" in value
+    content = source.content
+    return content is None or isinstance(content, list) or (isinstance(content, dict) and "video" in content)
 
 
 def read(source: Source) -> list[VideoRecord]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -124,14 +123,11 @@ def describe(examination: Examination, most: int = 20) -> str:
         rows += [(kind, finding.subject, finding.message) for finding in findings[:most]]
         if len(findings) > most:
             rows.append((kind, "...", f"and {len(findings) - most:,} more; --json FILE names them all"))
-    lines += ["", *_table(rows), "", "What to do"]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines += ["", *(f"  {kind:<{widths[0]}}  {subject:<{widths[1]}}  {said}" for kind, subject, said in rows)]
+    lines += ["", "What to do"]
     width = max(len(kind) for kind in by_kind)
     for kind, findings in by_kind.items():
         number = f"{len(findings):,} {KINDS[kind].severity}{'' if len(findings) == 1 else 's'}"
         lines.append(f"  {kind:<{width}}  {number}: {KINDS[kind].advice}")
     return "\n".join(lines)
-
-
-def _table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return [f"  {kind:<{widths[0]}}  {subject:<{widths[1]}}  {message}" for kind, subject, message in rows]

@@ -88,10 +88,10 @@ def fitting_encoder(
     name, weights: where it is, if not where the fingerprint says; without a fingerprint a name has to be given.
     Raises ClipcapError when it is another encoder, or cannot be had.
     """
-    found = name or (wanted.encoder if wanted is not None else None)
-    if found is None:
+    encoder_name = name or (wanted.encoder if wanted is not None else None)
+    if encoder_name is None:
         raise ClipcapError("the features do not say which encoder made them; name it with --encoder")
-    encoder = load_encoder(found, device, precision, weights)
+    encoder = load_encoder(encoder_name, device, precision, weights)
     if wanted is not None:
         given = replace(
             wanted, encoder=encoder.name, weights=encoder.weights_digest, preprocessing=encoder.preprocessing

@@ -50,7 +50,7 @@ def extract(
     spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
     max_damage: the largest share of damaged frames with which a video is used.
 
-    A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run goes on; that file holds
+    A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
     the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
     `<out>/warnings.jsonl`, those of earlier runs included. A run may be killed at any moment and
     started again; two runs at a time need two folders. Raises ClipcapError before any work when `out` holds
@@ -67,12 +67,8 @@ def extract(
     todo = missing_videos(videos, out, fingerprint, overwrite)
     clear_leftovers(out)
     summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
-    bar = tqdm(
-        total=len(videos),
-        initial=summary.skipped,
-        unit="video",
-        disable=not (progress and sys.stderr.isatty()),
-    )
+    hidden = not (progress and sys.stderr.isatty())
+    bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=hidden)
     keep_warnings(out / WARNINGS_FILE, todo)
     with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
         unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}

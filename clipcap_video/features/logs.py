@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from clipcap_video.errors import VideoError
 from clipcap_video.features.encode import EncodedVideo
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import whole_file
+from clipcap_video.files import write_text
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ExtractionSummary:
 
 
 class Log:
-    """A file of JSON lines, which comes into being with its first one. append: go on with a file that is there."""
+    """A file of JSON lines, which comes into being with its first one. append: to a file that is there."""
 
     def __init__(self, file: Path, append: bool = False) -> None:
         self._file = file
@@ -102,7 +102,6 @@ def keep_warnings(file: Path, made_anew: Container[str]) -> None:
             if json.loads(line)["video"] not in made_anew:
                 lines.append(line + "\n")
     if lines:
-        with whole_file(file) as partial:
-            partial.write_text("".join(lines), encoding="utf-8")
+        write_text(file, "".join(lines))
     else:
         file.unlink()

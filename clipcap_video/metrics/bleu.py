@@ -13,8 +13,8 @@ class Bleu(Metric):
     def score(self, hypotheses: Tokens, targets: Tokens, weights: np.ndarray | None = None) -> Figures:
         from pycocoevalcap.bleu.bleu import Bleu as Scorer
 
-        found, _ = Scorer(4).compute_score(targets, hypotheses, verbose=0)
-        scores = {f"Bleu_{n}": float(value) for n, value in enumerate(found, start=1)}
+        values, _ = Scorer(4).compute_score(targets, hypotheses, verbose=0)
+        scores = {f"Bleu_{n}": float(value) for n, value in enumerate(values, start=1)}
         if weights is None:
             return Figures(scores)
         resampled = bleu(weights @ bleu_counts(hypotheses, targets))
@@ -31,10 +31,10 @@ def bleu_counts(hypotheses: Tokens, targets: Tokens) -> np.ndarray:
     rows = []
     for video, (hypothesis,) in hypotheses.items():
         lengths, counts = cook_refs(targets[video])
-        found = cook_test(hypothesis, (lengths, counts))
-        length = found["testlen"]
+        cooked = cook_test(hypothesis, (lengths, counts))
+        length = cooked["testlen"]
         closest = min((abs(other - length), other) for other in lengths)[1]
-        rows.append([length, closest, *found["guess"], *found["correct"]])
+        rows.append([length, closest, *cooked["guess"], *cooked["correct"]])
     return np.array(rows, dtype=np.float64)
 
 

@@ -81,16 +81,16 @@ def score_captions(
     weights = resample_weights(len(hypotheses), bootstrap, seed) if bootstrap else None
     metrics = {kind: kind() for kind in METRICS.values()}
     reasons = {kind: metric.missing(java) for kind, metric in metrics.items()}
-    found = {
+    figures_of = {
         kind: metric.score(hypotheses, targets, weights) for kind, metric in metrics.items() if reasons[kind] is None
     }
-    given = [(figure, found[kind]) for figure, kind in METRICS.items() if kind in found]
+    given = [(figure, figures_of[kind]) for figure, kind in METRICS.items() if kind in figures_of]
     return CaptionScores(
         scores={figure: figures.scores[figure] for figure, figures in given},
         intervals={figure: interval(figures.drawn[figure]) for figure, figures in given if weights is not None},
-        per_video=found[METRICS["CIDEr"]].per_video,
+        per_video=figures_of[METRICS["CIDEr"]].per_video,
         tokenizer="ptb" if java else "python",
-        reasons={figure: reasons[kind] for figure, kind in METRICS.items() if kind not in found},
+        reasons={figure: reasons[kind] for figure, kind in METRICS.items() if kind not in figures_of},
         unpredicted=[video for video in references if video not in predictions],
         videos=len(hypotheses),
         references=sum(len(captions) for captions in targets.values()),
@@ -120,8 +120,8 @@ def cider(
     Raises ClipcapError as `score_captions` does.
     """
     _check(predictions, references)
-    found = Cider().score(*_tokenized(predictions, references, tokenizer))
-    return found.scores["CIDEr"], found.per_video
+    figures = Cider().score(*_tokenized(predictions, references, tokenizer))
+    return figures.scores["CIDEr"], figures.per_video
 
 
 def score_untokenized(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -13,10 +13,10 @@ class Rouge(Metric):
     def score(self, hypotheses: Tokens, targets: Tokens, weights: np.ndarray | None = None) -> Figures:
         from pycocoevalcap.rouge.rouge import Rouge as Scorer
 
-        _, found = Scorer().compute_score(targets, hypotheses)
+        _, values = Scorer().compute_score(targets, hypotheses)
         # The scorer takes "" for a word of its own, which an empty reference then matches.
         scores = {
             video: score if tokens[0] else 0.0
-            for (video, tokens), score in zip(hypotheses.items(), found.tolist(), strict=True)
+            for (video, tokens), score in zip(hypotheses.items(), values.tolist(), strict=True)
         }
         return mean_figures("ROUGE_L", scores, weights)

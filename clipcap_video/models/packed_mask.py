@@ -80,7 +80,7 @@ def block_mask(caption: Tensor, position: Tensor, prefix_length: int) -> Any:
 
 @contextmanager
 def block_attention(language_model: Any) -> Iterator[None]:
-    """The language model reads block masks inside; outside, it goes on as it was."""
+    """The language model reads block masks inside; outside, it is as it was."""
     config = language_model.config
     before = config._attn_implementation
     config._attn_implementation = "flex_attention"

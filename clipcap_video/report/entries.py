@@ -44,7 +44,7 @@ class Pictures:
 
     @classmethod
     def for_page_of(cls, videos: int, frames: int | None = None, side: int | None = None) -> Pictures:
-        """What suits a page of so many videos, where it is not given."""
+        """The defaults of a page of so many videos, where they are not given."""
         many = videos > MANY_VIDEOS
         return cls(
             (FRAMES_OF_MANY if many else FRAMES) if frames is None else frames,

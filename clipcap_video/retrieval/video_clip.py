@@ -15,7 +15,7 @@ from clipcap_video.encoders.preprocessing import Preprocessing
 from clipcap_video.errors import ClipcapError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the package warns about pkg_resources, which its user cannot mend
+    warnings.simplefilter("ignore")  # the package warns about pkg_resources, which its user cannot fix
     import clip
     from clip.model import CLIP, ModifiedResNet
 

@@ -34,7 +34,7 @@ class SearchHit:
 def search(
     index: SearchIndex, query: np.ndarray, top: int, rank_by: str = "moment", without: str | None = None
 ) -> list[SearchHit]:
-    """The `top` videos that suit the query [D] best, best first; equal ones in the order of the index.
+    """The `top` videos that match the query [D] best, best first; equal ones in the order of the index.
 
     rank_by: "moment", by a video's best frame; "video", by the mean of its frames, as CLIP4Clip does.
     without: id of a video to leave out.

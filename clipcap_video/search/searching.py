@@ -104,7 +104,7 @@ class VideoSearch:
         return self._index
 
     def by_text(self, text: str, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:
-        """The videos that suit a text best. Raises ClipcapError when nothing can read texts for these features."""
+        """The videos that match a text best. Raises ClipcapError when nothing can read texts for these features."""
         if not text.strip():
             raise ClipcapError("the text to search for is empty; say what the videos should show")
         query = self._text_vector(text)

@@ -40,7 +40,7 @@ class RunLog:
         self._news = True
         self._accelerator = accelerator
         if config.track is not None:
-            # TensorBoard drops what a run that was stopped had written beyond the place where it goes on.
+            # TensorBoard drops what a run that was stopped had written beyond the place where it resumes.
             extra = {} if resume_at is None else {"tensorboard": {"purge_step": resume_at + 1}}
             options = {
                 name: ", ".join(value) if isinstance(value, list) else "" if value is None else value

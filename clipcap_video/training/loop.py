@@ -119,7 +119,7 @@ class Run(ABC):
         return f"{self.total_steps:,} steps"
 
     def after_step(self) -> None:  # noqa: B027
-        """What has to be mended after the optimiser has moved the weights."""
+        """What has to be restored after the optimiser has moved the weights."""
 
     def go(self, resuming: bool) -> TrainingSummary:
         config = self.config

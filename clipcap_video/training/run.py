@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipcap_video.datasets.cleaning import mend_captions
+from clipcap_video.datasets.cleaning import fix_captions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
 from clipcap_video.encoders.trainable import load_trained_layers
@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> TrainingSummary:
 
 
 def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
-    """A run before its first step, and whether it goes on from an earlier one. Writes nothing."""
+    """A run before its first step, and whether it resumes an earlier one. Writes nothing."""
     resuming = has_run(config)
     check_tracker(config.track)
     if config.eval_every:
@@ -88,7 +88,7 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if config.reference:
         training = [replace(record, captions=record.captions[:1]) for record in training]
     elif not config.raw_captions:
-        training = mend_captions(training)
+        training = fix_captions(training)
     train_data, eval_data = tokenise(training), tokenise(validation)
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
@@ -186,7 +186,7 @@ class CaptioningRun(Run):
     def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
         fingerprint = self.captioner.fingerprint(self.store.fingerprint)
         info = CheckpointInfo(fingerprint, self.config.to_json(), progress)
-        # It was trained on the features, not on the captioner, so it still fits one that goes on.
+        # It was trained on the features, not on the captioner, so it still fits one that is trained on.
         keep_ranker = keep_consensus(directory)
 
         own = self.objective.own_weights()

@@ -39,7 +39,9 @@ def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = re
             print(f"nothing to resume in {config.out_dir}; starting", file=sys.stderr)
         return False
     if not config.resume:
-        raise ClipcapError(f"{config.out_dir} already holds a run; go on with --resume, or choose another --out_dir")
+        raise ClipcapError(
+            f"{config.out_dir} already holds a run; continue it with --resume, or choose another --out_dir"
+        )
     _, info = read(last)
     changed = config.differences(info.training)
     if changed:

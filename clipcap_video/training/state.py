@@ -1,4 +1,4 @@
-"""What a run needs to go on where it stopped: optimiser state and place, beside the `last` checkpoint."""
+"""What a run needs to resume where it stopped: optimiser state and place, beside the `last` checkpoint."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_
 from clipcap_video.video.sampling import SamplingSpec, Span
 
 CHUNK_FRAMES = 8
-# A usual video (28 frames, or a minute at 1 a second) fits its queue, and its thread can go on to the next.
+# A usual video (28 frames, or a minute at 1 a second) fits its queue, and its thread can take the next.
 QUEUED_CHUNKS = 8
 POLL_SECONDS = 0.1
 

@@ -69,7 +69,7 @@ class Decoder:
     """An open video; a context manager.
 
     A pass over a sound video is strict: the codec stops at the least error. At the first one, the whole video is
-    surveyed for errors, and a tolerant pass, which conceals them as players do, goes on from there.
+    surveyed for errors, and a tolerant pass, which conceals them as players do, continues from there.
 
     threads: of the codec; 0 leaves it to the codec. plain: see PictureMaker.
     Raises VideoError when the file is missing, empty or no video.

@@ -97,7 +97,9 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
             )
         except ClipcapError as error:
             raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
-        return f"### {described.caption}", _player(described), _rows(described), _downloads(described), described.number
+        rows = [[clock(part.start or 0), clock(part.end or 0), part.text] for part in described.segments]
+        downloads = [str(file) for file in described.subtitle_files.values()]
+        return f"### {described.caption}", _player(described), rows, downloads, described.number
 
     def play_segment(number: int | None, event: Any) -> str:
         if number is None:
@@ -176,14 +178,6 @@ def _player(video: DescribedVideo, start: float | None = None) -> str:
         f'<video controls {play} preload="auto" style="width: 100%; max-height: 60vh" src="{picture}{at}">'
         f'<track kind="captions" label="captions" src="{track}" default></video>'
     )
-
-
-def _rows(video: DescribedVideo) -> list[list[str]]:
-    return [[clock(part.start or 0), clock(part.end or 0), part.text] for part in video.segments]
-
-
-def _downloads(video: DescribedVideo) -> list[str]:
-    return [str(file) for file in video.subtitle_files.values()]
 
 
 def _hit_rows(hits: list[Hit]) -> list[list[str]]:

@@ -15,7 +15,6 @@ from clipcap_video.captioning.predictions import (
     PredictionFile,
     from_line,
     load_captions,
-    load_captions_and_split,
     to_line,
 )
 from clipcap_video.errors import ClipcapError
@@ -104,14 +103,14 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path) -> None:
 def test_captions_are_the_best_ones(tmp_path: Path) -> None:
     path = tmp_path / "predictions.json"
     example().save(path)
-    assert load_captions_and_split(path) == ({"video7": "a dog — “running”", "video8": ""}, "test")
+    assert load_captions(path) == ({"video7": "a dog — “running”", "video8": ""}, "test")
 
 
 def test_plain_files_of_captions(tmp_path: Path) -> None:
     path = tmp_path / "plain.json"
     path.write_text('\ufeff{"a": "one", "b": ["two", "three"]}', encoding="utf-8")
-    assert load_captions(path) == {"a": "one", "b": "two"}
-    assert load_captions_and_split(path)[1] is None
+    assert load_captions(path) == ({"a": "one", "b": "two"}, None)
+    assert load_captions(path)[1] is None
 
 
 def ours(*predictions: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipcap_video.datasets.cleaning import mend_caption, mend_captions
+from clipcap_video.datasets.cleaning import fix_caption, fix_captions
 from clipcap_video.datasets.records import VideoRecord
 
 
@@ -18,7 +18,7 @@ from clipcap_video.datasets.records import VideoRecord
     ],
 )
 def test_the_first_verb_goes(caption: str, mended: str) -> None:
-    assert mend_caption(caption) == mended
+    assert fix_caption(caption) == mended
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_the_first_verb_goes(caption: str, mended: str) -> None:
     ],
 )
 def test_others_stay(caption: str) -> None:
-    assert mend_caption(caption) == caption
+    assert fix_caption(caption) == caption
 
 
 def test_records_keep_all_else() -> None:
     record = VideoRecord("v", "train", ["there is a cat is asleep", "a cat"])
-    (mended,) = mend_captions([record])
+    (mended,) = fix_captions([record])
     assert mended == VideoRecord("v", "train", ["a cat is asleep", "a cat"])
