@@ -243,7 +243,7 @@ class TestFeatures:
             data=tiny_project.data, caption=[tiny_project.caption], lm=str(tiny_project.lm), num_layers=1,
             prefix_length=2, only_prefix=True, device="cpu", precision="fp32", out_dir=tmp_path / "out",
         )  # fmt: skip
-        model = prepare(options)[0].bare_model
+        model = prepare(options)[0].captioner
         checkpoint = tmp_path / "model"
         save_checkpoint(checkpoint, model, CheckpointInfo(fingerprint()))
         assert kinds(examine(data=tiny_project.data, model_dir=checkpoint)) == {}
