@@ -29,7 +29,7 @@ SIDE = 224
 
 
 def make_clip(path: Path, seconds: float, size: tuple[int, int] = (320, 240), fps: int = 30) -> Path:
-    """A moving pattern with some noise, as H.264 with ffmpeg's own settings where imageio-ffmpeg is installed."""
+    """A moving pattern with some noise, as H.264 with ffmpeg's own settings."""
     width, height = size
     rows, columns = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 24, (height, width, 3), dtype=np.uint8)
@@ -38,14 +38,8 @@ def make_clip(path: Path, seconds: float, size: tuple[int, int] = (320, 240), fp
         wave = np.sin((columns + 3 * number) / 40) + np.cos((rows - 2 * number) / 60)
         return (np.stack([wave, np.roll(wave, 40), -wave], -1) * 50 + 115).astype(np.uint8) + np.roll(noise, number, 1)
 
-    try:
-        from imageio_ffmpeg import get_ffmpeg_exe
-    except ImportError:
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
-        for number in range(int(seconds * fps)):
-            writer.write(frame(number))
-        writer.release()
-        return path
+    from imageio_ffmpeg import get_ffmpeg_exe  # of the extra bench
+
     source = ["-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
     # A minute is encoded and repeated: a decoder does the same work for either.
     loops = max(1, math.ceil(seconds / 60))

@@ -83,10 +83,9 @@ def ours(videos: int, only_prefix: bool, steps: int, precision: str) -> tuple[fl
     from clipcap_video.devices import autocast, pick_device
     from clipcap_video.models.packing import pack
     from clipcap_video.training.optimisation import make_optimizer, parameter_groups
-    from clipcap_video.training.setup import prepare_language_model
 
     model = captioner(only_prefix, packed=True)
-    prepare_language_model(model, precision)
+    model.keep_in(precision, frozen_only=True)
     optimizer = make_optimizer(parameter_groups([(model.parameters(), 1e-5)], weight_decay=0.01), lr=1e-5)
     lists = [[[*caption, VOCABULARY - 1] for caption in video] for video in captions(videos)]
     batch = pack(list(features(videos).numpy()), lists)

@@ -14,10 +14,9 @@ from tqdm import trange
 
 from clipcap_video.consensus.config import ConsensusTrainConfig
 from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
-from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.cleaning import mend_captions
-from clipcap_video.datasets.matching import match_features
-from clipcap_video.datasets.records import VideoRecord, normal_split, select
+from clipcap_video.datasets.matching import annotated, training_and_validation
+from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import pick_device
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
@@ -47,8 +46,8 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
         raise ClipcapError(f"{checkpoint} does not say what it was trained on; give --data and --caption")
     store = open_features(data)
     check_fingerprints(info.fingerprint, store.fingerprint, str(data))
-    records = match_features(read_annotations(caption, bool(info.training.get("paragraphs"))), store.ids()).records
-    training = [record for record in select(records, config.train_split) if record.captions]
+    records = annotated(caption, store.ids(), str(data), bool(info.training.get("paragraphs")))
+    training, validation = training_and_validation(records, config.train_split, config.eval_split)
     if len(training) < 2:
         raise ClipcapError(
             f"fewer than two videos of split {config.train_split!r} have features in {data} and captions; "
@@ -56,8 +55,6 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
         )
     if not config.raw_captions:
         training = mend_captions(training)
-    split = normal_split(config.eval_split)
-    validation = [record for record in records if record.split == split and record.captions]
 
     words = [[caption_words(text) for text in record.captions] for record in training]
     table = NgramTable.of(words, config.ngrams)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.records import VideoRecord, normal_split, select
 from clipcap_video.errors import ClipcapError
 from clipcap_video.video.sampling import Span
 
@@ -54,6 +56,41 @@ def match_features(records: Sequence[VideoRecord], store_ids: Collection[str]) -
         without_features=[record.video_id for record in named if record.video_id not in available],
         without_captions=[video_id for video_id in store_ids if video_id not in annotated],
     )
+
+
+def annotated(caption: Sequence[Path], ids: Sequence[str], where: str, paragraphs: bool = False) -> list[VideoRecord]:
+    """The records of the videos that are among `ids`; says what was left out.
+
+    where: what has these ids, for the message. Raises ClipcapError when there are none.
+    """
+    matched = match_features(read_annotations(caption, paragraphs), ids)
+    if not matched.records:
+        raise ClipcapError(
+            f"no video of {', '.join(map(str, caption))} has features or a file in {where}; check that ids agree, "
+            f"e.g. {ids[0]!r} there"
+        )
+    if matched.describe():
+        print(matched.describe(), file=sys.stderr)
+    return matched.records
+
+
+def training_and_validation(
+    records: Sequence[VideoRecord], train_split: str, eval_split: str
+) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """The videos of two splits that have captions; of the second perhaps none.
+
+    Raises ClipcapError where the first is no split, or none of its videos has captions.
+    """
+    training = with_captions(select(records, train_split))
+    if not training:
+        raise ClipcapError(f"split {train_split!r} has features but no captions; nothing to train on")
+    validation = normal_split(eval_split)
+    return training, with_captions([record for record in records if record.split == validation])
+
+
+def with_captions(records: Sequence[VideoRecord]) -> list[VideoRecord]:
+    """Those that have any."""
+    return [record for record in records if record.captions]
 
 
 def under_names(records: Sequence[VideoRecord], ids: Collection[str]) -> list[VideoRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipcap_video.datasets.matching import annotated, with_captions
 from clipcap_video.datasets.records import select
 from clipcap_video.devices import pick_device
 from clipcap_video.errors import ClipcapError
@@ -13,7 +14,7 @@ from clipcap_video.metrics.retrieval import RetrievalScores
 from clipcap_video.retrieval.config import RetrievalEvaluationConfig
 from clipcap_video.retrieval.data import RetrievalData
 from clipcap_video.retrieval.model import load_retrieval
-from clipcap_video.retrieval.train import annotated, encode_texts, evaluate_retrieval, frame_source, with_captions
+from clipcap_video.retrieval.train import encode_texts, evaluate_retrieval, frame_source
 from clipcap_video.video.files import find_all_videos
 
 

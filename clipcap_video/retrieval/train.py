@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipcap_video.datasets.annotations import read_annotations
-from clipcap_video.datasets.matching import match_features
-from clipcap_video.datasets.records import VideoRecord, normal_split, select
+from clipcap_video.datasets.matching import annotated, training_and_validation
+from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
 from clipcap_video.encoders import VIT_CLIPS, load_text_encoder
 from clipcap_video.encoders.clip import CLIP, fetch
@@ -65,10 +64,9 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     where = str(config.data) if store is not None else ", ".join(map(str, config.videos or []))
     ids = store.ids() if store is not None else list(videos)
     records = annotated(config.caption, ids, where, config.paragraphs)
-    training = with_captions(select(records, config.train_split))
+    training, validation = training_and_validation(records, config.train_split, config.eval_split)
     if len(training) < 2:
         raise ClipcapError(f"split {config.train_split!r} has fewer than two videos with captions; nothing to contrast")
-    validation = with_captions([record for record in records if record.split == normal_split(config.eval_split)])
     if not validation and config.eval_every:
         print(f"no captions in split {config.eval_split!r}: the best checkpoint is the last", file=sys.stderr)
     precision = pick_precision(device, config.precision)
@@ -88,23 +86,6 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     eval_data = RetrievalData.of(validation, source, encode, expand=False) if validation else None
     run = _RetrievalRun(config, accelerator, model, train_data, eval_data, None if store is None else store.fingerprint)
     return run.go(resuming)
-
-
-def annotated(caption: Sequence[Path], ids: list[str], where: str, paragraphs: bool = False) -> list[VideoRecord]:
-    """The records of videos that are there; says what was left out. Raises ClipcapError when there are none."""
-    matched = match_features(read_annotations(caption, paragraphs), ids)
-    if not matched.records:
-        raise ClipcapError(
-            f"no video of {', '.join(map(str, caption))} is in {where}; check that ids agree, e.g. {ids[0]!r} there"
-        )
-    if matched.describe():
-        print(matched.describe(), file=sys.stderr)
-    return matched.records
-
-
-def with_captions(records: Sequence[VideoRecord]) -> list[VideoRecord]:
-    """Those that have any."""
-    return [record for record in records if record.captions]
 
 
 def frame_source(

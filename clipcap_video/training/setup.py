@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.datasets.annotations import read_annotations
-from clipcap_video.datasets.matching import match_features
-from clipcap_video.datasets.records import VideoRecord, normal_split, select
+from clipcap_video.datasets.matching import annotated, training_and_validation
+from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
@@ -71,19 +70,8 @@ def check_continues(config: TrainConfig, store: FeatureStore, model: CaptionMode
 def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """Records of the training and the validation split that have features; says what was left out."""
     assert config.caption is not None
-    matched = match_features(read_annotations(config.caption, config.paragraphs), store.ids())
-    if not matched.records:
-        raise ClipcapError(
-            f"no video of {', '.join(map(str, config.caption))} has features in {config.data}; check that ids agree, "
-            f"e.g. {store.ids()[0]!r} there"
-        )
-    if matched.describe():
-        print(matched.describe(), file=sys.stderr)
-    training = [record for record in select(matched.records, config.train_split) if record.captions]
-    if not training:
-        raise ClipcapError(f"split {config.train_split!r} has features but no captions; nothing to train on")
-    eval_split = normal_split(config.eval_split)
-    validation = [record for record in matched.records if record.split == eval_split and record.captions]
+    records = annotated(config.caption, store.ids(), str(config.data), config.paragraphs)
+    training, validation = training_and_validation(records, config.train_split, config.eval_split)
     if not validation and config.eval_every:
         print(
             f"no captions in split {config.eval_split!r}: no validation, the best checkpoint is the last",

@@ -13,10 +13,14 @@ from clipcap_video.captioning.predictions import (
     Caption,
     Prediction,
     PredictionFile,
+    from_line,
     load_captions,
     load_captions_and_split,
+    to_line,
 )
 from clipcap_video.errors import ClipcapError
+from clipcap_video.report.entries import report_predictions
+from clipcap_video.video.damage import Damage
 
 
 def example() -> PredictionFile:
@@ -167,3 +171,17 @@ def test_what_a_consensus_network_expects_is_written_and_read(tmp_path: Path) ->
     found = [Prediction("video0", [Caption("a dog", -3.0, -1.5, 2, expected_cider=0.25, support=0.5)])]
     PredictionFile("out", None, {}, found).save(tmp_path / "p.json")
     assert PredictionFile.load(tmp_path / "p.json").predictions == found
+
+
+def test_damage_is_kept_and_shown(tmp_path: Path) -> None:
+    damage = Damage(frames=120, corrupt=2, missing=3, errors=5)
+    caption = Caption("a dog", -1.0, -0.5, 2)
+    path = str(tmp_path / "caf\udce9.mp4")  # bytes that are not UTF-8
+    found = [Prediction("sound", [caption]), Prediction("hurt", [caption], path=path, damage=damage)]
+    PredictionFile("m", None, {}, found).save(tmp_path / "predictions.json")
+    again = PredictionFile.load(tmp_path / "predictions.json").predictions
+    assert [one.damage for one in again] == [None, damage]
+    assert again[1].path == path
+    assert from_line(to_line(found[1]), "here").damage == damage
+    page = report_predictions(again, tmp_path / "page.html", {}).read_text(encoding="utf-8")
+    assert page.count("5 of 120 frames are damaged (4.2%: 2 corrupt, 3 missing, 5 decoder errors)") == 1
