@@ -35,14 +35,16 @@ from clipcap_video.models.checkpoint import load_checkpoint, objective_weights, 
 from clipcap_video.models.language_model import load_tokenizer
 from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork
 from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
-from clipcap_video.models.options import CAPTIONERS, ModelOptions
+from clipcap_video.models.options import ModelOptions
 from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.models.registry import CAPTIONERS
 from clipcap_video.models.vocabulary import word_tokenizer
 from clipcap_video.runs.options import option
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData
 from clipcap_video.training.objectives.base import Objective
-from clipcap_video.training.objectives.options import OBJECTIVES, ObjectiveOptions
+from clipcap_video.training.objectives.options import ObjectiveOptions
+from clipcap_video.training.objectives.registry import OBJECTIVES
 from clipcap_video.training.run import train
 from tests.cli.test_cli import refused, run
 from tests.clips import write_clip

@@ -26,7 +26,7 @@ from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import open_safetensors
 from clipcap_video.models.base import CONFIG, ENCODER_WEIGHTS, WEIGHTS, CaptionModel
 from clipcap_video.models.legacy import find_legacy
-from clipcap_video.models.options import CAPTIONERS
+from clipcap_video.models.registry import CAPTIONERS
 
 # Options of a run that name places on the machine that trained it.
 PATHS = ("data", "caption", "out_dir", "init_from", "videos", "encoder_weights")

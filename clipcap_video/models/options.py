@@ -1,7 +1,4 @@
-"""The options of each kind of captioner, and the kinds by name. Free of torch, for the command line to build flags on.
-
-A new kind is a file with a subclass of `models.base.CaptionModel` and one of `ModelOptions`, and a line in CAPTIONERS.
-"""
+"""The options of each kind of captioner. Free of torch, for the command line to build flags on."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.runs.options import ANY, Part, absolute, option
-from clipcap_video.runs.registry import Registry, load_object
+from clipcap_video.runs.registry import load_object
 
 if TYPE_CHECKING:
     from clipcap_video.models.base import CaptionModel
@@ -201,6 +198,3 @@ class LstmOptions(ModelOptions):
             raise ClipcapError("--init_from starts from a captioner of stored features, not of --train_encoder all")
         if not self.videos:
             raise ClipcapError("--train_encoder all trains on frames; give the videos with --videos")
-
-
-CAPTIONERS = Registry("model", {"prefix": PrefixOptions, "lstm": LstmOptions})

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics.registry import METRICS
-from clipcap_video.models.options import CAPTIONERS, ModelOptions
+from clipcap_video.models.options import ModelOptions
+from clipcap_video.models.registry import CAPTIONERS
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import (
     Options,
@@ -22,7 +23,8 @@ from clipcap_video.runs.options import (
     option_fields,
     refuse_idle,
 )
-from clipcap_video.training.objectives.options import OBJECTIVES, ObjectiveOptions
+from clipcap_video.training.objectives.options import ObjectiveOptions
+from clipcap_video.training.objectives.registry import OBJECTIVES
 
 _data, _model, _step, _kept = (partial(option, panel=name) for name in ("Data", "Model", "Optimisation", "Checkpoints"))
 

@@ -1,8 +1,4 @@
-"""The options of each objective, and the objectives by name. Free of torch, for the command line to build flags on.
-
-A new one is a file with a subclass of `objectives.base.Objective` and one of `ObjectiveOptions`, and a line in
-OBJECTIVES.
-"""
+"""The options of each objective. Free of torch, for the command line to build flags on."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.runs.options import Part, option
-from clipcap_video.runs.registry import Registry, load_object
+from clipcap_video.runs.registry import load_object
 
 if TYPE_CHECKING:
     from clipcap_video.training.objectives.base import Objective
@@ -112,8 +108,3 @@ class SelfCriticalOptions(ObjectiveOptions):
                 f"{config.init_from} was trained without an end token, which --objective scst rewards; start from a "
                 "run of --recipe ours"
             )
-
-
-OBJECTIVES = Registry(
-    "objective", {"xe": CrossEntropyOptions, "contrastive": ContrastiveOptions, "scst": SelfCriticalOptions}
-)

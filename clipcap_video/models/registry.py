@@ -1,0 +1,11 @@
+"""The kinds of captioner by name, each as its options, which know its class.
+
+A new kind is a file with a subclass of `models.base.CaptionModel` and one of `ModelOptions`, and a line here.
+"""
+
+from __future__ import annotations
+
+from clipcap_video.models.options import LstmOptions, PrefixOptions
+from clipcap_video.runs.registry import Registry
+
+CAPTIONERS = Registry("model", {"prefix": PrefixOptions, "lstm": LstmOptions})
