@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
+from clipcap_video.datasets.matching import with_captions
 from clipcap_video.datasets.records import VideoRecord, select
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.bootstrap import resample_weights
@@ -36,7 +37,6 @@ from clipcap_video.retrieval.train import (
     encode_texts,
     frame_source,
     train_retrieval,
-    with_captions,
 )
 
 RECALLS = (1, 5, 10)

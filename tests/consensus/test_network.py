@@ -25,7 +25,7 @@ from clipcap_video.models.checkpoint import CONSENSUS, read_config
 from clipcap_video.runs.record import file_digest
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.run import prepare
-from tests.cli.test_cli import run
+from tests.cli.test_cli import no_java, run  # noqa: F401  (no_java applies here too)
 from tests.conftest import TinyProject
 from tests.tiny import WIDTH, captions_of, features_of, fingerprint, write_annotations, write_feature_folder
 

@@ -72,6 +72,7 @@ def test_document_frequencies_stay_those_of_all_references(few) -> None:  # type
     assert not np.allclose(again, means[:5], rtol=0.01)
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_of_resamples_is_that_of_the_drawn_corpora(few) -> None:  # type: ignore[no-untyped-def]
     predictions, references = few

@@ -121,13 +121,11 @@ def test_a_video_can_be_left_out(tmp_path: Path) -> None:
     assert {hit.video for hit in search(index, query, 3, without="video1")} == {"video0", "video2"}
 
 
-def test_a_frame_that_is_no_number_suits_nothing(tmp_path: Path) -> None:
+def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     folder = write_videos(tmp_path / "features", range(3))
-    bad = np.full((2, DIM), np.nan)
-    write_features(folder, "video9", bad, np.arange(2), fingerprint())
-    hits = search(update(folder), features_of(1)[0], 4)
-    assert hits[0].video == "video1"
-    assert next(hit.score for hit in hits if hit.video == "video9") == 0
+    write_features(folder, "video9", np.full((2, DIM), np.nan), np.arange(2), fingerprint())
+    with pytest.raises(ClipcapError, match=r"video9.safetensors holds a feature of frame 0 that is no finite number"):
+        update(folder)
 
 
 def test_the_file_is_as_documented(tmp_path: Path) -> None:
