@@ -21,7 +21,7 @@ from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.files import fits_a_name, write_text
 from clipcap_video.models.language_model import digest_language_model
 from clipcap_video.stopping import stopped_by_signals
@@ -232,7 +232,7 @@ def _places(path: Path, folder: Path | None, kinds: Sequence[str]) -> tuple[Path
     """The folder, the log and the subtitle files of a video."""
     folder = path.parent if folder is None else folder
     if not fits_a_name(f"{path.stem}{LOG_SUFFIX}"):
-        raise ClipcapError(f"the name {shown(path.stem)} is too long for a {LOG_SUFFIX} beside it; rename the video")
+        raise VideoError(f"the name {shown(path.stem)} is too long for a {LOG_SUFFIX} beside it; rename the video")
     return folder, folder / f"{path.stem}{LOG_SUFFIX}", [folder / f"{path.stem}.{kind}" for kind in kinds]
 
 

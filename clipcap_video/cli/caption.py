@@ -134,10 +134,12 @@ def _caption(config: CaptionConfig) -> None:
 def _is_done(path: Path, folder: Path | None, kinds: list[str], several: bool) -> bool:
     """Whether a video has its subtitles. One of several is passed over with a line; one alone is an error."""
     from clipcap_video.captioning.long_videos import check_absent
-    from clipcap_video.errors import ClipcapError
+    from clipcap_video.errors import ClipcapError, VideoError
 
     try:
         check_absent(path, folder, kinds)
+    except VideoError:  # which captioning it will say, and count
+        return False
     except ClipcapError as error:
         if not several:
             raise

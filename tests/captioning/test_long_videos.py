@@ -16,7 +16,7 @@ import yaml
 from clipcap_video.captioning import long_videos
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.log import CaptionLog
-from clipcap_video.captioning.long_videos import LongVideo, caption_long_video, caption_segments, joined
+from clipcap_video.captioning.long_videos import LongVideo, caption_long_video, caption_segments, check_absent, joined
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.encoders import load_encoder
@@ -323,3 +323,8 @@ class TestTheCommand:
 
 def contents_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_name_too_long_for_a_log_is_a_bad_video(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="too long"):
+        check_absent(tmp_path / f"{'a' * 250}.mp4")
