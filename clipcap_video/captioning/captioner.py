@@ -162,21 +162,29 @@ class Captioner(HubModel):
         """
         fingerprint = self.require_fingerprint()
         summary = ExtractionSummary(fingerprint)
-        store = MemoryStore(self.source, fingerprint)
         encoded = encode_videos(
             videos, self.encoder, fingerprint.sampling, normalize=fingerprint.normalized, max_damage=max_damage
         )
         bar = tqdm(encoded, total=len(videos), unit="video", disable=not (progress and sys.stderr.isatty()))
+        predictions: list[Prediction] = []
+        store = MemoryStore(self.source, fingerprint)
+
+        def caption_waiting() -> None:
+            captioned = self.caption_store(store, list(store.videos), settings, batch_size=batch_size)
+            if evidence:
+                captioned = explain(self.model, store, captioned, self.device, self.precision)
+            predictions.extend(replace(one, path=str(videos[one.video])) for one in captioned)
+
+        # Batch by batch, so that the features of many videos are never in memory together.
         for video_id, video in bar:
             summary.count(video_id, videos[video_id], video)
             if isinstance(video, EncodedVideo):
                 store.add(video_id, video.features, video.timestamps, Origin(DECODER, video.damage))
-        if not store.videos:
-            return [], summary
-        predictions = self.caption_store(store, list(store.videos), settings, batch_size=batch_size)
-        if evidence:
-            predictions = explain(self.model, store, predictions, self.device, self.precision)
-        return [replace(prediction, path=str(videos[prediction.video])) for prediction in predictions], summary
+            if len(store.videos) == batch_size:
+                caption_waiting()
+                store = MemoryStore(self.source, fingerprint)
+        caption_waiting()
+        return predictions, summary
 
     def caption_store(
         self,

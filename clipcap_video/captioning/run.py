@@ -193,11 +193,12 @@ def caption_videos(
         return CaptionedVideos(len(summary.failures), [], captioner.describe(), records)
     _save(out, predictions, captioner, settings, None)
     print(f"captions: {out}")
-    if summary.warnings:
-        warnings = out.with_name("warnings.jsonl" if out.name == "predictions.json" else f"{out.stem}.warnings.jsonl")
-        with Log(warnings) as log:
-            for warned in summary.warnings.values():
-                log.add(warned)
+    # Not warnings.jsonl: that is what an extraction into the same folder keeps.
+    warnings = out.with_name(f"{out.stem}.warnings.jsonl")
+    warnings.unlink(missing_ok=True)  # of the run before
+    with Log(warnings) as log:
+        for warned in summary.warnings.values():
+            log.add(warned)
     named = [prediction.video for prediction in predictions]
     matched = match_features([record for record in records if record.captions], named)
     cider = None

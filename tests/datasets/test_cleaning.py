@@ -9,7 +9,7 @@ from clipcap_video.datasets.records import VideoRecord
 
 
 @pytest.mark.parametrize(
-    ("caption", "mended"),
+    ("caption", "fixed"),
     [
         ("there is a man is talking to a woman", "a man is talking to a woman"),
         ("There is a man in a white shirt is singing.", "A man in a white shirt is singing."),
@@ -17,8 +17,8 @@ from clipcap_video.datasets.records import VideoRecord
         ("there was a dog was running", "a dog was running"),
     ],
 )
-def test_the_first_verb_goes(caption: str, mended: str) -> None:
-    assert fix_caption(caption) == mended
+def test_the_first_verb_goes(caption: str, fixed: str) -> None:
+    assert fix_caption(caption) == fixed
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_others_stay(caption: str) -> None:
 
 def test_records_keep_all_else() -> None:
     record = VideoRecord("v", "train", ["there is a cat is asleep", "a cat"])
-    (mended,) = fix_captions([record])
-    assert mended == VideoRecord("v", "train", ["a cat is asleep", "a cat"])
+    (fixed,) = fix_captions([record])
+    assert fixed == VideoRecord("v", "train", ["a cat is asleep", "a cat"])

@@ -161,7 +161,7 @@ def test_a_narrow_screen(page: Any) -> None:
 
 
 def test_controls_for_figures_that_no_card_has_are_gone(page: Any, tmp_path: Path) -> None:
-    plain = ReportEntry("a", [caption("x", float("nan"), float("nan"))], [])
+    plain = report_entry("a", [caption("x", float("nan"), float("nan"))], [])
     file = write_report([plain], tmp_path / "plain.html", count=1, title="Plain")
     page.goto(file.as_uri())
     assert page.eval_on_selector_all("#sort option", "nodes => nodes.map(node => node.value)") == ["given", "name"]
