@@ -11,6 +11,7 @@ caption of 20, without loading. *Floor*: the products of ours at the speed of a 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def clip_and_gpt2(precision: str, beams: int) -> tuple[float, float]:
     fuse_activations(model)
     mapping = MappingConfig("transformer", encoder.dim, WIDTH, PREFIX, FRAMES, num_layers=2)
     captioner = PrefixCaptioner(CaptionerConfig(mapping, "gpt2", "", True), model, Tokenizer())
-    writer = Captioner(captioner, CheckpointInfo(), "random", encoder.device, precision)
+    writer = Captioner(captioner, CheckpointInfo(), Path("random"), encoder.device, precision)
     frames = torch.randint(0, 256, (FRAMES, 3, SIDE, SIDE), dtype=torch.uint8)
     settings = DecodingSettings(use_beam_search=beams > 1, beam_size=beams, entry_length=NEW_TOKENS)
     seconds = best_seconds(lambda: writer.caption_features([encoder.encode_images(frames).numpy()], settings))

@@ -66,7 +66,8 @@ def main() -> None:
                 hits = []
                 for seed in options.seeds:
                     config = RetrievalTrainConfig(
-                        data=options.data, caption=[captions[few]], sim_header=head, cross_num_hidden_layers=1,
+                        data=options.data, caption=[captions[few]], sim_header=head,
+                        cross_num_hidden_layers=1 if head.endswith("Transf") else None,
                         lr=float(lr), bs=options.bs, epochs=options.epochs, eval_every=options.epochs // 4 or 1,
                         seed=seed, resume=True,
                         out_dir=options.out / f"{few or 'all'}_{head}_{lr}_{seed}",
