@@ -26,7 +26,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import select
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.forced import forced_logprobs
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.captioning import cider
 from clipcap_video.models.mapping.transformer import Attention

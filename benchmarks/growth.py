@@ -29,8 +29,7 @@ WORDS = [f"{a}{b}" for a in "bcdfghklmnprstvw" for b in "aeiou"]
 
 def stand_in():
     """An encoder that costs nothing: 8 x 8 pixels of each frame."""
-    from clipcap_video.encoders.base import NetworkEncoder
-    from clipcap_video.encoders.preprocessing import Preprocessing
+    from clipcap_video.encoders.base import NetworkEncoder, Preprocessing
 
     class Pixels(NetworkEncoder):
         def image_features(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.predictions import PredictionFile
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 from clipcap_video.features.layouts import open_features
 from clipcap_video.models.checkpoint import objective_weights
 from clipcap_video.retrieval.model import load_retrieval

@@ -17,8 +17,7 @@ import torch
 from clipcap_video.captioning.predictions import FrameEvidence, Prediction
 from clipcap_video.decoding.forced import forced_logprobs
 from clipcap_video.devices import autocast
-from clipcap_video.features.base import FeatureStore
-from clipcap_video.features.batching import stack_features, thin_frames
+from clipcap_video.features.base import FeatureStore, stack_features, thin_frames
 from clipcap_video.models.base import CaptionModel
 
 # Neighbouring frames of a video show much the same: one alone is hardly missed, and a page has room for so many.

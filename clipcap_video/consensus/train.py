@@ -19,8 +19,7 @@ from clipcap_video.datasets.matching import annotated, training_and_validation
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import pick_device
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureStore
-from clipcap_video.features.batching import stack_features, thin_frames
+from clipcap_video.features.base import FeatureStore, stack_features, thin_frames
 from clipcap_video.features.fingerprint import check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.cider import caption_words

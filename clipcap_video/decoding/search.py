@@ -42,10 +42,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipcap_video.decoding.continuations import best_continuations, draw_continuations, uniform_noise
-from clipcap_video.decoding.hypotheses import Hypotheses, Hypothesis
+from clipcap_video.decoding.hypotheses import (
+    Hypotheses,
+    Hypothesis,
+    NextToken,
+    best_continuations,
+    draw_continuations,
+    normalised_score,
+    uniform_noise,
+)
 from clipcap_video.decoding.protocol import StepModel
-from clipcap_video.decoding.scores import NextToken, normalised_score
 from clipcap_video.decoding.settings import DecodingSettings
 from clipcap_video.errors import ClipcapError
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clipcap_video.devices import dtype_of
-from clipcap_video.encoders.base import NetworkEncoder
+from clipcap_video.encoders.base import NetworkEncoder, Preprocessing, scaled
 from clipcap_video.encoders.blocks import fuse_openai_tower
-from clipcap_video.encoders.preprocessing import Preprocessing, scaled
 from clipcap_video.encoders.weights import StateDict, digest_weights, fold_batch_norms, read_state_dict
 from clipcap_video.errors import ClipcapError
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipcap_video.encoders.base import NetworkEncoder
-from clipcap_video.encoders.preprocessing import Preprocessing
+from clipcap_video.encoders.base import NetworkEncoder, Preprocessing
 from clipcap_video.encoders.weights import (
     FullPrecision,
     digest_weights,

@@ -22,9 +22,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from clipcap_video.devices import dtype_of
-from clipcap_video.encoders.base import NetworkEncoder
+from clipcap_video.encoders.base import NetworkEncoder, Preprocessing, scaled
 from clipcap_video.encoders.blocks import fuse_huggingface_tower
-from clipcap_video.encoders.preprocessing import Preprocessing, scaled
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, first_line
 

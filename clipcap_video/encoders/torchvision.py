@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from clipcap_video.encoders.base import NetworkEncoder
-from clipcap_video.encoders.preprocessing import Preprocessing, scaled
+from clipcap_video.encoders.base import NetworkEncoder, Preprocessing, scaled
 from clipcap_video.encoders.weights import (
     FullPrecision,
     StateDict,

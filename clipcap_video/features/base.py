@@ -1,4 +1,4 @@
-"""What every layout of stored features offers."""
+"""What every layout of stored features offers, and features of several videos as one padded batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import sorted_ids
 from clipcap_video.video.damage import Damage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -147,3 +151,30 @@ def checked(features: np.ndarray, timestamps: np.ndarray | None, where: Path | s
     if problem is not None:
         raise ClipcapError(f"{where} holds {problem}; delete it and extract again")
     return VideoFeatures(features.astype(np.float32), timestamps)
+
+
+def stack_features(videos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Pads features [T_i, D] of several videos to the longest -> features [B, T, D] float32, mask [B, T] bool.
+
+    Pixels of frames, uint8 [T_i, 3, S, S], are padded in the same way and stay uint8.
+    """
+    import torch  # a finished extraction has no need of it
+
+    longest = max(len(video) for video in videos)
+    dtype = np.uint8 if videos[0].dtype == np.uint8 else np.float32
+    features = torch.from_numpy(np.zeros((len(videos), longest, *videos[0].shape[1:]), dtype))
+    mask = torch.zeros(len(videos), longest, dtype=torch.bool)
+    for row, video in enumerate(videos):
+        features[row, : len(video)] = torch.from_numpy(np.asarray(video, dtype=dtype))
+        mask[row, : len(video)] = True
+    return features, mask
+
+
+def thin_frames(video: VideoFeatures, max_frames: int) -> VideoFeatures:
+    """At most `max_frames` frames, evenly spread over the video."""
+    count = len(video.features)
+    if count <= max_frames:
+        return video
+    keep = np.linspace(0, count - 1, max_frames).round().astype(int)
+    times = None if video.timestamps is None else video.timestamps[keep]
+    return VideoFeatures(video.features[keep], times)

@@ -5,7 +5,7 @@ A metric with several figures stands under the name of each.
 
 from __future__ import annotations
 
-from clipcap_video.runs.registry import Registry
+from clipcap_video.runs.options import Registry
 
 METRICS = Registry(
     "metric",

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
-from clipcap_video.runs.options import ANY, Part, absolute, option
-from clipcap_video.runs.registry import load_object
+from clipcap_video.runs.options import ANY, Part, absolute, load_object, option
 
 if TYPE_CHECKING:
     from clipcap_video.models.base import CaptionModel

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 
 
 @dataclass

@@ -284,7 +284,7 @@ class PrefixDecoding:
     """
 
     def __init__(self, captioner: PrefixCaptioner, prefix: Tensor, max_tokens: int) -> None:
-        from clipcap_video.models.cache import roomy_cache
+        from clipcap_video.models.language_model import roomy_cache
 
         self.captioner = captioner
         self.prefix = prefix

@@ -6,6 +6,6 @@ A new kind is a file with a subclass of `models.base.CaptionModel` and one of `M
 from __future__ import annotations
 
 from clipcap_video.models.options import LstmOptions, PrefixOptions
-from clipcap_video.runs.registry import Registry
+from clipcap_video.runs.options import Registry
 
 CAPTIONERS = Registry("model", {"prefix": PrefixOptions, "lstm": LstmOptions})

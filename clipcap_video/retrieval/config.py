@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.runs.defaults import default_annotations, default_features
-from clipcap_video.runs.options import ANY, Options, absolute, check_prefix, option
-from clipcap_video.runs.registry import Registry
+from clipcap_video.runs.options import ANY, Options, Registry, absolute, check_prefix, option
 
 SIMILARITY_HEADS = Registry(
     "similarity head",

@@ -17,8 +17,8 @@ from torch import Tensor
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.features.base import FeatureStore
+from clipcap_video.features.encode import DecodeAhead
 from clipcap_video.retrieval.model import RetrievalBatch
-from clipcap_video.video.ahead import DecodeAhead
 from clipcap_video.video.reader import FrameChunk, Transform
 from clipcap_video.video.sampling import SamplingSpec, spread
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from clipcap_video.encoders.base import Preprocessing
 from clipcap_video.encoders.clip import MEAN, STD, build
-from clipcap_video.encoders.preprocessing import Preprocessing
 from clipcap_video.errors import ClipcapError
 
 with warnings.catch_warnings():

@@ -1,13 +1,15 @@
 """A dataclass field is an option: its help, its bounds, what it needs and whether a resumed run may change it.
 
 None is *unset*, a value of its own: an option that is unset takes its default, which other options may decide. What was
-set is in `given`, so a value that happens to equal the default is still a choice.
+set is in `given`, so a value that happens to equal the default is still a choice. What an option chooses among may be
+a `Registry`, things of one kind by name: a new one is one entry, here or from another program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -203,3 +205,47 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain_value(item) for key, item in value.items()}
     return [plain_value(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def load_object(place: Any) -> Any:
+    """What "module:name" names; anything but a text is itself."""
+    if not isinstance(place, str):
+        return place
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+class Registry(MutableMapping[str, Any]):
+    """name -> thing. What is given as "module:name" is imported when it is first asked for, not for a list of names.
+
+    kind: what they are, for messages.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, Any]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        self._entries[name] = load_object(self._entries[name])
+        return self._entries[name]
+
+    def find(self, name: str) -> Any:
+        """As `registry[name]`. Raises ClipcapError for an unknown name."""
+        if name not in self._entries:
+            raise ClipcapError(f"unknown {self.kind} {name!r}; use one of {', '.join(self)}")
+        return self[name]
+
+    def __setitem__(self, name: str, thing: Any) -> None:
+        self._entries[name] = thing
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries

@@ -27,8 +27,7 @@ from numpy.lib.format import open_memmap, read_array_header_1_0, read_magic
 from tqdm import tqdm
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureStore, VideoFeatures
-from clipcap_video.features.batching import thin_frames
+from clipcap_video.features.base import FeatureStore, VideoFeatures, thin_frames
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.files import whole_file
 

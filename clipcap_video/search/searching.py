@@ -18,8 +18,7 @@ from clipcap_video.devices import pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, NoTextSide, VideoError
-from clipcap_video.features.base import VideoFeatures
-from clipcap_video.features.batching import stack_features, thin_frames
+from clipcap_video.features.base import VideoFeatures, stack_features, thin_frames
 from clipcap_video.features.encode import encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipcap_video.datasets.records import VideoRecord
-from clipcap_video.features.base import FeatureStore
-from clipcap_video.features.batching import thin_frames
+from clipcap_video.features.base import FeatureStore, thin_frames
 from clipcap_video.models.packing import PackedCaptions, pack
 
 # Longest caption, in tokens, that validation and self-critical training decode.

@@ -22,13 +22,11 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import VideoError
-from clipcap_video.video.damage import MAX_DAMAGE, Damage
-from clipcap_video.video.decoder import Decoder, Frame
-from clipcap_video.video.errors import DAMAGED
+from clipcap_video.video.damage import DAMAGED, MAX_DAMAGE, Damage
+from clipcap_video.video.decoder import Decoder, Frame, IndexedVideo
 from clipcap_video.video.files import shown
 from clipcap_video.video.packets import Unseekable
 from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, Span, choose, to_sound
-from clipcap_video.video.seeking import IndexedVideo
 
 Transform = Callable[[Tensor], Tensor]
 T = TypeVar("T")

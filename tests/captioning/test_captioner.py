@@ -13,8 +13,7 @@ import clipcap_video.models.loss as loss_module
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import VideoFeatures
-from clipcap_video.features.batching import stack_features, thin_frames
+from clipcap_video.features.base import VideoFeatures, stack_features, thin_frames
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.mapping.registry import MAPPING_NETWORKS

@@ -13,7 +13,7 @@ from clipcap_video.captioning.evidence import explain, stretches
 from clipcap_video.captioning.predictions import Caption, FrameEvidence, Prediction, PredictionFile
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.forced import forced_logprobs
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import CheckpointInfo

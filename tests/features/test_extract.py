@@ -16,8 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipcap_video.encoders.base import ImageEncoder, NetworkEncoder
-from clipcap_video.encoders.preprocessing import Preprocessing
+from clipcap_video.encoders.base import ImageEncoder, NetworkEncoder, Preprocessing
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.extract import extract
 from clipcap_video.features.layouts import open_features

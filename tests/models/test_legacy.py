@@ -15,7 +15,7 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 from clipcap_video.features.layouts import open_features
 from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint, save_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, find_legacy, load_legacy

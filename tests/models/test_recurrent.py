@@ -13,7 +13,7 @@ from torch import Tensor
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 from clipcap_video.models import loss as loss_module
 from clipcap_video.models.packing import pack
 from clipcap_video.models.recurrent import RecurrentCaptioner, RecurrentConfig

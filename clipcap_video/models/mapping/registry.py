@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipcap_video.runs.registry import Registry
+from clipcap_video.runs.options import Registry
 
 if TYPE_CHECKING:
     from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork

@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.runs.options import Part, option
-from clipcap_video.runs.registry import load_object
+from clipcap_video.runs.options import Part, load_object, option
 
 if TYPE_CHECKING:
     from clipcap_video.training.objectives.base import Objective

@@ -5,7 +5,7 @@ A new one is a file with a subclass of `objectives.base.Objective` and one of `O
 
 from __future__ import annotations
 
-from clipcap_video.runs.registry import Registry
+from clipcap_video.runs.options import Registry
 from clipcap_video.training.objectives.options import ContrastiveOptions, CrossEntropyOptions, SelfCriticalOptions
 
 OBJECTIVES = Registry(

@@ -18,7 +18,7 @@ from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
-from clipcap_video.features.batching import stack_features
+from clipcap_video.features.base import stack_features
 from clipcap_video.metrics.cider import CiderReward, caption_words
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.packing import PackedCaptions, pack

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcap_video.video import reader, source
-from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.decoder import Decoder, IndexedVideo
 from clipcap_video.video.packets import PacketIndex, Unseekable
 from clipcap_video.video.reader import SampledVideo
 from clipcap_video.video.sampling import SamplingSpec, Span, choose
-from clipcap_video.video.seeking import IndexedVideo
 from tests import clips
 
 FRAMES, RATE = 90, 20

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from clipcap_video.encoders.preprocessing import Preprocessing, center_crop, resized, scaled
+from clipcap_video.encoders.base import Preprocessing, center_crop, resized, scaled
 from tests.encoder_frames import frame
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
