@@ -14,6 +14,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import sorted_ids
 from clipcap_video.video.damage import Damage
+from clipcap_video.video.sampling import spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,9 +173,8 @@ def stack_features(videos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 def thin_frames(video: VideoFeatures, max_frames: int) -> VideoFeatures:
     """At most `max_frames` frames, evenly spread over the video."""
-    count = len(video.features)
-    if count <= max_frames:
+    if len(video.features) <= max_frames:
         return video
-    keep = np.linspace(0, count - 1, max_frames).round().astype(int)
+    keep = spread(len(video.features), max_frames, nearest=True)
     times = None if video.timestamps is None else video.timestamps[keep]
     return VideoFeatures(video.features[keep], times)

@@ -131,11 +131,16 @@ def base_indices(timestamps: np.ndarray, fps: float | None) -> np.ndarray:
     return np.flatnonzero(ticks > before).astype(np.int64)
 
 
-def spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of `count` positions, evenly spaced, as CLIP4Clip --slice_framepos 2: int64 [k]."""
+def spread(count: int, most: int, nearest: bool = False) -> np.ndarray:
+    """At most `most` of `count` positions, evenly spaced: int64 [k].
+
+    nearest: rounded to the nearest position, as captioners were always trained; else downwards, as CLIP4Clip does under
+        --slice_framepos 2.
+    """
     if count <= most:
         return np.arange(count, dtype=np.int64)
-    return np.linspace(0, count - 1, num=most, dtype=int).astype(np.int64)
+    places = np.linspace(0, count - 1, num=most)
+    return (places.round() if nearest else places).astype(np.int64)
 
 
 def choose(
