@@ -33,8 +33,8 @@ from clipcap_video.metrics.registry import METRICS
 from clipcap_video.models.base import TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
 from clipcap_video.models.checkpoint import load_checkpoint, objective_weights, pack_checkpoint
 from clipcap_video.models.language_model import load_tokenizer
+from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork
-from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.models.options import ModelOptions
 from clipcap_video.models.packing import PackedCaptions
 from clipcap_video.models.registry import CAPTIONERS

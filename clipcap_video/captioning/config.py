@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
+from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.runs.options import ANY, Options, Part, absolute, option
 from clipcap_video.video.damage import MAX_DAMAGE
 

@@ -25,9 +25,9 @@ def forced_logprobs(state: StepModel, texts: Sequence[Sequence[int]]) -> Tensor:
         tokens[row, : len(text)] = torch.as_tensor(text)
     total = torch.zeros(len(texts), device=logits.device)
     for place in range(tokens.shape[1]):
-        own = tokens[:, place : place + 1]
+        token = tokens[:, place : place + 1]
         if place:
-            logits = state.step(tokens[:, place - 1 : place], torch.zeros_like(own))[:, 0]
-        found = logits.float().log_softmax(dim=-1).gather(1, own)[:, 0]
-        total += torch.where(place < lengths, found, 0.0)
+            logits = state.step(tokens[:, place - 1 : place], torch.zeros_like(token))[:, 0]
+        logprob = logits.float().log_softmax(dim=-1).gather(1, token)[:, 0]
+        total += torch.where(place < lengths, logprob, 0.0)
     return total

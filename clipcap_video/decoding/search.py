@@ -4,40 +4,39 @@
 
     score(h) = sum of the log-probabilities of its tokens / length(h) ** length_penalty,
 
-where a stop token that it has taken counts as a token in both. Log-probabilities are those after the
-repetition penalties, if there are any.
+where a stop token that it has taken counts as a token in both. Log-probabilities are those after the repetition
+penalties, if there are any.
 
 1. The search begins with one empty hypothesis.
-2. At each step every live hypothesis proposes all its continuations by one token, and every stopped
-   hypothesis proposes itself, unchanged. The K proposals that score best are the new hypotheses; equal
-   scores fall to the lower lane, then to the lower token id. A hypothesis stops when it takes a stop token.
-   *Greedy decoding* is K = 1. In *sampling* each lane continues itself instead, by a token drawn at random:
-   temperature, then top-k, then top-p.
+2. At each step every live hypothesis proposes all its continuations by one token, and every stopped hypothesis
+   proposes itself, unchanged. The K proposals that score best are the new hypotheses; equal scores fall to the lower
+   lane, then to the lower token id. A hypothesis stops when it takes a stop token. *Greedy decoding* is K = 1. In
+   *sampling* each lane continues itself instead, by a token drawn at random: temperature, then top-k, then top-p.
 3. A video is finished when all its hypotheses have stopped, or when they have `entry_length` tokens.
 4. The best score comes first.
 
-With `length_penalty=1` and `complete=False` this is the beam search of the ClipCap program, rounding and
-ties included. It returns text that breaks off when no beam has stopped in time (here: `cut`, not `ended`).
+With `length_penalty=1` and `complete=False` this is the beam search of the ClipCap program, rounding and ties
+included. It returns text that breaks off when no beam has stopped in time (here: `cut`, not `ended`).
 
 With `complete=True` captions are whole:
 
-5. At each step after the first token, every live hypothesis could end at once, by its likeliest stop token.
-   The best such *completions* (by the same score) are remembered: `num_return` a video, or in sampling one
-   a lane.
-6. After `entry_length` tokens the model is asked once more. A live hypothesis whose likeliest next token is
-   a stop token takes it, and has ended like any other; the others only offer their completions, as in 5.
-7. Hypotheses that ended come first, by score. If they are fewer than `num_return`, remembered completions
-   that are not among them follow, by score, flagged `cut` (they are `ended`, but the search closed them).
-   In sampling, a lane that did not end gives its own completion. Only where no completion has a probability
-   above zero is unfinished text returned.
+5. At each step after the first token, every live hypothesis could end at once, by its likeliest stop token. The best
+   such *completions* (by the same score) are remembered: `num_return` a video, or in sampling one a lane.
+6. After `entry_length` tokens the model is asked once more. A live hypothesis whose likeliest next token is a stop
+   token takes it, and has ended like any other; the others only offer their completions, as in 5.
+7. Hypotheses that ended come first, by score. If they are fewer than `num_return`, remembered completions that are not
+   among them follow, by score, flagged `cut` (they are `ended`, but the search closed them). In sampling, a lane that
+   did not end gives its own completion. Only where no completion has a probability above zero is unfinished text
+   returned.
 
-There may be fewer than `num_return` hypotheses where the model leaves fewer possible. A video's answer
-depends on its own logits and, in sampling, on its key and the seed; never on the other videos in the batch.
+There may be fewer than `num_return` hypotheses where the model leaves fewer possible. A video's answer depends on its
+own logits and, in sampling, on its key and the seed; never on the other videos in the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -102,8 +101,8 @@ def decode(
         going = ~lanes.stopped.all(1)
         if not going.all():
             finished, rows = (~going).nonzero().flatten(), going.nonzero().flatten()
-            found = _answers(lanes.keep(finished), completions.keep(finished), settings)
-            answers.update(zip((videos[row] for row in finished.tolist()), found, strict=True))
+            answered = _answers(lanes.keep(finished), completions.keep(finished), settings)
+            answers |= zip([videos[row] for row in finished.tolist()], answered, strict=True)
             if len(rows) == 0:
                 break
             model.keep(rows)
@@ -184,16 +183,12 @@ def _answers(lanes: Hypotheses, completions: Hypotheses, settings: DecodingSetti
 
     answers = []
     for hypotheses, others in zip(followed, remembered, strict=True):
-        hypotheses.sort(key=_score, reverse=True)
+        hypotheses.sort(key=attrgetter("score"), reverse=True)
         if settings.complete:
             ended = [hypothesis for hypothesis in hypotheses if hypothesis.ended]
             if settings.mode != "sample":
                 texts = {tuple(hypothesis.tokens) for hypothesis in ended}
                 others = [other for other in others if tuple(other.tokens) not in texts]
-            hypotheses = ended + sorted(others, key=_score, reverse=True) or hypotheses
+            hypotheses = ended + sorted(others, key=attrgetter("score"), reverse=True) or hypotheses
         answers.append(hypotheses[: settings.num_return])
     return answers
-
-
-def _score(hypothesis: Hypothesis) -> float:
-    return hypothesis.score

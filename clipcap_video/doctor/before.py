@@ -43,7 +43,7 @@ class Kinds:
         span = float(known[-1] - known[0]) * decoder.source.unit if len(known) else 0.0
         steps = np.diff(times)
         uneven = len(steps) > 0 and float(np.ptp(steps)) > 0.003
-        found = {
+        kinds = {
             **self._found,
             "tells times of decoding": decoder.source.is_indexed and decoder.reorders_by_decoding_times,
             "its clock restarts": decoder.source.restarts and len(times) > 1 and span > 2 * float(times[-1]) + 1,
@@ -51,7 +51,7 @@ class Kinds:
             "not the first video stream of its file": not decoder.source.is_first,
             "damaged": bool(decoder.damage),
         }
-        return tuple(kind for kind, is_so in found.items() if is_so)
+        return tuple(kind for kind, is_so in kinds.items() if is_so)
 
 
 def made_before(data: Path, videos: Mapping[str, tuple[Path, Sequence[str]]]) -> tuple[list[Finding], list[str]]:

@@ -113,7 +113,7 @@ def examine_model(model_dir: Path, facts: StoreFacts | None, data: Path | None) 
         config, info = read_config(checkpoint)
         check_weights_file(checkpoint / WEIGHTS)
         # A frozen language model that is a path has to be where it was; names are fetched when they are needed.
-        path = None if config.outside_model is None else Path(config.outside_model)
+        path = None if config.outside_model is None else Path(config.outside_model[0])
         if path is not None and path.is_absolute() and not path.exists():
             raise ClipcapError(f"{checkpoint} needs the language model {path}, which is gone; give its place with --lm")
     except ClipcapError as error:

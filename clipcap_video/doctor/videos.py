@@ -162,12 +162,12 @@ def find_duplicates(paths: list[Path], pool: ThreadPoolExecutor) -> list[list[Pa
     seen: set[tuple[int, int]] = set()
     for path in paths:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             continue
-        if (found.st_dev, found.st_ino) not in seen:
-            seen.add((found.st_dev, found.st_ino))
-            by_size.setdefault(found.st_size, []).append(path)
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            by_size.setdefault(status.st_size, []).append(path)
     suspects = [path for same in by_size.values() if len(same) > 1 for path in same]
     by_digest: dict[str, list[Path]] = {}
     for path, digest in zip(suspects, pool.map(_digest, suspects), strict=True):

@@ -26,13 +26,15 @@ class ModelConfig:
     """Base of the dataclasses that rebuild a captioner, beside its weights and its tokenizer.
 
     feature_dim: D, width of a frame feature. max_frames: frames of a video that it is given at most.
-    outside_model, outside_digest: name and digest of the frozen language model that a checkpoint does without.
     """
 
     feature_dim: Any
     max_frames: Any
-    outside_model: str | None = None
-    outside_digest: str | None = None
+
+    @property
+    def outside_model(self) -> tuple[str, str] | None:
+        """Name and digest of the frozen language model that a checkpoint does without, if it does."""
+        return None
 
     def shareable(self, training: dict[str, Any]) -> Any:
         """The same without paths of the machine that trained it; `training` has the options, which lose them too."""
@@ -88,19 +90,19 @@ class CaptionModel(nn.Module, ABC):
         self.tokenizer.save_pretrained(folder / TOKENIZER)
 
     @property
-    @abstractmethod
     def feature_dim(self) -> int:
         """D, the width of the frame features that it reads."""
+        return self.config.feature_dim
 
     @property
-    @abstractmethod
     def max_frames(self) -> int:
         """Frames of a video that it is given at most."""
+        return self.config.max_frames
 
     @property
-    @abstractmethod
     def vocabulary_size(self) -> int:
         """V, the width of its logits."""
+        return self.output_layer()[0].shape[0]
 
     @abstractmethod
     def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
@@ -132,7 +134,7 @@ class CaptionModel(nn.Module, ABC):
         """The pre-trained part, which learns at a rate of its own."""
         return None
 
-    def stays_out(self) -> Iterable[str]:
+    def omitted_weights(self) -> Iterable[str]:
         """Names of weights that a checkpoint does not hold in `model.safetensors`."""
         return ()
 
@@ -203,7 +205,7 @@ class CaptionModel(nn.Module, ABC):
         if backend is None:
             return [*first, *(self._encode(text) for text in texts[1:])]
         # Without the library's own wrapping, which takes twice as long as the tokenizer.
-        return [*first, *(found.ids for found in backend.encode_batch_fast(texts[1:], add_special_tokens=False))]
+        return [*first, *(encoding.ids for encoding in backend.encode_batch_fast(texts[1:], add_special_tokens=False))]
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -141,7 +141,7 @@ def shareable(config: Any, info: CheckpointInfo) -> Any:
 
 def trained_weights(model: CaptionModel) -> dict[str, Tensor]:
     """The weights that belong in `model.safetensors`, on the CPU, each once."""
-    skipped = set(model.stays_out())
+    skipped = set(model.omitted_weights())
     return {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items() if name not in skipped
     }
@@ -207,18 +207,18 @@ def find_checkpoint(model_dir: Path, prefix: str | None = None, epoch: int | Non
 
 def _checkpoint_of_epoch(model_dir: Path, prefix: str | None, epoch: int) -> Path:
     name = f"{prefix or '*'}-{epoch:03d}"
-    found = sorted(path for path in model_dir.glob(name) if (path / CONFIG).is_file())
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+    matches = sorted(path for path in model_dir.glob(name) if (path / CONFIG).is_file())
+    if len(matches) > 1:
+        names = ", ".join(path.name for path in matches)
         raise ClipcapError(f"{model_dir} has {names}; choose one with --prefix")
-    legacy = None if found else find_legacy(model_dir, prefix, epoch)
-    if not found and legacy is None:
+    legacy = None if matches else find_legacy(model_dir, prefix, epoch)
+    if not matches and legacy is None:
         kept = sorted(path.name for path in model_dir.glob("*-[0-9][0-9][0-9]"))
         have = f"; there are {', '.join(kept)}" if kept else ""
         raise ClipcapError(
             f"no checkpoint {model_dir / name}{have}; choose another --epoch, or leave it out for the best"
         )
-    return found[0] if found else legacy or model_dir
+    return matches[0] if matches else legacy or model_dir
 
 
 Config = TypeVar("Config")
@@ -254,13 +254,13 @@ def parse_config(
     file = checkpoint / CONFIG
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        found = raw.get("model", kinds[0])
+        kind = raw.get("model", kinds[0])
         known = {**dict.fromkeys(CAPTIONERS, CAPTIONER), **OTHERS}
-        if found not in kinds and found in known:
-            raise ClipcapError(f"{checkpoint} is {known[found]}; expected {known[kinds[0]]}")
-        if found not in kinds:
+        if kind not in kinds and kind in known:
+            raise ClipcapError(f"{checkpoint} is {known[kind]}; expected {known[kinds[0]]}")
+        if kind not in kinds:
             raise ClipcapError(
-                f"{file} is of a {found!r} model, which this version does not know; use a newer version, or one of "
+                f"{file} is of a {kind!r} model, which this version does not know; use a newer version, or one of "
                 f"{', '.join(kinds)}"
             )
         config = parse(raw)
@@ -290,8 +290,8 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
 
 def load_weights(model: CaptionModel, file: Path) -> None:
     """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
-    wanted, found = trained_weights(model), read_weights(file)
-    fill(model, wanted, {name: tensor for name, tensor in found.items() if name not in FORMER_OBJECTIVE}, file)
+    wanted, weights = trained_weights(model), read_weights(file)
+    fill(model, wanted, {name: tensor for name, tensor in weights.items() if name not in FORMER_OBJECTIVE}, file)
 
 
 def objective_weights(checkpoint: Path) -> dict[str, Tensor]:

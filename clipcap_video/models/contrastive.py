@@ -19,5 +19,5 @@ def contrastive_loss(similarity: Tensor, video: Tensor | None = None) -> Tensor:
     if video is not None:
         twin = (video[:, None] == video[None, :]).fill_diagonal_(False)
         similarity = similarity.masked_fill(twin, float("-inf"))
-    own = torch.arange(len(similarity), device=similarity.device)
-    return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
+    diagonal = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(similarity, diagonal) + F.cross_entropy(similarity.T, diagonal)) / 2

@@ -108,13 +108,15 @@ def load_legacy(
     embedding_dim = language_model.get_input_embeddings().weight.shape[1]
     mapping = _infer_mapping(file, state, embedding_dim, choices or LegacyChoices(), report)
 
-    own = language_model.state_dict()
+    stored = language_model.state_dict()
     weights = {key[len("gpt.") :]: tensor for key, tensor in state.items() if key.startswith("gpt.")}
-    frozen = all(name not in weights or torch.equal(tensor, weights[name].float()) for name, tensor in own.items())
+    frozen = all(name not in weights or torch.equal(tensor, weights[name].float()) for name, tensor in stored.items())
     digest = digest_language_model(language_model)
     model = PrefixCaptioner(CaptionerConfig(mapping, lm, digest, frozen, STOP_TEXT), language_model, tokenizer)
     _fill(file, model, state, report)
-    size = f"{sum(p.numel() for p in language_model.parameters()):,} weights, {embedding_dim} wide, {len(own)} tensors"
+    size = (
+        f"{sum(p.numel() for p in language_model.parameters()):,} weights, {embedding_dim} wide, {len(stored)} tensors"
+    )
     origin = "as it is, so it stays out of the checkpoint" if frozen else "with the weights of the file"
     report.inferred.append(f"language model: {lm} ({size}), {origin}")
     report.inferred.append(f'captions stop behind "{STOP_TEXT}" (token {model.stop_tokens[0]}) and may break off')
@@ -203,7 +205,7 @@ def _infer_mapping(
 
 def _fill(file: Path, model: PrefixCaptioner, state: Mapping[str, Tensor], report: LegacyReport) -> None:
     """Puts the weights into the model; every key must have its place, and every place its key."""
-    wanted, found = model.state_dict(), {}
+    wanted, loaded = model.state_dict(), {}
     for key, tensor in state.items():
         if _MASKS.fullmatch(key):
             report.dropped[key] = "an attention mask, no weight"
@@ -216,26 +218,26 @@ def _fill(file: Path, model: PrefixCaptioner, state: Mapping[str, Tensor], repor
                 f"{file}: {key} has shape {list(tensor.shape)}, where {list(wanted[name].shape)} fits; "
                 "if it is the language model's, give the one that it was trained with as --lm"
             )
-        found[name] = tensor.float()
+        loaded[name] = tensor.float()
         report.mapped[key] = name
-    _drop_tied_head(file, model, found, report)
-    has_language_model = any(name.startswith("language_model.") for name in found)
+    _drop_tied_head(file, model, loaded, report)
+    has_language_model = any(name.startswith("language_model.") for name in loaded)
     needed = [name for name in wanted if has_language_model or name.startswith("mapping.")]
     tied = {name for name in needed if name.endswith("lm_head.weight")}
-    missing = [name for name in needed if name not in found and name not in tied]
+    missing = [name for name in needed if name not in loaded and name not in tied]
     if missing:
         raise ClipcapError(f"{file} lacks the weights of {missing[0]} and {len(missing) - 1} more; it is incomplete")
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(loaded, strict=False)
 
 
-def _drop_tied_head(file: Path, model: PrefixCaptioner, found: dict[str, Tensor], report: LegacyReport) -> None:
+def _drop_tied_head(file: Path, model: PrefixCaptioner, loaded: dict[str, Tensor], report: LegacyReport) -> None:
     """GPT-2's output weights are its input embeddings under another name."""
     head, embedding = "language_model.lm_head.weight", "language_model.transformer.wte.weight"
-    if head not in found:
+    if head not in loaded:
         return
-    if not torch.equal(found[head], found.get(embedding, found[head])):
+    if not torch.equal(loaded[head], loaded.get(embedding, loaded[head])):
         raise ClipcapError(f"{file}: gpt.lm_head.weight differs from gpt.transformer.wte.weight; GPT-2 has them tied")
-    del found[head]
+    del loaded[head]
     old = next(old for old, new in report.mapped.items() if new == head)
     del report.mapped[old]
     report.dropped[old] = f"the same as {embedding}"

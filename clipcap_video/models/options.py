@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
+from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.runs.options import ANY, Part, absolute, load_object, option
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class ModelOptions(Part):
 
     @classmethod
     def captioner_class(cls) -> type[CaptionModel]:
-        found: type[CaptionModel] = load_object(cls.captioner)
-        return found
+        captioner: type[CaptionModel] = load_object(cls.captioner)
+        return captioner
 
     @classmethod
     def imply(cls, given: dict[str, Any]) -> None:

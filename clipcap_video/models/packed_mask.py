@@ -34,11 +34,11 @@ def packed_attention(caption: Tensor, position: Tensor, prefix_length: int) -> T
     same = caption[:, :, None] == caption[:, None, :]
     past = position[:, :, None] >= position[:, None, :]
     real = caption >= 0
-    own = same & past & real[:, :, None] | torch.eye(length, dtype=torch.bool, device=caption.device)
-    allowed = torch.zeros(batch, prefix_length + length, prefix_length + length, dtype=torch.bool, device=own.device)
+    within = same & past & real[:, :, None] | torch.eye(length, dtype=torch.bool, device=caption.device)
+    allowed = torch.zeros(batch, prefix_length + length, prefix_length + length, dtype=torch.bool, device=within.device)
     allowed[:, :prefix_length, :prefix_length] = torch.ones_like(allowed[0, :prefix_length, :prefix_length]).tril()
     allowed[:, prefix_length:, :prefix_length] = real[:, :, None]
-    allowed[:, prefix_length:, prefix_length:] = own
+    allowed[:, prefix_length:, prefix_length:] = within
     return allowed
 
 
@@ -55,9 +55,9 @@ def packed_rule(caption: Tensor, position: Tensor, prefix_length: int) -> Allowe
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         mine, other = group[batch, query], group[batch, key]
-        own = (mine == other) & (place[batch, query] >= place[batch, key]) & (mine != PADDING)
+        within = (mine == other) & (place[batch, query] >= place[batch, key]) & (mine != PADDING)
         prefix = (other == PREFIX) & (mine >= 0)
-        return own | prefix | (query == key)
+        return within | prefix | (query == key)
 
     return allowed
 

@@ -22,9 +22,10 @@ from clipcap_video.models.language_model import (
     language_model_from_config,
     load_language_model,
     load_tokenizer,
+    roomy_cache,
 )
+from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.mapping.registry import build_mapping
 from clipcap_video.models.packed_mask import BLOCK, PADDING, block_attention, block_mask, dense_mask, suits_blocks
 from clipcap_video.models.packing import PackedCaptions
 
@@ -67,12 +68,8 @@ class CaptionerConfig(ModelConfig):
         return self.mapping.max_frames
 
     @property
-    def outside_model(self) -> str | None:  # type: ignore[override]
-        return self.language_model if self.frozen_decoder else None
-
-    @property
-    def outside_digest(self) -> str | None:  # type: ignore[override]
-        return self.language_model_digest if self.frozen_decoder else None
+    def outside_model(self) -> tuple[str, str] | None:
+        return (self.language_model, self.language_model_digest) if self.frozen_decoder else None
 
     def shareable(self, training: dict[str, Any]) -> CaptionerConfig:
         if self.frozen_decoder:
@@ -92,8 +89,7 @@ class PrefixCaptioner(CaptionModel):
 
     def __init__(self, config: CaptionerConfig, language_model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.config = config
-        self.tokenizer = tokenizer
+        self.config, self.tokenizer = config, tokenizer
         self.mapping = build_mapping(config.mapping)
         self.language_model = language_model
         if config.only_prefix:
@@ -122,8 +118,8 @@ class PrefixCaptioner(CaptionModel):
         digest = digest_language_model(language_model)
         torch.manual_seed(config.seed)
         stop_text = STOP_TEXT if reference else None
-        captioner = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
-        return cls(captioner, language_model, tokenizer)
+        rebuilt = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
+        return cls(rebuilt, language_model, tokenizer)
 
     @classmethod
     def read_config(cls, raw: dict[str, Any]) -> CaptionerConfig:
@@ -158,18 +154,6 @@ class PrefixCaptioner(CaptionModel):
             keep_in(self.language_model, precision, frozen_only=frozen_only)
 
     @property
-    def feature_dim(self) -> int:
-        return self.config.mapping.feature_dim
-
-    @property
-    def max_frames(self) -> int:
-        return self.config.max_frames
-
-    @property
-    def vocabulary_size(self) -> int:
-        return self.language_model.config.vocab_size
-
-    @property
     def stop_tokens(self) -> list[int]:
         if self.config.stop_text is None:
             return super().stop_tokens
@@ -191,20 +175,20 @@ class PrefixCaptioner(CaptionModel):
         return self
 
     def describe(self) -> dict[str, str]:
-        mapping = self.config.mapping
-        return {"mapping network": f"{mapping.mapping_type}, {mapping.prefix_length} prefix tokens"}
+        return {
+            "mapping network": "{mapping_type}, {prefix_length} prefix tokens".format_map(vars(self.config.mapping))
+        }
 
     def architecture(self) -> dict[str, Any]:
         """num_layers: None where the mapping network has none."""
         mapping = self.config.mapping
-        names = ("mapping_type", "prefix_length", "num_layers", "normalize_prefix")
-        found = {name: getattr(mapping, name) for name in names}
-        return found | {"num_layers": None} if mapping.mapping_type == "mlp" else found
+        choices = {n: getattr(mapping, n) for n in ("mapping_type", "prefix_length", "num_layers", "normalize_prefix")}
+        return choices | {"num_layers": None} if mapping.mapping_type == "mlp" else choices
 
     def backbone(self) -> nn.Module:
         return self.language_model
 
-    def stays_out(self) -> Iterator[str]:
+    def omitted_weights(self) -> Iterator[str]:
         """A frozen language model but for its adapters; output weights that are the input embeddings once more."""
         embedding = self.language_model.get_input_embeddings().weight
         named = ("wte.weight", "embed_tokens.weight")
@@ -224,8 +208,7 @@ class PrefixCaptioner(CaptionModel):
 
     def caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
         """The loss of a batch whose prefix [B, P, E] is there already."""
-        hidden = self._read_packed(prefix, batch)
-        length = hidden.shape[1]
+        hidden, length = self._read_packed(prefix, batch), prefix.shape[1] + batch.tokens.shape[1]
         # Every caption's first token is predicted at the end of the prefix: one row of logits serves them all.
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
@@ -284,8 +267,6 @@ class PrefixDecoding:
     """
 
     def __init__(self, captioner: PrefixCaptioner, prefix: Tensor, max_tokens: int) -> None:
-        from clipcap_video.models.language_model import roomy_cache
-
         self.captioner = captioner
         self.prefix = prefix
         self.position = prefix.shape[1]
@@ -306,11 +287,10 @@ class PrefixDecoding:
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
-        lanes = tokens.shape[1]
-        slots = self.path.shape[2]
+        lanes, slots = tokens.shape[1], self.path.shape[2]
         inherited = self.path.gather(1, parents[:, :, None].expand(-1, -1, slots))
-        own = torch.eye(lanes, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
-        self.path = torch.cat([inherited, own], dim=2)
+        itself = torch.eye(lanes, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+        self.path = torch.cat([inherited, itself], dim=2)
         seen = F.pad(self.path, (self.prefix.shape[1], 0), value=True)
         embeddings = self.captioner.language_model.get_input_embeddings()(tokens)
         hidden = self._run(embeddings, seen[:, None], torch.full((lanes,), self.position))

@@ -255,18 +255,6 @@ class RecurrentCaptioner(CaptionModel):
             write_weights(folder / ENCODER_WEIGHTS, self.trained_encoder.trained_weights(), dtype)
 
     @property
-    def feature_dim(self) -> int:
-        return self.config.feature_dim
-
-    @property
-    def max_frames(self) -> int:
-        return self.config.max_frames
-
-    @property
-    def vocabulary_size(self) -> int:
-        return self.config.vocabulary_size
-
-    @property
     def device(self) -> torch.device:
         return self.writer.bias.device
 
@@ -287,7 +275,7 @@ class RecurrentCaptioner(CaptionModel):
     def backbone(self) -> nn.Module | None:
         return self.trained_encoder
 
-    def stays_out(self) -> list[str]:
+    def omitted_weights(self) -> list[str]:
         return [name for name in self.state_dict() if name.startswith("trained_encoder.")]
 
     def describe(self) -> dict[str, str]:
@@ -353,9 +341,9 @@ def unpack(batch: PackedCaptions) -> CaptionRows:
     rank = order.argsort()  # of each caption
     sizes = (lengths[None] > torch.arange(int(lengths.max()), device=lengths.device)[:, None]).sum(1)
     before = sizes.cumsum(0) - sizes  # tokens of earlier steps
-    found = before[batch.position[real]] + rank[caption]
-    tokens = torch.empty_like(found).index_copy(0, found, batch.tokens[real])
-    place = torch.zeros_like(batch.tokens).masked_scatter(real, found)
+    column = before[batch.position[real]] + rank[caption]
+    tokens = torch.empty_like(column).index_copy(0, column, batch.tokens[real])
+    place = torch.zeros_like(batch.tokens).masked_scatter(real, column)
     return CaptionRows(PackedSequence(tokens, sizes.cpu()), (names // numbers)[order], place)
 
 

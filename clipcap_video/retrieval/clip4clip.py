@@ -96,8 +96,8 @@ def _is_layer(name: str, key: str) -> bool:
 def _fill(file: Path, model: RetrievalModel, state: Mapping[str, Tensor], name: str, report: LegacyReport) -> None:
     """Puts the weights into the model; every key must have its place, and every place its key."""
     wanted = model.state_dict()
-    own = "head.logit_scale"  # another name of CLIP's
-    found: dict[str, Tensor] = {}
+    shared = "head.logit_scale"  # another name of CLIP's
+    weights_of_heads: dict[str, Tensor] = {}
     for key, tensor in state.items():
         place = _place(key, name)
         if place not in wanted:
@@ -108,12 +108,12 @@ def _fill(file: Path, model: RetrievalModel, state: Mapping[str, Tensor], name: 
             continue
         if tensor.shape != wanted[place].shape:
             raise ClipcapError(f"{file}: {key} has shape {list(tensor.shape)}, where {list(wanted[place].shape)} fits")
-        found[place] = tensor.float()
+        weights_of_heads[place] = tensor.float()
         report.mapped[key] = place
-    missing = [place for place in wanted if place not in found and place != own]
+    missing = [place for place in wanted if place not in weights_of_heads and place != shared]
     if missing:
         raise ClipcapError(f"{file} lacks the weights of {missing[0]} and {len(missing) - 1} more; it is incomplete")
-    model.load_state_dict(found, strict=False)
+    model.load_state_dict(weights_of_heads, strict=False)
 
 
 def _place(key: str, name: str) -> str:

@@ -119,8 +119,8 @@ class RetrievalData:
         numbers = [list(range(end - len(record.captions), end)) for record, end in zip(records, ends, strict=True)]
         video_of = list(range(len(records)))
         if expand:
-            video_of = [video for video, own in enumerate(numbers) for _ in own]
-            numbers = [[number] for own in numbers for number in own]
+            video_of = [video for video, captions in enumerate(numbers) for _ in captions]
+            numbers = [[number] for captions in numbers for number in captions]
         return cls(source, [record.video_id for record in records], video_of, numbers, encode(texts))
 
     def __len__(self) -> int:

@@ -291,8 +291,8 @@ def load_retrieval(folder: Path) -> tuple[RetrievalModel, CheckpointInfo]:
     weights = read_weights(file)
     clip = None
     if config.text_encoder is None:
-        own = {name.removeprefix(_CLIP): tensor for name, tensor in weights.items() if name.startswith(_CLIP)}
-        clip = VideoClip(own, file, config.linear_patch)
+        clip_weights = {name.removeprefix(_CLIP): tensor for name, tensor in weights.items() if name.startswith(_CLIP)}
+        clip = VideoClip(clip_weights, file, config.linear_patch)
     model = RetrievalModel(config, clip)
     fill(model, retrieval_weights(model), weights, file)
     return model.eval(), info

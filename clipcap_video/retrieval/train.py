@@ -336,7 +336,7 @@ def embed_split(model: RetrievalModel, data: RetrievalData, first_only: bool) ->
 
     Raises ClipcapError when no video can be read.
     """
-    chosen = [own[:1] if first_only else own for own in data.captions]
+    chosen = [captions[:1] if first_only else captions for captions in data.captions]
     frames, masks, kept = [], [], []
     for start in range(0, len(data), VIDEOS_AT_ONCE):
         indices = range(start, min(start + VIDEOS_AT_ONCE, len(data)))

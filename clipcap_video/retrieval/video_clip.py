@@ -39,10 +39,10 @@ class VideoClip(nn.Module):
         Raises ClipcapError when `weights`, read from `path`, are no such CLIP.
         """
         super().__init__()
-        own = dict(weights)
+        state = dict(weights)
         # A ResNet has a weight of that name, too, of four dimensions.
-        kernel = own.pop(TEMPORAL) if TEMPORAL in own and own[TEMPORAL].dim() == 5 else None
-        network = build(own, path)
+        kernel = state.pop(TEMPORAL) if TEMPORAL in state and state[TEMPORAL].dim() == 5 else None
+        network = build(state, path)
         if isinstance(network.visual, ModifiedResNet):
             raise ClipcapError(f"{path} is a CLIP with a ResNet; retrieval trains those with a vision transformer")
         if kernel is not None and kernel.shape[:2] + kernel.shape[3:] != network.visual.conv1.weight.shape:

@@ -78,8 +78,8 @@ class Options(Part):
 def option_fields(config: Any) -> list[Field[Any]]:
     """The options of a command: of its dataclass, or of the parts that it is composed of."""
     kind = config if isinstance(config, type) else type(config)
-    found = {item.name: item for part in parts_of(kind) for item in fields(part)}
-    return list(found.values())
+    by_name = {item.name: item for part in parts_of(kind) for item in fields(part)}
+    return list(by_name.values())
 
 
 def option_hints(kind: type[Any]) -> dict[str, Any]:
@@ -143,16 +143,16 @@ def idle_options(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
     """Options that have no effect beside these values (of unset ones the default counts), each with the reason."""
     items, values = option_fields(kind), kind.implied(values)
     known = {item.name: default_of(item) if values.get(item.name) is None else values[item.name] for item in items}
-    found: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for item in items:
         # Of options that commands share, some depend on one that not every command has.
         for other, wanted in item.metadata.get("needs", {}).items():
             if other in known and not _is_among(known[other], wanted):
-                found.setdefault(item.name, f"belongs to {_said(other, wanted)}; leave it out, or give that too")
+                refused.setdefault(item.name, f"belongs to {_said(other, wanted)}; leave it out, or give that too")
         for other, wanted in item.metadata.get("unless", {}).items():
             if other in known and _is_among(known[other], wanted):
-                found.setdefault(item.name, f"has no effect with {_said(other, known[other])}; leave it out")
-    return found
+                refused.setdefault(item.name, f"has no effect with {_said(other, known[other])}; leave it out")
+    return refused
 
 
 def refuse_idle(config: Any, names: Collection[str] | None = None) -> None:

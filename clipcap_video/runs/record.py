@@ -86,7 +86,7 @@ def record_run(made: Path, command: str, config: Any) -> None:
         if not item.metadata.get("made"):
             data[item.name] = {str(path.resolve()): _digest(path) for path in paths if path.exists()}
     file = made / RUN_FILE if made.is_dir() else made.with_name(f"{made.stem}.{RUN_FILE}")
-    write_run(file, command, options_of(config), {name: found for name, found in data.items() if found})
+    write_run(file, command, options_of(config), {name: digest for name, digest in data.items() if digest})
 
 
 def _digest(path: Path) -> str:
@@ -162,11 +162,11 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
 
 def versions() -> dict[str, str]:
     """Of the package, Python and the libraries that decide how numbers come out."""
-    found = {"clipcap_video": __version__, "python": platform.python_version()}
+    versions_of = {"clipcap_video": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions_of[name] = metadata.version(name)
+    return versions_of
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -54,8 +54,8 @@ def smoothed(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def _series(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    found = [(line["step"], line[name]) for line in lines if name in line]
-    return [step for step, _ in found], [value for _, value in found]
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _loss(axis: Any, lines: Sequence[dict[str, Any]]) -> None:

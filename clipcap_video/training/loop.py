@@ -260,36 +260,38 @@ class Run(ABC):
     def _close_epoch(self) -> None:
         """Validates and saves after an epoch, or the part of one that there was time for, in the main process."""
         config, progress = self.config, self.progress
-        found: Validation | None = None
+        validation: Validation | None = None
         finished = progress.epoch == config.epochs or self._out_of_time()
         number = progress.epoch + (1 if progress.step_in_epoch else 0)
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
         if self.log is not None:
             if due:
                 with self.accelerator.autocast(), self._averaged():
-                    found = self.validate()
-            if found is not None:
-                self.log.write(step=progress.step, epoch=progress.epoch, **found.logged)
-                print(f"epoch {progress.epoch}: {found.line}", file=sys.stderr)
-            improved = found is not None and (progress.best_score is None or found.score > progress.best_score)
-            if found is not None and improved:
-                progress.best_score = found.score
+                    validation = self.validate()
+            if validation is not None:
+                self.log.write(step=progress.step, epoch=progress.epoch, **validation.logged)
+                print(f"epoch {progress.epoch}: {validation.line}", file=sys.stderr)
+            improved = validation is not None and (
+                progress.best_score is None or validation.score > progress.best_score
+            )
+            if validation is not None and improved:
+                progress.best_score = validation.score
             if improved or not self.has_validation or not config.eval_every:
-                self._save("best", found, state=False)
+                self._save("best", validation, state=False)
             if config.save_every and (finished or progress.epoch % config.save_every == 0):
                 # The ClipCap programs number epochs from 0: ten epochs end in PREFIX-009.
-                self._save(f"{config.prefix}-{number - 1:03d}", found, state=False)
-            self._save("last", found)
-            if found is not None:
+                self._save(f"{config.prefix}-{number - 1:03d}", validation, state=False)
+            self._save("last", validation)
+            if validation is not None:
                 self.log.draw()
         self.accelerator.wait_for_everyone()
 
-    def _save(self, name: str, found: Validation | None = None, state: bool = True) -> None:
+    def _save(self, name: str, validation: Validation | None = None, state: bool = True) -> None:
         if not self.accelerator.is_main_process:
             return
         progress = asdict(self.progress) | {"data_digest": self.data_digest}
-        if found is not None:
-            progress |= found.kept
+        if validation is not None:
+            progress |= validation.kept
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer, self.average)) if state else None
         with self._averaged():
             self.write(self.config.out_dir / name, progress, extra)

@@ -189,12 +189,12 @@ class CaptioningRun(Run):
         # It was trained on the features, not on the captioner, so it still fits one that is trained on.
         keep_ranker = keep_consensus(directory)
 
-        own = self.objective.own_weights()
+        weights = self.objective.own_weights()
 
         def more(partial: Path) -> None:
             keep_ranker(partial)
-            if own:
-                write_weights(partial / OBJECTIVE_WEIGHTS, own, torch.float32)
+            if weights:
+                write_weights(partial / OBJECTIVE_WEIGHTS, weights, torch.float32)
             if extra is not None:
                 extra(partial)
 

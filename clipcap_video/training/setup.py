@@ -62,7 +62,8 @@ def check_continues(config: TrainConfig, store: FeatureStore, model: CaptionMode
             f"the run in {config.out_dir} was started on other videos or captions than {config.data} and "
             f"{', '.join(map(str, config.caption or []))} hold, or on another number of processes; resume it with those"
         )
-    if trained.outside_digest != model.config.outside_digest:
+    outside = [config.outside_model and config.outside_model[1] for config in (trained, model.config)]
+    if outside[0] != outside[1]:
         raise ClipcapError(
             f"language model {config.lm!r} is not the one that the run in {config.out_dir} was started with; "
             "give that one with --lm"

@@ -58,13 +58,13 @@ def validate(
         batch = replace(batch, features=model.frame_features(batch.features, batch.mask))
         total += model(batch).item() * len(batch.labels)
         count += len(batch.labels)
-        found = decode(
+        written = decode(
             model.start(batch.features, batch.mask, max_tokens),
             len(indices),
             model.stop_tokens,
             settings,
         )
-        for index, hypotheses in zip(indices, found, strict=True):
+        for index, hypotheses in zip(indices, written, strict=True):
             captions[data.video_ids[index]] = model.decode_tokens(hypotheses[0].tokens, hypotheses[0].stop_token)
     model.train(was_training)
     scored = {video_id: references[video_id] for video_id in captions}

@@ -16,7 +16,8 @@ from typing import Any
 import av
 import numpy as np
 
-from clipcap_video.video.damage import SOUND, Count, Damage, Errors, Trouble, bytes_missing, strictly, tolerantly
+from clipcap_video.video.damage import Damage, bytes_missing
+from clipcap_video.video.errors import SOUND, Count, Errors, Trouble, strictly, tolerantly
 from clipcap_video.video.packets import (
     AVI,
     LONGEST_STEP,
@@ -252,9 +253,9 @@ class Decoder:
         cut = bool(bytes_missing(self.path))
         if not count.whole and self._errors is None:
             return Damage(len(count.times), truncated=cut, whole=False)
-        found = self._errors or Errors()
+        errors = self._errors or Errors()
         decoded, times = len(count.times), np.asarray(count.times)
-        missing = max(count.missing_in_gaps(times), len(found.stamps - count.stamps))
+        missing = max(count.missing_in_gaps(times), len(errors.stamps - count.stamps))
         if source.promised and source.is_indexed:
             absent = source.promised - len(source.table.stamps) - source.table.empty
             # Encoders miscount by one or two.
@@ -262,7 +263,7 @@ class Decoder:
         elif cut and source.format == MATROSKA and decoded:
             missing = max(missing, round((source.duration - float(times[-1])) * source.rate) - 1)
         missing = max(0, missing)
-        return Damage(decoded + missing, count.corrupt, missing, found.number, cut)
+        return Damage(decoded + missing, count.corrupt, missing, errors.number, cut)
 
 
 def _decoded(context: Any, packets: Iterator[Any], strict: bool) -> Iterator[Any]:

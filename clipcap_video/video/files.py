@@ -130,10 +130,10 @@ def _is_named_video(path: Path) -> bool:
     if suffix not in SUFFIXES:
         return False
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             return False
-        return suffix not in AMBIGUOUS or found.st_size == 0 or _read_text(path) is None
+        return suffix not in AMBIGUOUS or status.st_size == 0 or _read_text(path) is None
     except OSError:
         return True  # a link to nowhere, or unreadable, which is said when it is read
 
@@ -162,10 +162,10 @@ def _listed(source: Path, text: str) -> Iterator[Path]:
             continue
         path = source.parent / name
         try:
-            found = path.is_file()
+            is_file = path.is_file()
         except (OSError, ValueError):  # too long for a name, as a line of something else is
-            found = False
-        if not found:
+            is_file = False
+        if not is_file:
             short = shown(name) if len(name) < 200 else f"{shown(name[:80])}..."
             raise ClipcapError(f"{shown(source)} line {number}: no file at {short}; fix or remove the line")
         yield path

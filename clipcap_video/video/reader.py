@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import VideoError
-from clipcap_video.video.damage import DAMAGED, MAX_DAMAGE, Damage
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.decoder import Decoder, Frame, IndexedVideo
+from clipcap_video.video.errors import DAMAGED
 from clipcap_video.video.files import shown
 from clipcap_video.video.packets import Unseekable
 from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, Span, choose, to_sound
@@ -114,8 +115,8 @@ class SampledVideo:
                 yield chunk
             if kept == 0 and not self._stop.is_set():
                 errors = decoder.damage.errors
-                found = f" ({errors} decoder error{'' if errors == 1 else 's'})" if errors else ""
-                raise VideoError(f"not one frame of {shown(self.path)} decodes{found}; re-encode, fetch or remove it")
+                figure = f" ({errors} decoder error{'' if errors == 1 else 's'})" if errors else ""
+                raise VideoError(f"not one frame of {shown(self.path)} decodes{figure}; re-encode, fetch or remove it")
 
     def _judge(self, decoder: Decoder) -> None:
         self.damage = decoder.damage

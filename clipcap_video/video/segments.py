@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.video.damage import DAMAGED, MAX_DAMAGE, Damage
+from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.errors import DAMAGED
 from clipcap_video.video.files import shown
 from clipcap_video.video.reader import SampledVideo, Transform, judge_damage
 from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, choose

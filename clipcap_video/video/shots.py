@@ -31,8 +31,8 @@ class ShotDetector:
     def add(self, time: float, frame: np.ndarray) -> Iterator[Look]:
         """Takes the next frame, uint8 RGB [H, W, 3] at `time` in seconds; gives those whose fate is known now."""
         # Frames are numbered for the detector, whose own clock believes in constant rates; times stay ours.
-        found = self._detector.process_frame(FrameTimecode(self._count, 25.0), _shrunk(frame))
-        self._cuts.update(cut.frame_num for cut in found)
+        cuts = self._detector.process_frame(FrameTimecode(self._count, 25.0), _shrunk(frame))
+        self._cuts.update(cut.frame_num for cut in cuts)
         self._waiting.append((self._count, time, frame))
         self._count += 1
         while len(self._waiting) > self._detector.event_buffer_length:

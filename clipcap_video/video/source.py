@@ -167,10 +167,10 @@ class Source:
 def check_file(path: Path) -> None:
     """Raises VideoError unless there is a file with something in it that may be read. Opens nothing but files."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise VideoError(f"{shown(path)} is no file; give a video file")
-        if found.st_size == 0:
+        if status.st_size == 0:
             raise VideoError(f"{shown(path)} is empty (0 bytes); fetch it again or remove it", "empty")
         with path.open("rb"):
             pass

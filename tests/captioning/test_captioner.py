@@ -15,8 +15,8 @@ from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import VideoFeatures, stack_features, thin_frames
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
+from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.models.packed_mask import packed_attention
 from clipcap_video.models.packing import pack
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner

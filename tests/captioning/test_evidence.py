@@ -18,8 +18,8 @@ from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import CheckpointInfo
 from clipcap_video.models.language_model import load_language_model
+from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.mapping.registry import MAPPING_NETWORKS
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 from tests.tiny import WIDTH, captions_of, features_of, fingerprint
 

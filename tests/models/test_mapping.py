@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.models.mapping import MAPPING_NETWORKS, build_mapping
 from clipcap_video.models.mapping.base import MappingConfig, temporal_positions
 from clipcap_video.models.mapping.mlp import resampling_weights
-from clipcap_video.models.mapping.registry import MAPPING_NETWORKS, build_mapping
 from clipcap_video.models.mapping.transformer import largest_divisor
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap_video.video.damage import SOUND
 from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.errors import SOUND
 from clipcap_video.video.reader import SampledVideo
 from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import blank, truncate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from clipcap_video.errors import ClipcapError
 class MappingConfig:
     """Every choice needed to rebuild a mapping network.
 
-    mapping_type: a name of models/mapping/registry.py.
+    mapping_type: a name of models/mapping/__init__.py.
     feature_dim: D, width of a frame feature.
     embedding_dim: E, width of a language-model embedding.
     prefix_length: P, embeddings that stand before the caption.
@@ -45,16 +45,7 @@ class MappingConfig:
     hidden_dim: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "feature_dim",
-            "embedding_dim",
-            "prefix_length",
-            "max_frames",
-            "num_layers",
-            "num_heads",
-            "tokens_per_frame",
-            "hidden_dim",
-        ):
+        for name in (field.name for field in fields(self) if field.type in ("int", "int | None")):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ClipcapError(f"{name} must be at least 1, not {value}")

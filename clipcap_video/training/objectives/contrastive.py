@@ -59,8 +59,8 @@ class Contrastive(CrossEntropy):
         texts = embed_once(encoder, list(chain.from_iterable(data.texts)))
         made = cls(captioner, data, texts, weight=config.retrieval_loss, label_smoothing=config.label_smoothing)
         before = {} if config.init_from is None else objective_weights(find_checkpoint(config.init_from))
-        own = made.own_weights()
-        if before.keys() == own.keys() and all(before[name].shape == own[name].shape for name in own):
+        weights = made.own_weights()
+        if before.keys() == weights.keys() and all(before[name].shape == weights[name].shape for name in weights):
             made.load_state_dict(before, strict=False)
         return made
 

@@ -24,8 +24,8 @@ class ObjectiveOptions(Part):
 
     @classmethod
     def load_objective(cls) -> type[Objective]:
-        found: type[Objective] = load_object(cls.objective_class)
-        return found
+        objective: type[Objective] = load_object(cls.objective_class)
+        return objective
 
     @classmethod
     def imply(cls, given: dict[str, Any]) -> None:

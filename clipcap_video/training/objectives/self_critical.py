@@ -93,18 +93,19 @@ class SelfCritical(Objective):
         was_training = self.captioner.training
         self.captioner.eval()
         drawn = self._decode(stacked, mask, videos, step)
-        rewards = [self._rewards(video, found) for video, found in zip(videos, drawn, strict=True)]
+        rewards = [self._rewards(video, hypotheses) for video, hypotheses in zip(videos, drawn, strict=True)]
         if self.baseline == "greedy":
             greedy = self._decode(stacked, mask, videos, None)
             baselines = [
-                self._rewards(video, found) * self.samples for video, found in zip(videos, greedy, strict=True)
+                self._rewards(video, hypotheses) * self.samples
+                for video, hypotheses in zip(videos, greedy, strict=True)
             ]
         else:
             baselines = [[(sum(row) - reward) / (len(row) - 1) for reward in row] for row in rewards]
         self.captioner.train(was_training)
         self.mean_reward = sum(map(sum, rewards)) / (len(rewards) * self.samples)
 
-        captions = [[_tokens(hypothesis) for hypothesis in found] for found in drawn]
+        captions = [[_tokens(hypothesis) for hypothesis in hypotheses] for hypotheses in drawn]
         batch = pack(features, captions)
         batch.label_weight = torch.tensor(
             [
@@ -133,10 +134,10 @@ class SelfCritical(Objective):
             state = self.captioner.start(features, mask, self.max_tokens)
         return decode(state, len(videos), self.captioner.stop_tokens, settings, video_keys=videos)
 
-    def _rewards(self, video: str, found: Sequence[Hypothesis]) -> list[float]:
-        texts = [self.captioner.decode_tokens(hypothesis.tokens, hypothesis.stop_token) for hypothesis in found]
+    def _rewards(self, video: str, hypotheses: Sequence[Hypothesis]) -> list[float]:
+        texts = [self.captioner.decode_tokens(hypothesis.tokens, hypothesis.stop_token) for hypothesis in hypotheses]
         started = time.perf_counter()
-        words = [caption_words(text, hypothesis.ended) for text, hypothesis in zip(texts, found, strict=True)]
+        words = [caption_words(text, hypothesis.ended) for text, hypothesis in zip(texts, hypotheses, strict=True)]
         rewards = self.reward.score(video, words)
         self.reward_seconds += time.perf_counter() - started
         return rewards
