@@ -91,10 +91,9 @@ class Source:
         self.stream = self._container.streams[self._stream_index]
         self.context = self.stream.codec_context
         if self.context is None or self.context.codec is None:
-            name = self.stream.codec_tag or "an unknown codec"
             raise VideoError(
-                f"{shown(self.path)} is coded as {name}, for which FFmpeg has no decoder here; "
-                "convert it to H.264 with a program that has one",
+                f"{shown(self.path)} is coded in a way that FFmpeg has no decoder for here; it is not damaged, so "
+                "convert it to H.264 with a program that can read it",
                 "no_decoder",
             )
         self.context.thread_type = "AUTO"
