@@ -31,7 +31,7 @@ starter: env
 	$(BIN)/clipcap-video train --config recipes/starter/train.yaml --data $(WORK)/features \
 		--caption $(DATA)/videodatainfo.json --lm $(WORK)/lm --out_dir $(WORK)/out --resume $(TRAIN_OPTIONS)
 	$(BIN)/clipcap-video train-consensus --model_dir $(WORK)/out/last
-	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed
+	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed --overwrite
 	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/
 
 test: env

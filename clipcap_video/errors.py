@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
+# What the system says where a disk, a quota or the largest length of a file is reached.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class ClipcapError(Exception):
-    """Wrong input or options. The command line prints the message alone and exits with status 1."""
+    """Wrong input or options. The command line prints the message alone and exits with `status`."""
+
+    status = 1
 
 
 class VideoError(ClipcapError):
@@ -17,6 +24,18 @@ class VideoError(ClipcapError):
 
 class NoTextSide(ClipcapError):
     """An image encoder was asked for texts, which it cannot read."""
+
+
+def told_of(error: OSError) -> ClipcapError:
+    """What the system says of a file or a disk, as a sentence for who can do something about it."""
+    where = "a file" if error.filename is None else error.filename
+    if error.errno in FULL:
+        return ClipcapError(
+            f"no room left to write {where} ({error.strerror}); free some, and give the same command again: what is "
+            "finished is kept"
+        )
+    reason = error.strerror or first_line(error)
+    return ClipcapError(f"cannot use {where} ({reason}); check the path and its rights")
 
 
 def first_line(error: BaseException) -> str:

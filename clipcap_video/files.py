@@ -24,6 +24,7 @@ def whole_file(file: Path) -> Iterator[Path]:
     if not fits_a_name(name):
         name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()}.{os.getpid()}.partial"
     partial = file.with_name(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         os.replace(partial, file)
@@ -42,6 +43,30 @@ def write_text(file: Path, text: str, remedy: str = "choose another place") -> P
     except OSError as error:
         raise ClipcapError(f"cannot write {file} ({error.strerror}); {remedy}") from None
     return file
+
+
+@contextmanager
+def alone_in(folder: Path, doing: str) -> Iterator[None]:
+    """A block that one process at a time is in for a folder. The lock is the system's, and ends with the process.
+
+    doing: what, for the message. Raises ClipcapError when another process is in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClipcapError(f"another process is {doing} {folder}; wait for it, or give another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clipcap_video.models.mapping import MAPPING_NETWORKS
-from clipcap_video.runs.options import ANY, Options, Part, absolute, option
+from clipcap_video.runs.options import ANY, BESIDE, FILE, Options, Part, absolute, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from clipcap_video.decoding import DecodingSettings
 
 
+# What the MSR-VTT ClipCap program calls its captions, of greedy and of beam search.
+PROGRAM_FILES = ("pred.json", "pred_beam.json")
 ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
 
 
@@ -101,10 +103,13 @@ class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `inference_vtt.py`."""
 
     epoch: int | None = _input(
-        None, "Take the checkpoint MODEL_DIR/PREFIX-EPOCH instead of the best.", needs={"model_dir": ANY}
+        None, "Take the checkpoint MODEL_DIR/PREFIX-EPOCH instead of the best.", needs={"model_dir": ANY}, chooses=True
     )
     prefix: str | None = _input(
-        None, "Name of the checkpoints that --epoch chooses among, if there are several.", needs={"epoch": ANY}
+        None,
+        "Name of the checkpoints that --epoch chooses among, if there are several.",
+        needs={"epoch": ANY},
+        chooses=True,
     )
     videos: list[Path] | None = _input(
         None, "Videos to caption: a folder, a video, or a text file of paths. May be given several times."
@@ -125,12 +130,16 @@ class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     )
     split: str | None = _input(None, "Split to caption; test, else validate, unless given.", unless={"videos": ANY})
     out: Path | None = option(
-        None, "Where the captions go: predictions.json here with --videos, else in the model's folder.", panel="Output"
+        None,
+        "Where the captions go: predictions.json here with --videos, else in the model's folder.",
+        panel="Output",
+        made=FILE,
     )
     report: Path | None = option(
         None,
         "Also write a page of the videos with frames and captions (with --videos).",
         panel="Output",
+        made=FILE,
         needs={"videos": ANY},
     )
 
@@ -151,6 +160,27 @@ class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
             self.mapping_type = "cross"
         # Absolute, so that the run's record finds them from any working folder.
         self.lm, self.encoder = absolute(self.lm), absolute(self.encoder)
+
+    @property
+    def place(self) -> Path:
+        """Where the captions go."""
+        if self.out is not None or self.videos is not None:
+            return self.out or Path("predictions.json")
+        # Beside the checkpoints, not in one: the next better epoch replaces those.
+        folder = self.model_dir or Path()
+        return (folder.parent if folder.is_file() else folder) / "predictions.json"
+
+    def outputs(self) -> list[tuple[str, Path, str]]:
+        out, page = self.place, [] if self.report is None else [("--report", self.report, FILE)]
+        beside = [scores_beside(out), out.with_name(f"{out.stem}.warnings.jsonl")]
+        if self.model_dir is not None and self.videos is None:
+            beside += [out.with_name(f"{score}{name}") for score in ("", "score") for name in PROGRAM_FILES]
+        return [("--out", out, FILE), *page, *(("--out", path, BESIDE) for path in beside)]
+
+
+def scores_beside(out: Path) -> Path:
+    """Where the scores of the captions in `out` go."""
+    return out.with_name("scores.json" if out.name == "predictions.json" else f"{out.stem}.scores.json")
 
 
 def chosen_settings(config: BeamOptions) -> DecodingSettings:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from clipcap_video.captioning.config import InferConfig
-from clipcap_video.captioning.run import caption_trained_on, find_stored, place_of_predictions, prepare
+from clipcap_video.captioning.run import caption_trained_on, find_stored, prepare
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.devices import peak_device_memory
 from clipcap_video.runs.plan import Plan, measure, peak_memory
@@ -57,7 +57,7 @@ def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
         videos=len(ids),
         frames=frames,
         disk=round(looked_at["bytes"] * share),
-        where=str(place_of_predictions(config)),
+        where=str(config.place),
         memory=peak_memory(),
         device_memory=peak_device_memory(captioner.device),
         seconds=rate.of(len(ids)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.config import BeamOptions, InferConfig
+from clipcap_video.captioning.config import BeamOptions, InferConfig, scores_beside
 from clipcap_video.captioning.predictions import Prediction, PredictionFile
 from clipcap_video.captioning.program_files import write_program_files
 from clipcap_video.captioning.subtitles import clock
@@ -29,7 +28,16 @@ from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import options_of
-from clipcap_video.runs.record import RUN_FILE, digests, file_digest, store_facts, videos_digest, write_run
+from clipcap_video.runs.places import refuse_outputs_among
+from clipcap_video.runs.record import (
+    digests,
+    file_digest,
+    inputs_of,
+    record_file,
+    store_facts,
+    videos_digest,
+    write_run,
+)
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import find_all_videos
 
@@ -41,9 +49,8 @@ LONG_SECONDS = 60
 
 def infer(config: InferConfig, settings: DecodingSettings) -> CaptionedVideos:
     """Captions what `config` names and writes the results; the page is left to the caller."""
-    if config.out is not None:
-        _check_writable(config.out)
     videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
+    refuse_outputs_among(videos or {}, config)
     captioner, settings = prepare(config, settings)
     if videos is not None:
         return _caption_videos(config, settings, captioner, videos)
@@ -89,13 +96,6 @@ def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: B
     return settings
 
 
-def _check_writable(out: Path) -> None:
-    """Finds out before the work whether its result can be kept."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ClipcapError(f"cannot write {out}; give --out the name of a file in a folder that you may write to")
-
-
 def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
     """Options that repeat the checkpoint's architecture must agree with it."""
     model = captioner.model
@@ -118,7 +118,7 @@ def _caption_videos(
     config: InferConfig, settings: DecodingSettings, captioner: Captioner, videos: dict[str, Path]
 ) -> CaptionedVideos:
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
-    out = place_of_predictions(config)
+    out = config.place
     evidence = config.report is not None
     captioned = caption_videos(
         captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs,
@@ -130,20 +130,11 @@ def _caption_videos(
     return captioned
 
 
-def place_of_predictions(config: InferConfig) -> Path:
-    """Where the captions go."""
-    if config.out is not None or config.videos is not None:
-        return config.out or Path("predictions.json")
-    # Beside the checkpoints, not in one: the next better epoch replaces those.
-    folder = config.model_dir or Path()
-    return (folder.parent if folder.is_file() else folder) / "predictions.json"
-
-
 def _record(
     config: InferConfig, settings: DecodingSettings, captioner: Captioner, sources: dict[str, Any], **chosen: Any
 ) -> None:
     """Writes the run's record beside its captions. chosen: what options that were not given came to be."""
-    out = place_of_predictions(config)
+    out = config.place
     options = options_of(replace(config, out=out, **chosen))
     options |= {name: value for name, value in asdict(settings).items() if name in options}
     weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
@@ -154,9 +145,7 @@ def _record(
         "annotations": digests(chosen.get("caption") or []),
     }
     precision = {"precision": captioner.precision, "encoder_precision": captioner.encoder_precision}
-    write_run(
-        out.with_name(f"{out.stem}.{RUN_FILE}"), "infer", options, sources, device=str(captioner.device), **precision
-    )
+    write_run(record_file(out), "infer", options, sources, inputs_of(config), device=str(captioner.device), **precision)
 
 
 def caption_videos(
@@ -271,12 +260,13 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         replace(one, start=spans[one.video].start, end=spans[one.video].end) if one.video in spans else one
         for one in predictions
     ]
-    out = place_of_predictions(config)
-    _save(out, predictions, captioner, settings, split)
-    print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
+    out = config.place
     sources = {"features": store_facts(stored.store.fingerprint, stored.store.path, stored.ids)}
     chosen = {"data": stored.store.path, "caption": stored.annotations or None, "split": split}
+    # Before the captions: of a run that is killed in between, they are known as its own.
     _record(config, settings, captioner, sources, **chosen)
+    _save(out, predictions, captioner, settings, split)
+    print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
     scored = any(record.captions for record in records)
     cider = _score(out, predictions, records, split).per_video if scored else None
     if config.model_dir is not None:
@@ -352,7 +342,7 @@ def _score(
     captions = {prediction.video: prediction.captions[0].text for prediction in predictions}
     scores = evaluate_captions(captions, [record for record in records if record.captions], split, allow_missing=True)
     print(describe_scores(scores))
-    file = out.with_name("scores.json" if out.name == "predictions.json" else f"{out.stem}.scores.json")
+    file = scores_beside(out)
     save_scores(scores, file, split)
     print(f"scores: {file}")
     return scores

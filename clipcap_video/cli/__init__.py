@@ -14,6 +14,7 @@ from importlib import import_module
 import typer
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.runs.places import RULE
 from clipcap_video.version import __version__
 
 
@@ -37,13 +38,7 @@ def run_app(app: typer.Typer) -> None:
         raise
     except ClipcapError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        # What no room foresaw of disks and permissions: a folder that cannot be made, a disk that is full.
-        if error.filename is None:
-            raise
-        print(f"error: cannot use {error.filename} ({error.strerror}); check the path and its rights", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -93,6 +88,7 @@ def main() -> None:
         no_args_is_help=True,
         context_settings=HELP,
         help="ClipCap for video: caption videos, and train captioners on your own.",
+        epilog=RULE,
     )
     for name, (module, command) in COMMANDS.items():
         app.command(name)(getattr(import_module(f"clipcap_video.cli.{module}"), command))

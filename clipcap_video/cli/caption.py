@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clipcap_video.captioning.config import CaptionerOptions, DamageOptions, DecodingOptions, chosen_settings
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import SHARED, Options, option
 
 if TYPE_CHECKING:
     from clipcap_video.captioning.captioner import Captioner
@@ -46,7 +46,7 @@ class CaptionConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
         None,
         "Folder for the files; beside each video, where players look for them, unless given.",
         panel="Output",
-        made=True,
+        made=SHARED,
     )
     overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
 

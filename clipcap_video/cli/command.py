@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from clipcap_video.runs.options import choices_of, default_of, option_fields, option_hints, refuse_idle
+from clipcap_video.errors import ClipcapError, told_of
+from clipcap_video.runs.options import FILE, FOLDER, choices_of, default_of, option_fields, option_hints, refuse_idle
 
 
 class Command:
@@ -22,13 +23,15 @@ class Command:
 
     run: returns the file or folder that it made, beside or in which a record of the options is then left; None where
     it made none, or keeps a fuller record itself. Its docstring becomes the command's help.
-    name: what the command is called.
+    name: what the command is called. error_status: its exit status after an error.
     Typer reads a command from its signature, which is made when it looks: by then everything is registered that an
     option may choose among.
     """
 
-    def __init__(self, config_class: type[Any], run: Callable[[Any], Path | None], name: str) -> None:
-        self.config_class, self.run = config_class, run
+    def __init__(
+        self, config_class: type[Any], run: Callable[[Any], Path | None], name: str, error_status: int = 1
+    ) -> None:
+        self.config_class, self.run, self.error_status = config_class, run, error_status
         self.__name__ = name
         self.__doc__ = run.__doc__
 
@@ -36,8 +39,11 @@ class Command:
     def __signature__(self) -> inspect.Signature:
         hints = option_hints(self.config_class)
         parameters = [_context_parameter(), _config_parameter(self.config_class, hints, self.__name__)]
-        parameters += [_parameter(item, hints[item.name]) for item in option_fields(self.config_class)]
+        items = option_fields(self.config_class)
+        parameters += [_parameter(item, hints[item.name]) for item in items]
         parameters += [_unset_parameter(name) for name, hint in hints.items() if hint is bool]
+        if "overwrite" not in hints and any(item.metadata.get("made") in (FILE, FOLDER) for item in items):
+            parameters.append(_overwrite_parameter())
         return inspect.Signature(parameters)
 
     @property
@@ -53,13 +59,28 @@ class Command:
         typed = {name for name in names if source(name) == "COMMANDLINE"}
         given = {name: values[name] for name in names if name in typed or source(name) == "DEFAULT_MAP"}
         given |= {name: False for name in names if values.get(f"no_{name}")}
+        try:
+            self._run(given, typed, values)
+        except (ClipcapError, OSError) as error:
+            told = told_of(error) if isinstance(error, OSError) else error
+            told.status = self.error_status
+            raise told from None
+
+    def _run(self, given: dict[str, Any], typed: set[str], values: dict[str, Any]) -> None:
+        from clipcap_video.runs.places import check_places
+        from clipcap_video.runs.record import note_outputs, record_run
+
         config = self.config_class(**given)
         refuse_idle(config, typed)
-        made = self.run(config)
-        if made is not None:
-            from clipcap_video.runs.record import record_run
-
-            record_run(made, self.__name__, config)
+        check_places(config, self.__name__, values.get("overwrite", False), values["config"])
+        try:
+            made = self.run(config)
+            if made is not None:
+                record_run(made, self.__name__, config)
+        except SystemExit:  # a run to its end, in which a video failed or something was found
+            note_outputs(self.__name__, config)
+            raise
+        note_outputs(self.__name__, config)
 
 
 def _context_parameter() -> inspect.Parameter:
@@ -70,7 +91,6 @@ def _config_parameter(config_class: type[Any], hints: dict[str, Any], command: s
     several = [name for name in hints if "list[" in str(hints[name])]
 
     def fill(context: typer.Context, file: Path | None) -> Path | None:
-        from clipcap_video.errors import ClipcapError
         from clipcap_video.runs.record import read_options
 
         if file is not None:
@@ -96,6 +116,15 @@ def _unset_parameter(flag: str) -> inspect.Parameter:
     option = typer.Option(f"--no_{flag}", hidden=True)
     return inspect.Parameter(
         f"no_{flag}", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
+
+
+def _overwrite_parameter() -> inspect.Parameter:
+    option = typer.Option(
+        "--overwrite", help="Replace outputs that are there already, whatever they are the result of."
+    )
+    return inspect.Parameter(
+        "overwrite", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import FOLDER, Options, option
 
 
 @dataclass
@@ -18,7 +18,7 @@ class ConvertConfig(Options):
         "A checkpoint PREFIX-EPOCH.pt of ClipCap or its MSR-VTT version, or pytorch_model.bin.N of CLIP4Clip.",
         argument=True,
     )
-    out: Path = option(MISSING, "Folder for the checkpoint; it must not exist.", made=True)
+    out: Path = option(MISSING, "Folder for the checkpoint.", made=FOLDER)
     lm: str = option(
         "gpt2",
         "The language model that it was trained with, which the file does not name: a Hugging Face name or a local "
@@ -38,14 +38,11 @@ def _convert(config: ConvertConfig) -> Path:
     programs decode, so inference writes the captions that they wrote. One of CLIP4Clip becomes a retrieval model: which
     head and which patch projection it has follows from the file.
     """
-    from clipcap_video.errors import ClipcapError
     from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
     from clipcap_video.models.legacy import LegacyChoices, load_legacy
     from clipcap_video.retrieval.clip4clip import is_clip4clip, load_clip4clip
     from clipcap_video.retrieval.model import save_retrieval
 
-    if config.out.exists():
-        raise ClipcapError(f"{config.out} exists already; choose another --out")
     if is_clip4clip(config.old):
         retrieval, report = load_clip4clip(config.old, config.max_frames, config.max_words)
         save_retrieval(config.out, retrieval, CheckpointInfo())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import FOLDER, Options, option
 
 SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 
@@ -17,7 +17,7 @@ class DemoConfig(Options):
     """Options of `clipcap-video demo`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, of your own.", argument=True)
-    out: Path = option(Path("demo"), "Folder for predictions.json and report.html.", made=True)
+    out: Path = option(Path("demo"), "Folder for predictions.json and report.html.", made=FOLDER)
 
 
 def _demo(config: DemoConfig) -> Path:

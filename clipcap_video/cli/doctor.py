@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import FILE, Options, option
 
 
 @dataclass
@@ -24,11 +24,11 @@ class DoctorConfig(Options):
         None, "Features: the folder from extract_features.py, or an .hdf5 file.", panel="What to look at"
     )
     model_dir: Path | None = option(None, "A checkpoint, or the out_dir of a run.", panel="What to look at")
-    json: Path | None = option(None, "Also write everything that was found to this file.", panel="Output", made=True)
-    most: int = option(20, "Rows of the table for each kind of finding.", panel="Output")
-    min_seconds: float = option(0.5, "Shorter videos are a finding.", panel="Limits")
-    min_frames: int = option(2, "Videos with fewer frames are a finding.", panel="Limits")
-    workers: int = option(0, "Videos read at once; 0 is as many as the machine has processors.", panel="Run")
+    json: Path | None = option(None, "Also write everything that was found to this file.", panel="Output", made=FILE)
+    most: int = option(20, "Rows of the table for each kind of finding.", panel="Output", least=1)
+    min_seconds: float = option(0.5, "Shorter videos are a finding.", panel="Limits", least=0)
+    min_frames: int = option(2, "Videos with fewer frames are a finding.", panel="Limits", least=0)
+    workers: int = option(0, "Videos read at once; 0 is as many as the machine has processors.", panel="Run", least=0)
 
 
 def _doctor(config: DoctorConfig) -> None:
@@ -43,20 +43,9 @@ def _doctor(config: DoctorConfig) -> None:
     """
     from clipcap_video.errors import ClipcapError
 
-    try:
-        if not (config.videos or config.caption or config.data or config.model_dir):
-            raise ClipcapError("nothing to look at; give --videos, --caption, --data or --model_dir")
-        for name, least in (("most", 1), ("workers", 0), ("min_frames", 0), ("min_seconds", 0)):
-            if not getattr(config, name) >= least:
-                raise ClipcapError(f"--{name} must be at least {least}, not {getattr(config, name)}")
-        findings = _examine(config)
-    except ClipcapError as error:
-        # Not 1, which says that something was found.
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: cannot use {error.filename} ({error.strerror}); check the path and its rights", file=sys.stderr)
-        sys.exit(2)
+    if not (config.videos or config.caption or config.data or config.model_dir):
+        raise ClipcapError("nothing to look at; give --videos, --caption, --data or --model_dir")
+    findings = _examine(config)
     if findings:
         sys.exit(1)
 
@@ -84,4 +73,5 @@ def _examine(config: DoctorConfig) -> int:
     return len(examination.findings)
 
 
-doctor = Command(DoctorConfig, _doctor, "doctor")
+# An error is not 1, which says that something was found.
+doctor = Command(DoctorConfig, _doctor, "doctor", error_status=2)

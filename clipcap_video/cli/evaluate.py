@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import BESIDE, FILE, Options, option
 
 
 @dataclass
@@ -28,7 +28,7 @@ class EvaluateConfig(Options):
         "Split to score, e.g. test. Without it, the split that the predictions name; if they name none, the videos "
         "that they caption.",
     )
-    out: Path | None = option(None, "File for the scores; without it, scores.json beside the predictions.", made=True)
+    out: Path | None = option(None, "File for the scores; without it, scores.json beside the predictions.", made=FILE)
     allow_missing: bool = option(
         False,
         "Score the videos that have a prediction even if others of the split have none. Such scores do not compare "
@@ -45,8 +45,16 @@ class EvaluateConfig(Options):
         "Draw CIDEr by the captions' confidence to this file (.png, .svg or .pdf), and print it as a table: what a "
         "threshold would give. Confidence is the CIDEr that a consensus network expects, or without one the mean "
         "log-probability of a token.",
-        made=True,
+        made=FILE,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.out = self.out or self.predictions.with_name("scores.json")
+
+    def outputs(self) -> list[tuple[str, Path, str]]:
+        (name, out, kind), *rest = super().outputs()
+        return [(name, out, kind if "out" in self.given else BESIDE), *rest]
 
 
 def _evaluate(config: EvaluateConfig) -> Path:
@@ -68,7 +76,8 @@ def _evaluate(config: EvaluateConfig) -> Path:
     scores = evaluate_captions(
         captions, records, split, allow_missing=config.allow_missing, bootstrap=config.bootstrap, seed=config.seed
     )
-    out = config.out or config.predictions.with_name("scores.json")
+    out = config.out
+    assert out is not None
     save_scores(scores, out, split)
     print(describe_scores(scores))
     print(f"written to {out}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import ANY, Options, option
+from clipcap_video.runs.options import ANY, SHARED, Options, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class ExtractConfig(Options):
         False, "With --caption of timed sentences: extract the videos whole.", needs={"caption": ANY}
     )
     out: Path | None = option(
-        None, "Folder for the features: one file a video. Named features unless given; see --format for hdf5."
+        None,
+        "Folder for the features: one file a video. Named features unless given; see --format for hdf5.",
+        made=SHARED,
     )
     format: Literal["safetensors", "hdf5"] = option(
         "safetensors",
@@ -115,6 +117,7 @@ def _extract(config: ExtractConfig) -> None:
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.matching import count_ids, match_videos
     from clipcap_video.features.resume import Request, clear_leftovers, missing_videos
+    from clipcap_video.runs.places import check_writable
     from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec
 
@@ -138,6 +141,8 @@ def _extract(config: ExtractConfig) -> None:
         clear_leftovers(folder)
         print(f"all {len(videos)} videos done before; nothing to do in {folder}")
         return
+    if not config.dry_run:
+        check_writable("--out", config.out)
     _make(config, request, folder, videos, spans)
 
 

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import FOLDER, Options, option
 
 
 @dataclass
@@ -14,7 +14,7 @@ class NewLmConfig(Options):
     """Options of `clipcap-video new-lm`."""
 
     caption: list[Path] = option(MISSING, "Annotation files whose captions it will write.")
-    out: Path = option(MISSING, "Folder for the language model and its tokenizer.", made=True)
+    out: Path = option(MISSING, "Folder for the language model and its tokenizer.", made=FOLDER)
     split: str = option("train", "Split that the vocabulary is learned from.")
     vocab_size: int = option(8000, "Subwords in the vocabulary, at most.", least=300)
     layers: int = option(6, "Transformer layers.", least=1)

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import FOLDER, Options, option
 
 
 @dataclass
@@ -14,7 +14,7 @@ class PackConfig(Options):
     """Options of `clipcap-video pack`."""
 
     model_dir: Path = option(MISSING, "A checkpoint, or the out_dir of a run.")
-    out: Path = option(MISSING, "Folder for the packed checkpoint; what is there is replaced.", made=True)
+    out: Path = option(MISSING, "Folder for the packed checkpoint.", made=FOLDER)
 
 
 def _pack(config: PackConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import SHARED, Options, option
 
 
 @dataclass
@@ -26,7 +26,7 @@ class SearchConfig(Options):
         "moment", "moment: by a video's best frame. video: by the mean of its frames, as CLIP4Clip does."
     )
     json: bool = option(False, "Print one JSON object instead of lines.")
-    index: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.")
+    index: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.", made=SHARED)
     encoder: str | None = option(None, "Where the encoder is, if not where the features say.")
     encoder_weights: Path | None = option(None, "A file of weights for the encoder, where its own cannot be had.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")

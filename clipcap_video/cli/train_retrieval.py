@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
+from clipcap_video.files import write_text
 from clipcap_video.retrieval.config import RetrievalEvaluationConfig, RetrievalTrainConfig
 
 
@@ -38,9 +39,8 @@ def _evaluate(config: RetrievalEvaluationConfig) -> Path:
     from clipcap_video.retrieval.evaluate import evaluate_checkpoint
 
     scores = evaluate_checkpoint(config)
-    out = config.out or config.model_dir / f"retrieval_{config.split}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
+    assert config.out is not None
+    out = write_text(config.out, json.dumps(scores.to_json(), indent=2) + "\n", "choose another --out")
     print(scores.table())
     print(f"written to {out}")
     return out

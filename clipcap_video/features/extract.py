@@ -20,7 +20,7 @@ from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.logs import ExtractionSummary, Log, Warned, keep_warnings
 from clipcap_video.features.resume import FAILURES_FILE, WARNINGS_FILE, clear_leftovers, missing_videos
 from clipcap_video.features.store import SUFFIX, write_features
-from clipcap_video.files import fits_a_name
+from clipcap_video.files import alone_in, fits_a_name
 from clipcap_video.runs.plan import Plan, measure, peak_memory
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
@@ -53,8 +53,8 @@ def extract(
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
     the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
     `<out>/warnings.jsonl`, those of earlier runs included. A run may be killed at any moment and
-    started again; two runs at a time need two folders. Raises ClipcapError before any work when `out` holds
-    features of another kind.
+    started again. Raises ClipcapError before any work when `out` holds features of another kind, or another process
+    extracts into it.
     """
     if batch_size < 1 or workers < 1:
         raise ClipcapError(f"batch size {batch_size} and workers {workers} must both be 1 or more")
@@ -64,27 +64,28 @@ def extract(
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
-    todo = missing_videos(videos, out, fingerprint, overwrite)
-    clear_leftovers(out)
-    summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
-    hidden = not (progress and sys.stderr.isatty())
-    bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=hidden)
-    keep_warnings(out / WARNINGS_FILE, todo)
-    with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
-        unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
-        encoded = encode_videos(
-            {name: path for name, path in todo.items() if name not in unnamed}, encoder, spec,
-            batch_size=batch_size, workers=workers, normalize=normalize, spans=spans, max_damage=max_damage,
-        )  # fmt: skip
-        for video_id, video in chain(unnamed.items(), encoded):
-            line = summary.count(video_id, todo[video_id], video)
-            if line is not None:
-                (warnings if isinstance(line, Warned) else failures).add(line)
-            if isinstance(video, EncodedVideo):
-                origin = Origin(DECODER, video.damage)
-                write_features(out, video_id, video.features, video.timestamps, fingerprint, origin)
-            bar.set_postfix_str(f"{summary.frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
-            bar.update()
+    with alone_in(out, "extracting into"):
+        todo = missing_videos(videos, out, fingerprint, overwrite)
+        clear_leftovers(out)
+        summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
+        hidden = not (progress and sys.stderr.isatty())
+        bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=hidden)
+        keep_warnings(out / WARNINGS_FILE, todo)
+        with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
+            unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
+            encoded = encode_videos(
+                {name: path for name, path in todo.items() if name not in unnamed}, encoder, spec,
+                batch_size=batch_size, workers=workers, normalize=normalize, spans=spans, max_damage=max_damage,
+            )  # fmt: skip
+            for video_id, video in chain(unnamed.items(), encoded):
+                line = summary.count(video_id, todo[video_id], video)
+                if line is not None:
+                    (warnings if isinstance(line, Warned) else failures).add(line)
+                if isinstance(video, EncodedVideo):
+                    origin = Origin(DECODER, video.damage)
+                    write_features(out, video_id, video.features, video.timestamps, fingerprint, origin)
+                bar.set_postfix_str(f"{summary.frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
+                bar.update()
     summary.seconds = time.perf_counter() - start
     return summary
 

@@ -89,4 +89,5 @@ def clear_leftovers(out: Path) -> None:
     """Removes what earlier runs into `out` left over: the list of their failures, and files half written."""
     leftover = [name for name in os.listdir(out) if name.startswith(".") and name.endswith(".partial")]
     for name in (FAILURES_FILE, *leftover):
-        (out / name).unlink(missing_ok=True)
+        with suppress(OSError):  # in a folder that is read-only by now
+            (out / name).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from clipcap_video.models.packing import PackedCaptions
 # The files of a checkpoint that some or all kinds write.
 CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
 ENCODER_WEIGHTS = "encoder.safetensors"
+STATE = "training_state.pt"
 
 
 class ModelConfig:

@@ -24,9 +24,18 @@ from clipcap_video.encoders.weights import read_state_dict, write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import open_safetensors
-from clipcap_video.models.base import CONFIG, ENCODER_WEIGHTS, WEIGHTS, CaptionModel
+from clipcap_video.models.base import (
+    CONFIG,
+    ENCODER_WEIGHTS,
+    LANGUAGE_MODEL,
+    STATE,
+    TOKENIZER,
+    WEIGHTS,
+    CaptionModel,
+)
 from clipcap_video.models.legacy import find_legacy
 from clipcap_video.models.registry import CAPTIONERS
+from clipcap_video.runs.record import RUN_FILE
 
 # Options of a run that name places on the machine that trained it.
 PATHS = ("data", "caption", "out_dir", "init_from", "videos", "encoder_weights")
@@ -165,12 +174,21 @@ def _replaced(directory: Path) -> Iterator[Path]:
     try:
         yield partial
         if directory.exists():
+            _keep_strangers(directory, partial)
             shutil.rmtree(old, ignore_errors=True)
             os.replace(directory, old)
         os.replace(partial, directory)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep_strangers(directory: Path, partial: Path) -> None:
+    """Copies what others put into a checkpoint into the one that takes its place."""
+    own = {CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL, ENCODER_WEIGHTS, CONSENSUS, OBJECTIVE_WEIGHTS, STATE, RUN_FILE}
+    for file in directory.iterdir():
+        if file.name not in own and not (partial / file.name).exists():
+            (shutil.copytree if file.is_dir() else shutil.copy2)(file, partial / file.name)
 
 
 def recover_checkpoint(directory: Path) -> None:

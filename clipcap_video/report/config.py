@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import FILE, Options, option
 
 
 @dataclass
@@ -17,7 +17,7 @@ class ReportConfig(Options):
         "The predictions.json of inference, or the STEM.captions.jsonl of a long video.",
         argument=True,
     )
-    out: Path = option(Path("report.html"), "The page to write.", made=True)
+    out: Path = option(Path("report.html"), "The page to write.", made=FILE)
     videos: list[Path] | None = option(
         None,
         "Where the videos are, if not where they were: a folder, a video, or a text file of paths. May be given "

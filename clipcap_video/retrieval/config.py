@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.runs.defaults import default_annotations, default_features
-from clipcap_video.runs.options import ANY, Options, Registry, absolute, check_prefix, option
+from clipcap_video.runs.options import ANY, FILE, SHARED, Options, Registry, absolute, check_prefix, option
 
 SIMILARITY_HEADS = Registry(
     "similarity head",
@@ -45,7 +45,7 @@ class RetrievalTrainConfig(Options):
         "Annotations, as for train_vtt.py. videodatainfo.json unless given. May be given several times.",
         free=True,
     )
-    out_dir: Path = _data(Path("out_retrieval"), "Where the checkpoints and metrics.jsonl go.", free=True)
+    out_dir: Path = _data(Path("out_retrieval"), "Where the checkpoints and metrics.jsonl go.", free=True, made=SHARED)
     train_split: str = _data("train", "Split to train on.")
     eval_split: str = _data(
         "validate", "Split to validate on; skipped when the annotations have none.", unless={"eval_every": 0}
@@ -160,6 +160,10 @@ class RetrievalEvaluationConfig(Options):
         "Only the first caption of each video is a query, as in MSR-VTT 1k-A; otherwise all are. Always so with "
         "tightTransf, which reads each pair of text and video anew.",
     )
-    out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=True)
+    out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=FILE)
     workers: int = option(2, "Threads that decode videos.", least=1)
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.out = self.out or self.model_dir / f"retrieval_{self.split}.json"

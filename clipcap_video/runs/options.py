@@ -15,6 +15,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from clipcap_video.errors import ClipcapError
 
+# What a command makes: a file; a file beside that, under a name that nobody chose; a folder of the run's own; a folder
+# (or store) that runs add to, and whose command looks itself at what is there.
+FILE, BESIDE, FOLDER, SHARED = "file", "beside", "folder", "shared"
 ANY = "(any)"  # in needs and unless: whatever the other option is set to
 
 
@@ -26,7 +29,8 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     needs, unless: other options and the value (or values, or ANY) with which alone, or with which not, this one has an
         effect; one that has none is refused.
     free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
-    once: it belongs to one call of the command; no record of the run keeps it. made: a file that the command writes.
+    once: it belongs to one call of the command; no record of the run keeps it. made: it is written, FILE, FOLDER or
+        SHARED. chooses: with which other inputs the run is another one, e.g. the epoch of a checkpoint.
     panel, metavar: for `--help`. argument: a bare word.
     """
     return field(default=None, metadata={"default": default, "help": help, **extra})
@@ -60,6 +64,11 @@ class Options(Part):
     def implied(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Options that were set, and those that follow from them."""
         return dict(values)
+
+    def outputs(self) -> list[tuple[str, Path, str]]:
+        """What the command writes, the main one first: option, place, and FILE, BESIDE, FOLDER or SHARED."""
+        made = [(item.name, getattr(self, item.name), item.metadata.get("made")) for item in option_fields(self)]
+        return [(f"--{name}", path, kind) for name, path, kind in made if kind and path is not None]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""

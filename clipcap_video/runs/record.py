@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
-from clipcap_video.runs.options import idle_options, option_fields, options_of, plain_value
+from clipcap_video.files import write_text
+from clipcap_video.runs.options import BESIDE, FILE, FOLDER, idle_options, option_fields, options_of, plain_value
 from clipcap_video.version import __version__
 
 RUN_FILE = "run.yaml"
@@ -40,15 +41,21 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mapping[str, Any], **machine: Any) -> None:
+def write_run(
+    file: Path,
+    command: str,
+    options: Mapping[str, Any],
+    data: Mapping[str, Any],
+    inputs: Mapping[str, Any] | None = None,
+    **machine: Any,
+) -> None:
     """Writes `file`, whole or not at all.
 
-    options: from `options_of`. data: fingerprints of what the run reads. machine: what `auto` became, and the like.
+    options: from `options_of`. data: fingerprints of what the run reads. inputs: from `inputs_of`. machine: what `auto`
+    became, and the like.
     Where the file holds an earlier run of the same command, as it does when one is resumed, that one's time, command
     line and version are kept in a list.
     """
-    import yaml
-
     record = {
         "command": command,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -58,7 +65,9 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
         "machine": {"platform": platform.platform(), **plain_value(machine)},
         "data": plain_value(data),
     }
-    before = _record_of(file)
+    if inputs is not None:
+        record["inputs"] = plain_value(inputs)
+    before = read_record(file)
     if before is not None and before.get("command") == command:
         kept = {name: before[name] for name in ("started", "command_line", "versions", "git") if name in before}
         record["earlier"] = [*before.get("earlier", []), kept]
@@ -67,35 +76,76 @@ def write_run(file: Path, command: str, options: Mapping[str, Any], data: Mappin
         f"# clipcap-video {command} --config {shlex.quote(file.name)}\n"
         f"# What stands under `{RECORD}` is no option, and passed over.\n"
     )
-    text += yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
-    text += yaml.safe_dump({RECORD: record}, sort_keys=False, allow_unicode=True)
-    with whole_file(file) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(file, text + yaml_text(dict(options)) + yaml_text({RECORD: record}))
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def record_run(made: Path, command: str, config: Any) -> None:
     """The record of a command without one of its own: in the folder that it made, or beside the file as STEM.run.yaml.
 
-    config: its dataclass of options. Files and folders among them are told by digests, save those marked `made`, which
-    the command wrote. Raises nothing for inputs that are gone by now.
+    config: its dataclass of options, whose inputs are told by digests.
     """
-    data = {}
+    found = inputs_of(config)
+    write_run(
+        record_file(made), command, options_of(config), {name: item for name, item in found.items() if item}, found
+    )
+
+
+def record_file(made: Path, kind: str = FILE) -> Path:
+    """Where the record of what was made lies."""
+    return made / RUN_FILE if kind == FOLDER or made.is_dir() else made.with_name(f"{made.stem}.{RUN_FILE}")
+
+
+def inputs_of(config: Any) -> dict[str, dict[str, str]]:
+    """What a command reads, by option: digests of files and folders that are there by now, and what chooses in them."""
+    found: dict[str, dict[str, str]] = {}
+    written = {path.resolve() for _, path, _ in config.outputs()}
     for item in option_fields(config):
         value = getattr(config, item.name)
         paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
         if not item.metadata.get("made"):
-            data[item.name] = {str(path.resolve()): _digest(path) for path in paths if path.exists()}
-    file = made / RUN_FILE if made.is_dir() else made.with_name(f"{made.stem}.{RUN_FILE}")
-    write_run(file, command, options_of(config), {name: digest for name, digest in data.items() if digest})
+            digested = {str(path.resolve()): _digest(path, written) for path in paths if path.exists()}
+            found |= {item.name: digested} if digested else {}
+        if item.metadata.get("chooses") and value is not None:
+            found[item.name] = {item.name: str(value)}
+    return found
 
 
-def _digest(path: Path) -> str:
-    """Of a folder with a model its weights, of another one or a large file names and lengths, of others the content."""
+def note_outputs(command: str, config: Any) -> None:
+    """Adds digests of what the run wrote to its record, by which a file of somebody else in its place is told."""
+    outputs = [(path, kind) for _, path, kind in config.outputs()]
+    written = outputs and outputs[0][1] in (FILE, BESIDE) and not getattr(config, "dry_run", False)
+    place = record_file(*outputs[0]) if written else None
+    record = None if place is None else read_record(place)
+    if place is None or record is None or record.get("command") != command or "made" in record:
+        return
+    made = {os.path.relpath(path, place.parent): file_digest(path) for path, _ in outputs if path.is_file()}
+    # The record is the last part of the file.
+    text = yaml_text({"made": made}).replace("\n", "\n  ").rstrip(" ")
+    write_text(place, place.read_text(encoding="utf-8") + "  " + text)
+
+
+def _digest(path: Path, written: Collection[Path]) -> str:
+    """Of a folder with a model its weights, of another one or a large file names and lengths, of others the content.
+
+    written: by the run into the folder, and so left out.
+    """
     for folder in (path, path / "best", path / "last"):
         if (folder / "model.safetensors").is_file():
             return file_digest(folder / "model.safetensors")
     if path.is_dir():
-        return videos_digest({str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()})
+        features = sorted(file for ending in ("*.safetensors", "*.npy") for file in path.glob(ending))
+        # A feature file's header says how it was made, and all in a folder are made alike.
+        how = file_digest(features[0]) if features else ""
+        files = features or [file for file in path.rglob("*") if file.is_file() and not file.name.endswith(RUN_FILE)]
+        kept = {str(file.relative_to(path)): file for file in files if file.resolve() not in written}
+        return videos_digest(kept) + how
     return videos_digest({path.name: path}) if path.stat().st_size > MOST_DIGESTED else file_digest(path)
 
 
@@ -104,7 +154,7 @@ def _command_line() -> str:
     return shlex.join(["clipcap-video" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
-def _record_of(file: Path) -> dict[str, Any] | None:
+def read_record(file: Path) -> dict[str, Any] | None:
     """The record in a run.yaml; None where there is none, or it is not one of ours any more."""
     import yaml
 

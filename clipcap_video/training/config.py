@@ -14,6 +14,7 @@ from clipcap_video.models.options import ModelOptions
 from clipcap_video.models.registry import CAPTIONERS
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import (
+    SHARED,
     Options,
     Part,
     absolute,
@@ -51,7 +52,7 @@ class DataOptions(Part):
         "Of timed sentences (ActivityNet Captions, DiDeMo): take each video whole, its sentences joined, and not each "
         "segment by itself.",
     )
-    out_dir: Path = _data(Path("out"), "Where the checkpoints and metrics.jsonl go.", free=True)
+    out_dir: Path = _data(Path("out"), "Where the checkpoints and metrics.jsonl go.", free=True, made=SHARED)
     train_split: str = _data("train", "Split to train on.")
     eval_split: str = _data(
         "validate", "Split to validate on; skipped when the annotations have none.", unless={"eval_every": 0}

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import alone_in
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, write_run
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import RunLog
 from clipcap_video.training.optimisation import WeightAverage, seed_step, set_learning_rate
+from clipcap_video.training.setup import FIRST_EPOCH
 from clipcap_video.training.state import Progress, load_state, save_state
 
 
@@ -124,11 +126,22 @@ class Run(ABC):
     def go(self, resuming: bool) -> TrainingSummary:
         config = self.config
         self.data_digest = f"{self.order.data.digest()}-{self.accelerator.num_processes}"
+        if not self.accelerator.is_main_process:
+            return self._go(resuming)
+        config.out_dir.mkdir(parents=True, exist_ok=True)
+        with alone_in(config.out_dir, "training in"):
+            return self._go(resuming)
+
+    def _go(self, resuming: bool) -> TrainingSummary:
+        config = self.config
         if resuming:
             self.restore()
             self.progress = load_state(config.out_dir / "last", self.optimizer, self.average)
         if self.accelerator.is_main_process:
-            config.out_dir.mkdir(parents=True, exist_ok=True)
+            if not resuming:
+                if (config.out_dir / "last").exists():
+                    raise ClipcapError(f"another process has trained in {config.out_dir}; continue that with --resume")
+                (config.out_dir / FIRST_EPOCH).touch()
             write_run(config.out_dir / RUN_FILE, self.command, options_of(config), self.sources(), **self._machine())
             self.log = RunLog(config, self.accelerator, self.progress.step if resuming else None)
             self._announce()
@@ -295,6 +308,8 @@ class Run(ABC):
         extra = (lambda partial: save_state(partial, self.progress, self.optimizer, self.average)) if state else None
         with self._averaged():
             self.write(self.config.out_dir / name, progress, extra)
+        if state:
+            (self.config.out_dir / FIRST_EPOCH).unlink(missing_ok=True)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """A block in which the model has its averaged weights, where they are kept."""

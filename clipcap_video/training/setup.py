@@ -22,9 +22,13 @@ from clipcap_video.models.checkpoint import (
     read_config,
     recover_checkpoint,
 )
+from clipcap_video.runs.places import check_writable
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import LONGEST_CAPTION
 from clipcap_video.training.frames import FrameStore
+
+# Stands in the folder of a run until its first `last` does.
+FIRST_EPOCH = ".first_epoch"
 
 
 def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = read_config) -> bool:
@@ -33,8 +37,14 @@ def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = re
     config: the options of a run, with out_dir and resume. read: reads the configuration of such a run's checkpoints.
     """
     last = config.out_dir / "last"
+    check_writable("--out_dir", config.out_dir)
     recover_checkpoint(last)
     if not last.exists():
+        if (config.out_dir / "best").exists() and not (config.out_dir / FIRST_EPOCH).exists():
+            raise ClipcapError(
+                f"{last} is missing, from which the run would resume, and {config.out_dir / 'best'} would be lost in a "
+                "new one; start from that with --init_from, or choose another --out_dir"
+            )
         if config.resume:
             print(f"nothing to resume in {config.out_dir}; starting", file=sys.stderr)
         return False

@@ -11,9 +11,8 @@ import torch
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import whole_file
+from clipcap_video.models.base import STATE
 from clipcap_video.training.optimisation import WeightAverage
-
-STATE = "training_state.pt"
 
 
 @dataclass

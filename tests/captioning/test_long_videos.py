@@ -304,7 +304,7 @@ class TestTheCommand:
         assert "about whole videos" in refused("clipcap-video", "report", log, "--caption", tmp_path / "c.csv")
         (tmp_path / "b.captions.jsonl").write_text("{}\n")
         assert "no file of clipcap-video caption" in refused(
-            "clipcap-video", "report", tmp_path / "b.captions.jsonl", "--out", page
+            "clipcap-video", "report", tmp_path / "b.captions.jsonl", "--out", tmp_path / "b.html"
         )
 
     def test_both_kinds_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:

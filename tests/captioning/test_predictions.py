@@ -97,7 +97,7 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path: Path) -> None:
     assert PredictionFile.load(path) == example()
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.json"]
     with pytest.raises(ClipcapError, match=r"cannot write .*nowhere"):
-        example().save(tmp_path / "nowhere" / "predictions.json")
+        example().save(path / "nowhere.json")
 
 
 def test_captions_are_the_best_ones(tmp_path: Path) -> None:

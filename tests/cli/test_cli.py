@@ -198,11 +198,11 @@ class TestTheMainJob:
         assert json.loads((tmp_path / "scores.json").read_text())["split"] == "test"
 
     def test_a_checkpoint_of_an_epoch(self, project: Project, tmp_path: Path) -> None:
-        done = run("inference_vtt.py", "--model_dir", project.out, "--epoch", "1", "--device", "cpu")
+        done = run("inference_vtt.py", "--model_dir", project.out, "--epoch", "1", "--device", "cpu", "--overwrite")
         assert done.returncode == 0, done.stderr
         assert (project.out / "predictions.json").exists()
         assert "there are prefix-000, prefix-001" in refused(
-            "inference_vtt.py", "--model_dir", project.out, "--epoch", "9"
+            "inference_vtt.py", "--model_dir", project.out, "--epoch", "9", "--overwrite"
         )
 
 
@@ -298,7 +298,7 @@ class TestBadInput:
         assert not (tmp_path / "out").exists()
 
     def test_inference(self, project: Project, tmp_path: Path, tiny_project: TinyProject) -> None:
-        infer = ["inference_vtt.py", "--device", "cpu", "--model_dir"]
+        infer = ["inference_vtt.py", "--device", "cpu", "--overwrite", "--model_dir"]
         assert "no model directory" in refused(*infer, tmp_path / "nowhere")
         assert "holds no config.json" in refused(*infer, tmp_path)
         other = refused(*infer, project.out, "--data", tiny_project.data)
@@ -315,7 +315,7 @@ class TestBadInput:
         assert "--videos" in refused(*infer, project.out, "--encoder", "x.pt")
         assert "cannot write" in refused(*infer, project.out, "--out", tmp_path)
         (tmp_path / "file").write_text("")
-        assert "cannot use" in refused(*infer, project.out, "--out", tmp_path / "file" / "p.json")
+        assert "is not a folder" in refused(*infer, project.out, "--out", tmp_path / "file" / "p.json")
         run(*infer, project.out, "--prefix_length", "4", "--mapping_type", "transformer", "--num_layers", "2")
 
     def test_without_java_one_line_says_what_is_missing(self, project: Project, tmp_path: Path) -> None:

@@ -79,10 +79,12 @@ def test_both_commands_of_the_readme(golden: Path, tmp_path: Path, data_folder: 
     assert (out / "scorepred_beam.json").exists()
     assert json.loads((out / "pred.json").read_text()) == theirs
     # Its own defaults contradict its training; ours come from the checkpoint.
-    done("inference_vtt.py", "--model_dir", "cross_length20", cwd=tmp_path)
-    assert "prefix-009" in refused("inference_vtt.py", "--model_dir", "cross_length20", "--epoch", "10", cwd=tmp_path)
-    assert "contradicts" in refused(*INFER.split(), "--prefix_length_clip", "20", cwd=tmp_path)
-    done(*INFER.split(), "--prefix_length_clip", "40", cwd=tmp_path)
+    done("inference_vtt.py", "--model_dir", "cross_length20", "--overwrite", cwd=tmp_path)
+    assert "prefix-009" in refused(
+        "inference_vtt.py", "--model_dir", "cross_length20", "--epoch", "10", "--out", "new.json", cwd=tmp_path
+    )
+    assert "contradicts" in refused(*INFER.split(), "--prefix_length_clip", "20", "--overwrite", cwd=tmp_path)
+    done(*INFER.split(), "--prefix_length_clip", "40", "--overwrite", cwd=tmp_path)
 
 
 def test_our_own_file_names_serve_where_theirs_are_not(golden: Path, tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_inference_on_their_checkpoints(golden: Path, tmp_path: Path, name: str)
     said = done(*convert, *flags[2:], cwd=tmp_path).stdout
     assert f"prefix length: {case.prefix.shape[1]}" in said
     assert "dropped  gpt.transformer.h.1.attn.masked_bias" in said
-    assert "exists already" in refused(*convert)
+    assert "is there already" in refused(*convert, "--prefix_length_clip", "40", "--out", folder)
     done(
         "inference_vtt.py", "--model_dir", tmp_path / "ours", "--data", data, "--caption", annotations,
         "--use_beam_search", cwd=tmp_path,
@@ -138,7 +140,7 @@ def test_their_checkpoint_needs_no_more_than_its_folder(golden: Path, tmp_path: 
     assert found == {video: [text] for video, text in list(zip(case.ids, case.greedy, strict=True))[8:]}
     assert "--prefix_length 40 contradicts" in refused(*infer, "--prefix_length", "40", cwd=tmp_path)
     assert "--is_rn" in refused(*infer, "--is_rn", cwd=tmp_path)
-    assert "no checkpoint of any prefix, epoch 10" in refused(*infer, "--epoch", "10", cwd=tmp_path)
+    assert "no checkpoint of any prefix, epoch 10" in refused(*infer, "--epoch", "10", "--overwrite", cwd=tmp_path)
 
 
 class TestHDF5:

@@ -157,9 +157,11 @@ def test_bad_input_is_one_sentence(project: Project, tmp_path: Path) -> None:
     moved = ["clipcap-video", "report", tmp_path / "moved.json", "--out", tmp_path / "page.html"]
     assert "give it with --model_dir" in refused(*moved, "--data", project.features)
     assert run(*moved, "--data", project.features, "--model_dir", project.out, "--device", "cpu").returncode == 0
-    assert "is a directory" in refused("clipcap-video", "report", project.predictions, "--out", tmp_path)
+    assert "is a folder" in refused("clipcap-video", "report", project.predictions, "--out", tmp_path)
     (tmp_path / "file").write_text("")
-    assert "cannot use" in refused("clipcap-video", "report", project.predictions, "--out", tmp_path / "file" / "p")
+    assert "is not a folder" in refused(
+        "clipcap-video", "report", project.predictions, "--out", tmp_path / "file" / "p"
+    )
 
 
 def test_verdicts_of_people_are_shown_and_counted(project: Project, tmp_path: Path) -> None:
