@@ -71,10 +71,14 @@ class Frame:
         """The display matrix, nine numbers; None for an upright frame."""
         return matrix_of(self._raw)
 
-    def picture(self) -> np.ndarray | None:
-        """As players show it: uint8 RGB [H, W, 3]; None where FFmpeg cannot convert it."""
+    def picture(self, longest: int | None = None) -> np.ndarray | None:
+        """As players show it: uint8 RGB [H, W, 3]; None where FFmpeg cannot convert it.
+
+        longest: scaled down to so many pixels on its longest side, if it is larger.
+        """
+        maker = self._maker if longest is None else self._maker.small(longest)
         try:
-            return self._maker.picture(self._raw, self._before, self._after)
+            return maker.picture(self._raw, self._before, self._after)
         except (av.FFmpegError, ValueError):
             return None
 

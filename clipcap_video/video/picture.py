@@ -89,18 +89,32 @@ class PictureMaker:
     mirror: the display matrix of all frames, where a picture's EXIF mirrors it: PyAV tells the angle alone.
     plain: pictures as OpenCV hands them to the reference program: turned, but neither mirrored, woven nor made square,
         and high ranges not brought down.
+    longest: of the sides of a picture, which is scaled down to it; None leaves it as it is.
     """
 
     def __init__(
-        self, aspect: Fraction, threads: int, plain: bool = False, mirror: tuple[int, ...] | None = None
+        self,
+        aspect: Fraction,
+        threads: int,
+        plain: bool = False,
+        mirror: tuple[int, ...] | None = None,
+        longest: int | None = None,
     ) -> None:
         self._aspect = Fraction(1) if plain else aspect
         self._threads = threads
         self._plain = plain
         self._mirror = mirror
+        self._longest = longest
+        self._small: PictureMaker | None = None
         self._kind: tuple[object, ...] | None = None
         self._graph: Any = None
         self._pushed = 0
+
+    def small(self, longest: int) -> PictureMaker:
+        """One that makes pictures of the same frames scaled down, at a third of the work for common sizes."""
+        if self._small is None or self._small._longest != longest:
+            self._small = PictureMaker(self._aspect, self._threads, self._plain, self._mirror, longest)
+        return self._small
 
     def picture(self, frame: Any, before: Any, after: Any) -> np.ndarray:
         """uint8 RGB [H, W, 3] of a frame. before, after: its neighbours, where it has some of its kind.
@@ -152,7 +166,12 @@ class PictureMaker:
         width, height = (frame.height, frame.width) if quarter else (frame.width, frame.height)
         aspect = 1 / self._aspect if quarter else self._aspect
         wide, high_ = shown_size(width, height, aspect)
-        scaling = f"{wide}:{high_}:flags=bicubic"
+        flags = "bicubic"
+        if self._longest is not None and max(wide, high_) > self._longest:
+            factor = max(wide, high_) / self._longest
+            wide, high_ = max(1, round(wide / factor)), max(1, round(high_ / factor))
+            flags = "fast_bilinear"  # to find shots in: the same ones as in whole pictures scaled by OpenCV
+        scaling = f"{wide}:{high_}:flags={flags}"
         if high:
             scaling += ":out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709"
         filters = [("bwdif", "mode=send_frame:deint=interlaced")] if woven else []

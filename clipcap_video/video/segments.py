@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
-from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.decoder import Decoder, Frame
 from clipcap_video.video.errors import DAMAGED
 from clipcap_video.video.files import shown
 from clipcap_video.video.reader import SampledVideo, Transform, judge_damage
 from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpec, choose
 
+# Makes the picture of a frame, uint8 RGB [H, W, 3], which is only worth it for one that is kept; None: it cannot.
+Picture = Callable[[], np.ndarray | None]
 # Frames that are looked at, a second: every frame of usual videos, every second one of those for games and sport.
 MOST_LOOKS = 30.0
 
@@ -138,9 +140,9 @@ class SegmentedVideo:
         builder = SegmentBuilder(self.segmentation, self.spec, self.transform, self.start)
         last = None
         with Decoder(self.path) as decoder:
-            for time, frame, is_cut in self._looks(decoder):
-                yield from builder.add(time, frame, is_cut)
-                last = time
+            for frame, is_cut in self._looks(decoder):
+                yield from builder.add(frame.time, frame.picture, is_cut)
+                last = frame.time
             if self._stop.is_set():
                 return
             self.damage = decoder.damage
@@ -150,7 +152,7 @@ class SegmentedVideo:
             elif self.start == 0:
                 raise VideoError(f"not one frame of {shown(self.path)} decodes; re-encode, fetch or remove it")
 
-    def _looks(self, decoder: Decoder) -> Iterator[tuple[float, np.ndarray, bool]]:
+    def _looks(self, decoder: Decoder) -> Iterator[tuple[Frame, bool]]:
         from clipcap_video.video.shots import ShotDetector
 
         detector = ShotDetector() if self.segmentation.kind == "shots" else None
@@ -161,12 +163,12 @@ class SegmentedVideo:
             if frame.time < self.start - TIME_TOLERANCE:
                 continue
             self.position = frame.time
-            if frame.state == DAMAGED or not clock.is_base(frame.time) or (picture := frame.picture()) is None:
+            if frame.state == DAMAGED or not clock.is_base(frame.time):
                 continue
             if detector is None:
-                yield frame.time, picture, False
+                yield frame, False
             else:
-                yield from detector.add(frame.time, picture)
+                yield from detector.add(frame)
         if detector is not None:
             yield from detector.flush()
 
@@ -186,8 +188,8 @@ class SegmentBuilder:
         self._shortest = min(shortest, segmentation.length / 2)
         self._longest = segmentation.longest if segmentation.kind == "shots" else math.inf
 
-    def add(self, time: float, frame: np.ndarray, is_cut: bool) -> Iterator[SegmentFrames]:
-        """Takes the frame uint8 RGB [H, W, 3] at `time`, with which a shot begins if `is_cut`."""
+    def add(self, time: float, picture: Picture, is_cut: bool) -> Iterator[SegmentFrames]:
+        """Takes the frame at `time`, with which a shot begins if `is_cut`."""
         length = time - self._open.start + TIME_TOLERANCE
         if self._segmentation.kind == "fixed":
             if length >= self._segmentation.length:
@@ -200,7 +202,7 @@ class SegmentBuilder:
             yield from self._split(self._open.start + self._longest)
         if time - self._open.start >= self._shortest:
             yield from self._release()
-        self._open.add(time, frame)
+        self._open.add(time, picture)
 
     def finish(self, end: float) -> Iterator[SegmentFrames]:
         """The last segments of a video that ends at `end`."""
@@ -259,17 +261,20 @@ class _Part:
         self._most = 4 * spec.frames if spec.fps is None and spec.frames else math.inf
         self._stride = 1
         self._count = 0
-        self._last: tuple[float, np.ndarray] | None = None
+        self._last: tuple[float, Picture] | None = None
 
-    def add(self, time: float, frame: np.ndarray) -> None:
+    def add(self, time: float, picture: Picture) -> None:
         if not self._clock.is_base(time - self.start):
             return
-        self._last = time, frame
+        self._last = time, picture
         if self._count % self._stride == 0:
-            self._keep(time, frame)
+            self._keep(time, picture)
         self._count += 1
 
-    def _keep(self, time: float, frame: np.ndarray) -> None:
+    def _keep(self, time: float, picture: Picture) -> None:
+        frame = picture()
+        if frame is None:
+            return
         pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]  # [1, 3, H, W]
         self.times.append(time)
         self._images.append(self._transform(pixels)[0].clone())  # a crop would hold on to all of the picture
@@ -282,14 +287,14 @@ class _Part:
 
     def close(self) -> None:
         """Makes sure that the last frame is among those to choose from."""
-        if self._last is not None and self.times[-1] < self._last[0]:
+        if self._last is not None and (not self.times or self.times[-1] < self._last[0]):
             self._most = math.inf
             self._keep(*self._last)
         self._last = None
 
     def split(self, middle: float) -> _Part | None:
         """Cuts off the frames from the one nearest to `middle` on; None where there are too few."""
-        cut = int(np.abs(np.asarray(self.times) - middle).argmin())
+        cut = int(np.abs(np.asarray(self.times) - middle).argmin()) if self.times else 0
         if cut == 0:
             return None
         rest = _Part(self.times[cut], self._spec, self._transform)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def build(
     builder = SegmentBuilder(segmentation, spec, lambda images: images.float())
     found = []
     for time in times:
-        found += builder.add(time, np.full((1, 1, 3), time, np.float32), time in cuts)  # type: ignore[arg-type]
+        found += builder.add(time, partial(np.full, (1, 1, 3), time, np.float32), time in cuts)  # type: ignore[arg-type]
     return found + list(builder.finish(times[-1] + 0.1))
 
 
@@ -66,7 +67,7 @@ class TestWhereSegmentsBegin:
     def test_a_shot_without_end_is_split_as_it_comes(self) -> None:
         builder = SegmentBuilder(Segmentation(longest=5, shortest=1), FOUR, lambda images: images.float())
         for number in range(2000):
-            for segment in builder.add(number * 0.1, np.zeros((1, 1, 3), np.float32), False):  # type: ignore[arg-type]
+            for segment in builder.add(number * 0.1, partial(np.zeros, (1, 1, 3), np.float32), False):  # type: ignore[arg-type]
                 assert segment.end > number * 0.1 - 11
                 assert segment.end - segment.start == pytest.approx(5, abs=0.7)
 
@@ -119,7 +120,7 @@ class TestWhichFramesASegmentHas:
     def test_memory_does_not_grow_with_the_segment(self) -> None:
         builder = SegmentBuilder(Segmentation.parse("fixed:10000"), FOUR, same)
         for number in range(20_000):
-            list(builder.add(number * 0.04, np.zeros((1, 1, 3), np.uint8), False))
+            list(builder.add(number * 0.04, partial(np.zeros, (1, 1, 3), np.uint8), False))
             assert len(builder._open.times) <= 4 * FOUR.frames
 
     def test_rates_are_counted_from_the_start_of_the_segment(self) -> None:
