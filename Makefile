@@ -26,10 +26,10 @@ demo: env
 # Makes the starter captioner anew, in about forty minutes on two cores. Stopped, it resumes where it was.
 starter: env
 	$(BIN)/clipcap-video extract --config recipes/starter/extract.yaml --videos $(DATA)/videos --out $(WORK)/features
-	test -d $(WORK)/lm || $(BIN)/clipcap-video new-lm --caption $(DATA)/videodatainfo.json --out $(WORK)/lm \
+	test -d $(WORK)/lm || $(BIN)/clipcap-video new-lm --annotations $(DATA)/videodatainfo.json --out $(WORK)/lm \
 		--vocab_size 6000 --layers 4 --width 384 --heads 6
-	$(BIN)/clipcap-video train --config recipes/starter/train.yaml --data $(WORK)/features \
-		--caption $(DATA)/videodatainfo.json --lm $(WORK)/lm --out_dir $(WORK)/out --resume $(TRAIN_OPTIONS)
+	$(BIN)/clipcap-video train --config recipes/starter/train.yaml --features $(WORK)/features \
+		--annotations $(DATA)/videodatainfo.json --lm $(WORK)/lm --out $(WORK)/out --resume $(TRAIN_OPTIONS)
 	$(BIN)/clipcap-video train-consensus --model_dir $(WORK)/out/last
 	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed --overwrite
 	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/

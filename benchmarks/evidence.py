@@ -1,6 +1,7 @@
 """Which evidence is the more truthful: attention of the prefix to the frames, or leaving a frame out.
 
-    python benchmarks/evidence.py --data features/ --caption videodatainfo.json --split validate [--model_dir out/]
+    python benchmarks/evidence.py --features features/ --annotations videodatainfo.json \
+        --split validate [--model_dir out/]
 
 Every way of ranking a video's frames goes through three tests. *Deletion*: without the half of the frames that ranks
 highest, the caption's log-probability should fall more than without the other half. *New captions*: so should the CIDEr
@@ -117,8 +118,8 @@ def halves(frames: np.ndarray, importance: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def main(
-    data: Annotated[Path, typer.Option("--data", help="Features that fit the model.")],
-    caption: Annotated[list[Path], typer.Option("--caption", help="Annotations.")],
+    data: Annotated[Path, typer.Option("--features", help="Features that fit the model.")],
+    caption: Annotated[list[Path], typer.Option("--annotations", help="Annotations.")],
     split: Annotated[str, typer.Option("--split", help="Split to look at.")] = "validate",
     model_dir: Annotated[
         Path | None, typer.Option("--model_dir", help="A captioner; the starter unless given.")

@@ -1,6 +1,6 @@
 """Trains the similarity heads on all training videos and on a few, at several learning rates, and compares them.
 
-    python benchmarks/retrieval_heads.py --data features/ --caption videodatainfo.json --out out_heads/
+    python benchmarks/retrieval_heads.py --features features/ --annotations videodatainfo.json --out out_heads/
 
 A run that was stopped resumes, and one that is finished is not trained again. Prints R@k from text to video on a split:
 as queries all captions, and the first of each video, which is what the tight head can be asked in reasonable time.
@@ -44,8 +44,8 @@ RECALLS = (1, 5, 10)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="Stored features.")
-    parser.add_argument("--caption", type=Path, required=True, help="Their annotations.")
+    parser.add_argument("--features", type=Path, required=True, help="Stored features.")
+    parser.add_argument("--annotations", type=Path, required=True, help="Their annotations.")
     parser.add_argument("--out", type=Path, default=Path("out_heads"), help="Where the runs go.")
     parser.add_argument("--heads", nargs="+", default=["meanP", "seqLSTM", "seqTransf", "tightTransf"])
     parser.add_argument("--few", type=int, nargs="+", default=[0, 384], help="Training videos drawn; 0 is all.")
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--split", default="validate")
     options = parser.parse_args()
 
-    records = annotated([options.caption], open_features(options.data).ids(), str(options.data))
-    captions = {few: chosen_videos(records, few, options.caption, options.out) for few in options.few}
+    records = annotated([options.annotations], open_features(options.features).ids(), str(options.features))
+    captions = {few: chosen_videos(records, few, options.annotations, options.out) for few in options.few}
     for few in options.few:
         print_header(len(select(records, "train")) if few == 0 else few, options.split)
         base = None
@@ -66,7 +66,7 @@ def main() -> None:
                 hits = []
                 for seed in options.seeds:
                     config = RetrievalTrainConfig(
-                        data=options.data, caption=[captions[few]], sim_header=head,
+                        data=options.features, caption=[captions[few]], sim_header=head,
                         cross_num_hidden_layers=1 if head.endswith("Transf") else None,
                         lr=float(lr), bs=options.bs, epochs=options.epochs, eval_every=options.epochs // 4 or 1,
                         seed=seed, resume=True,

@@ -116,7 +116,7 @@ def training_data(folder: Path) -> list[str | Path]:
     (folder / "data.json").write_text(json.dumps(data))
     flat = [caption for row in captions for caption in row]
     create_language_model(flat, folder / "lm", vocab_size=4000, layers=4, width=384, heads=6)
-    return ["--data", features, "--caption", folder / "data.json", "--lm", folder / "lm"]
+    return ["--features", features, "--annotations", folder / "data.json", "--lm", folder / "lm"]
 
 
 def first_step(folder: Path) -> tuple[float, float | None]:
@@ -126,7 +126,7 @@ def first_step(folder: Path) -> tuple[float, float | None]:
     for name in took:
         for run in range(2):
             out = folder / f"{name}{run}"
-            took[name] = min(took[name], seconds(*command, "--out_dir", out, "--bs", "8", until=out / name))
+            took[name] = min(took[name], seconds(*command, "--out", out, "--bs", "8", until=out / name))
     print(f"the first step ends after {took['metrics.jsonl']:.2f} s", flush=True)
     return took["run.yaml"], seconds("-c", IMPORTS, runs=2)
 

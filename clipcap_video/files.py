@@ -45,6 +45,14 @@ def write_text(file: Path, text: str, remedy: str = "choose another place") -> P
     return file
 
 
+def decode_text(data: bytes) -> str:
+    """The text in the bytes of a file: UTF-8, or UTF-16 where its byte order mark says so, as PowerShell writes it.
+
+    Raises UnicodeDecodeError for anything else.
+    """
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+
+
 @contextmanager
 def alone_in(folder: Path, doing: str) -> Iterator[None]:
     """A block that one process at a time is in for a folder. The lock is the system's, and ends with the process.

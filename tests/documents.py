@@ -115,7 +115,8 @@ class World:
                 shutil.rmtree(path)
             return
         kinds = {
-            "--data": "features", "--caption": "annotations", "--model_dir": "run", "--init_from": "run", "--lm": "lm",
+            "--data": "features", "--caption": "annotations", "--features": "features", "--annotations": "annotations",
+             "--model_dir": "run", "--init_from": "run", "--lm": "lm",
             "--predictions": "predictions", "--judged": "verdicts", "--report": "", "--encoder": "",
         }  # fmt: skip
         kind = kinds.get(option)

@@ -7,20 +7,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.captioning.evidence import explain
 from clipcap_video.captioning.hub import HubModel, fetch, names_repository
+from clipcap_video.captioning.pictures import is_one_video, sampled_frames
 from clipcap_video.captioning.predictions import Caption, Prediction
-from clipcap_video.consensus.network import ConsensusRanker
+from clipcap_video.captioning.ranking import load_ranker, rank
+from clipcap_video.captioning.streaming import caption_batches, joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
@@ -32,14 +34,18 @@ from clipcap_video.features.base import FeatureStore, MemoryStore, Origin, Video
 from clipcap_video.features.encode import EncodedVideo, encode_frames, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.logs import ExtractionSummary
-from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.base import CaptionModel
-from clipcap_video.models.checkpoint import CONSENSUS, ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
+from clipcap_video.models.checkpoint import ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import find_videos, id_of
-from clipcap_video.video.segments import SegmentFrames
+from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Video = str | Path | np.ndarray | torch.Tensor | Image
 
 STARTER = Path(__file__).parents[1] / "starter"
 
@@ -67,7 +73,7 @@ class Captioner(HubModel):
         self.encoder_precision = pick_precision(device, precision)
         self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None
-        self.ranker = self._load_ranker()
+        self.ranker = load_ranker(source, self.model.feature_dim, device)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's name for the first, which callers give by place
@@ -84,7 +90,7 @@ class Captioner(HubModel):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> Captioner:
-        """The captioner in `model_dir` (a checkpoint, or the out_dir of a run); without it, the starter captioner.
+        """The captioner in `model_dir` (a checkpoint, or the folder of a run); without it, the starter captioner.
 
         model_dir: may also be a checkpoint of the ClipCap programs, or a folder of them; or a repository OWNER/NAME
             of the Hugging Face Hub, which is fetched unless it is in the cache.
@@ -114,35 +120,69 @@ class Captioner(HubModel):
         else:
             model, info = load_checkpoint(checkpoint, lm)
         captioner = cls(model, info, checkpoint, place, precision)
+        console.detail(f"loaded {captioner!r}")
         captioner.notes = notes
         return captioner
 
     @overload
-    def caption(  # type: ignore[overload-overlap]  # a str is a sequence of str too; the first one wins
-        self, videos: str | Path, settings: DecodingSettings | None = None
-    ) -> Prediction: ...
+    def caption(self, videos: Video, settings: DecodingSettings | None = None) -> Prediction: ...
 
     @overload
-    def caption(self, videos: Sequence[str | Path], settings: DecodingSettings | None = None) -> list[Prediction]: ...
+    def caption(self, videos: Sequence[Any], settings: DecodingSettings | None = None) -> list[Prediction]: ...
 
     def caption(
-        self, videos: str | Path | Sequence[str | Path], settings: DecodingSettings | None = None
+        self, videos: Video | Sequence[Any], settings: DecodingSettings | None = None
     ) -> Prediction | list[Prediction]:
-        """Captions of one video file, or of several, in their order; see DecodingSettings for what can be chosen.
+        """Captions of one video, or of a list of them, in their order; see DecodingSettings for what can be chosen.
 
+        videos: paths of files; frames in memory, uint8 RGB [T, H, W, 3] or [H, W, 3]; PIL images. In a list each is a
+            video of its own, and a list in it is the frames of one.
         Raises ClipcapError for the first video that cannot be read.
         """
-        single = isinstance(videos, str | Path)
-        paths = [Path(video) for video in ([videos] if isinstance(videos, str | Path) else videos)]
+        single = is_one_video(videos)
+        given: list[Any] = [videos] if single else list(videos)  # type: ignore[arg-type]
         # Ids are running numbers here, for the same file may be asked for twice.
-        numbered = {str(number): path for number, path in enumerate(paths)}
-        for path in paths:
+        paths = {str(place): Path(one) for place, one in enumerate(given) if isinstance(one, str | Path)}
+        for path in paths.values():
             find_videos(path)
-        predictions, summary = self.caption_files(numbered, settings, progress=False)
+        settings = settings or self.default_settings()
+        predictions, summary = self.caption_files(paths, settings, progress=False)
         if summary.failures:
             raise ClipcapError(summary.failures[0].reason)
-        named = [replace(prediction, video=id_of(numbered[prediction.video])) for prediction in predictions]
+        found = {one.video: replace(one, video=id_of(paths[one.video])) for one in predictions}
+        sampling, preprocess = self.require_fingerprint().sampling, self.encoder.preprocess
+        for name in map(str, range(len(given))):
+            if name not in paths:
+                frames = sampled_frames(given[int(name)], sampling, preprocess)
+                (one,) = self.caption_segments(name, [frames], settings)
+                found[name] = replace(one, start=None, end=None, timestamps=[])
+        named = [found[str(place)] for place in range(len(given))]
         return named[0] if single else named
+
+    def stream(
+        self, video: str | Path, segments: str = "shots", settings: DecodingSettings | None = None
+    ) -> Iterator[Prediction]:
+        """Captions of a long video's segments, with start and end in seconds, as they are done.
+
+        segments: `shots`, `fixed:SECONDS` or `whole`. Neighbours that say the same are one.
+        Raises ClipcapError when the video cannot be read.
+        """
+        sampling = self.require_fingerprint().sampling
+        read = SegmentedVideo(Path(video), Segmentation.parse(segments), sampling, self.encoder.preprocess)
+        batches = self.caption_batches(read, settings, batch_size=4)
+        yield from joined(replace(one, path=str(video)) for batch in batches for one in batch)
+
+    def caption_batches(
+        self,
+        video: SegmentedVideo,
+        settings: DecodingSettings | None = None,
+        *,
+        name: str | None = None,
+        batch_size: int = 16,
+    ) -> Iterator[list[Prediction]]:
+        """Captions of a video's segments, in their order, some at a time. name: its id; the stem unless given."""
+        name = name or video.path.stem
+        return caption_batches(lambda batch: self.caption_segments(name, batch, settings), video, batch_size)
 
     def caption_files(
         self,
@@ -164,7 +204,7 @@ class Captioner(HubModel):
         encoded = encode_videos(
             videos, self.encoder, fingerprint.sampling, normalize=fingerprint.normalized, max_damage=max_damage
         )
-        bar = tqdm(encoded, total=len(videos), unit="video", disable=not (progress and sys.stderr.isatty()))
+        bar = tqdm(encoded, total=len(videos), unit="video", disable=console.hides_bars(progress))
         predictions: list[Prediction] = []
         store = MemoryStore(self.source, fingerprint)
 
@@ -262,7 +302,8 @@ class Captioner(HubModel):
             )
         if not self.ranks(settings):
             return hypotheses
-        return self._by_consensus(stacked, mask, hypotheses, settings.num_return)
+        assert self.ranker is not None
+        return rank(self.ranker, self.model, stacked, mask, hypotheses, settings.num_return)
 
     def ranks(self, settings: DecodingSettings) -> bool:
         """Whether captions so decoded are ranked by the checkpoint's consensus network."""
@@ -273,39 +314,9 @@ class Captioner(HubModel):
         beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
         return DecodingSettings(length_penalty=self.length_penalty, beam_size=beams)
 
-    def _by_consensus(
-        self, features: torch.Tensor, mask: torch.Tensor, candidates: list[list[Hypothesis]], count: int
-    ) -> list[list[Hypothesis]]:
-        """The `count` hypotheses of each video of which most is expected; whole captions come before broken ones."""
-        assert self.ranker is not None
-        words = [
-            [caption_words(self.model.decode_tokens(one.tokens, one.stop_token), one.ended) for one in hypotheses]
-            for hypotheses in candidates
-        ]
-        ranked = []
-        for hypotheses, judgements in zip(candidates, self.ranker.judge(features, mask, words), strict=True):
-            judged = sorted(
-                zip(hypotheses, judgements, strict=True), key=lambda pair: (pair[0].ended, pair[1].merit), reverse=True
-            )
-            ranked.append(
-                [
-                    replace(one, expected_cider=judgement.cider, support=judgement.support)
-                    for one, judgement in judged[:count]
-                ]
-            )
-        return ranked
-
-    def _load_ranker(self) -> ConsensusRanker | None:
-        file = self.source / CONSENSUS
-        if not file.is_file():
-            return None
-        ranker = ConsensusRanker.load(file)
-        if ranker.config.feature_dim != self.model.feature_dim:
-            raise ClipcapError(
-                f"{file} reads features {ranker.config.feature_dim} wide and the captioner beside it "
-                f"{self.model.feature_dim}; make it anew with clipcap-video train-consensus --model_dir {self.source}"
-            )
-        return ranker.to(self.device)
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}: {value}" for name, value in self.describe().items())
+        return f"Captioner({said}; {'consensus network; ' if self.ranker else ''}{self.precision} on {self.device})"
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -321,6 +332,7 @@ class Captioner(HubModel):
         Raises ClipcapError when it is not the encoder that the model was trained with.
         """
         wanted, before = self.require_fingerprint(), self.model.encoder_weights_before
+        console.detail(f"loading the encoder {name or wanted.encoder}")
         if before is None:
             self._encoder = fitting_encoder(wanted, self.device, self.encoder_precision, name, weights)
             return
@@ -356,7 +368,7 @@ class Captioner(HubModel):
         if self.info.fingerprint is None:
             raise ClipcapError(
                 f"the model in {self.source} was trained on features that do not say how they were made, so it cannot "
-                "read video files; extract features the same way and give them with --data"
+                "read video files; extract features the same way and give them with --features"
             )
         return self.info.fingerprint
 

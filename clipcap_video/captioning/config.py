@@ -30,7 +30,7 @@ class CaptionerOptions(Part):
 
     model_dir: Path | None = _input(
         None,
-        "A checkpoint, the out_dir of a run, or a folder of the ClipCap programs' PREFIX-EPOCH.pt; without it, the "
+        "A checkpoint, the folder of a run, or a folder of the ClipCap programs' PREFIX-EPOCH.pt; without it, the "
         "starter captioner.",
     )
     lm: str | None = _run(
@@ -112,11 +112,11 @@ class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
         chooses=True,
     )
     videos: list[Path] | None = _input(
-        None, "Videos to caption: a folder, a video, or a text file of paths. May be given several times."
+        None, "Videos to caption: folders, videos, or text files of paths.", argument=True
     )
     data: Path | None = _input(
         None,
-        "Features to caption; without --videos, those that the model was trained on, else "
+        "Features to caption; without videos, those that the model was trained on, else "
         "MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 or features in the working folder.",
         unless={"videos": ANY},
     )
@@ -131,13 +131,13 @@ class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     split: str | None = _input(None, "Split to caption; test, else validate, unless given.", unless={"videos": ANY})
     out: Path | None = option(
         None,
-        "Where the captions go: predictions.json here with --videos, else in the model's folder.",
+        "Where the captions go: predictions.json here with videos, else in the model's folder.",
         panel="Output",
         made=FILE,
     )
     report: Path | None = option(
         None,
-        "Also write a page of the videos with frames and captions (with --videos).",
+        "Also write a page of the videos with frames and captions.",
         panel="Output",
         made=FILE,
         needs={"videos": ANY},

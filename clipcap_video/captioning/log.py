@@ -103,7 +103,7 @@ class CaptionLog:
         return not (overwrite and self.finished)
 
     def _read(self, made_by: dict[str, Any]) -> None:
-        remedy = "give another --out_dir, or --overwrite to write it anew"
+        remedy = "give another --out, or --overwrite to write it anew"
         content = _read(self.path, remedy)
         self.writes = content.writes
         for name in sorted({*made_by, *content.made_by}):

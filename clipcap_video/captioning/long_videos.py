@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog
 from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.streaming import joined
 from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError, VideoError
@@ -27,14 +25,7 @@ from clipcap_video.models.language_model import digest_language_model
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import shown
-from clipcap_video.video.reader import one_opencv_thread
-from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
-
-# A batch is captioned when it is full, or this old: so much work is lost at most when the power fails.
-BATCH_SECONDS = 10.0
-POLL_SECONDS = 0.1
-
-T = TypeVar("T")
+from clipcap_video.video.segments import Segmentation, SegmentedVideo
 
 
 @dataclass(frozen=True)
@@ -49,60 +40,6 @@ class LongVideo:
     finished: bool
     skipped: float
     warning: str | None = None
-
-
-def caption_segments(
-    captioner: Captioner,
-    video: SegmentedVideo,
-    settings: DecodingSettings | None = None,
-    *,
-    name: str | None = None,
-    batch_size: int = 16,
-) -> Iterator[list[Prediction]]:
-    """Captions of a video's segments, in their order, some at a time as they are done.
-
-    A thread reads the video while this one encodes and decodes. name: the video's id; its file's stem unless given.
-    """
-    name = name or video.path.stem
-    batch: list[SegmentFrames] = []
-    began = time.monotonic()
-    with one_opencv_thread():
-        for segment in _ahead(video, 2 * batch_size):
-            batch.append(segment)
-            if len(batch) == batch_size or time.monotonic() - began > BATCH_SECONDS:
-                yield captioner.caption_segments(name, batch, settings)
-                batch, began = [], time.monotonic()
-    if batch:
-        yield captioner.caption_segments(name, batch, settings)
-
-
-def joined(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-    """Neighbours that say the same as one, from the first's start to the last's end.
-
-    It keeps the captions of the one that is surer of its words, and the times of all frames.
-    """
-    held: Prediction | None = None
-    for prediction in predictions:
-        if held is None:
-            held = prediction
-        elif _words(held) == _words(prediction):
-            held = _join(held, prediction)
-        else:
-            yield held
-            held = prediction
-    if held is not None:
-        yield held
-
-
-def _words(prediction: Prediction) -> str:
-    return " ".join(prediction.text.casefold().split())
-
-
-def _join(first: Prediction, second: Prediction) -> Prediction:
-    surer = max(first, second, key=lambda one: one.captions[0].mean_logprob if one.captions else -1e9)
-    return replace(
-        surer, start=first.start, end=second.end, timestamps=[*first.timestamps, *second.timestamps], path=first.path
-    )
 
 
 def subtitles(predictions: Iterable[Prediction], kind: str) -> str:
@@ -147,7 +84,7 @@ def caption_long_video(
     made_by = _made_by(captioner, path, segmentation, settings)
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise ClipcapError(f"cannot write into {folder}; give another place with --out_dir")
+        raise ClipcapError(f"cannot write into {folder}; give another place with --out")
 
     with CaptionLog(log_file, made_by, overwrite=overwrite) as log:
         if not overwrite:
@@ -186,13 +123,13 @@ def _continue(
     bar = tqdm(
         total=max(video.duration, video.start) or None,
         initial=video.start,
-        disable=not (progress and sys.stderr.isatty()),
+        disable=console.hides_bars(progress),
         bar_format="{l_bar}{bar}| {postfix}{remaining} left",
         leave=False,
     )
     try:
         with bar:
-            for batch in caption_segments(captioner, video, settings, batch_size=batch_size):
+            for batch in captioner.caption_batches(video, settings, batch_size=batch_size):
                 new = [replace(prediction, path=str(video.path)) for prediction in batch]
                 *done, held = joined(new if held is None else [held, *new])
                 for prediction in done:
@@ -240,7 +177,7 @@ def _check_absent(files: Iterable[Path]) -> None:
     """Subtitles may be made by hand; those that are not known to be ours are not replaced."""
     for file in files:
         if file.exists():
-            raise ClipcapError(f"{file} is there already; give --overwrite to replace it, or another --out_dir")
+            raise ClipcapError(f"{file} is there already; give --overwrite to replace it, or another --out")
 
 
 def _made_by(
@@ -260,40 +197,3 @@ def _made_by(
         "decoding": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
         **({} if ranker is None else {"consensus": digest_language_model(ranker)}),
     }
-
-
-def _ahead(items: Iterable[T], size: int) -> Iterator[T]:
-    """The items, made in a thread that is at most `size` ahead; an exception there is raised here."""
-    ready: queue.Queue[Any] = queue.Queue(size)
-    gone, end = threading.Event(), object()
-
-    def put(value: Any) -> None:
-        while not gone.is_set():
-            with suppress(queue.Full):
-                return ready.put(value, timeout=POLL_SECONDS)
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if gone.is_set():
-                    return
-            put(end)
-        except BaseException as error:  # whatever it is, the consumer must see it
-            put(error)
-
-    # A daemon, so that a decoder stuck in a damaged file cannot keep the process alive.
-    threading.Thread(target=work, name="segments", daemon=True).start()
-    try:
-        while True:
-            try:
-                value = ready.get(timeout=POLL_SECONDS)  # a timeout lets Ctrl-C in on every system
-            except queue.Empty:
-                continue
-            if isinstance(value, BaseException):
-                raise value
-            if value is end:
-                return
-            yield value
-    finally:
-        gone.set()

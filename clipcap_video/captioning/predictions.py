@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import write_text
+from clipcap_video.files import decode_text, write_text
 from clipcap_video.video.damage import Damage
 
 VERSION = 1
@@ -166,7 +166,7 @@ def _is_ours(content: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(decode_text(path.read_bytes()))
     except FileNotFoundError:
         raise ClipcapError(f"no predictions at {path}; write them with inference_vtt.py") from None
     except OSError as error:

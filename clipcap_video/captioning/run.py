@@ -231,7 +231,7 @@ def find_stored(config: InferConfig, captioner: Captioner) -> StoredVideos:
     trained = captioner.info.training
     data = config.data or (Path(trained["data"]) if "data" in trained else default_features())
     if config.data is None and "data" not in trained and not data.exists():
-        raise ClipcapError("nothing to caption; give video files with --videos or features with --data")
+        raise ClipcapError("nothing to caption; give video files with --videos or features with --features")
     store = open_features(data)
     from_files = config.data is None and captioner.model.encoder_weights_before is not None
     annotations = config.caption
@@ -303,7 +303,7 @@ def _choose(
     """The records to caption, of those with features, and the name of their split."""
     if not annotations:
         if split is not None:
-            raise ClipcapError(f"--split {split} needs annotations that define it; give them with --caption")
+            raise ClipcapError(f"--split {split} needs annotations that define it; give them with --annotations")
         return [], None
     records = read_annotations(annotations, paragraphs)
     if split is None:

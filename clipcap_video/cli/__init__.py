@@ -8,12 +8,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 
 import typer
 
+from clipcap_video import console
 from clipcap_video.errors import ClipcapError
+from clipcap_video.runs.options import called
 from clipcap_video.runs.places import RULE
 from clipcap_video.version import __version__
 
@@ -37,6 +40,8 @@ def run_app(app: typer.Typer) -> None:
             )
         raise
     except ClipcapError as error:
+        if console.is_verbose():
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
@@ -51,12 +56,7 @@ def run_command(command: Callable[..., None]) -> None:
     run_app(app)
 
 
-def with_underscores(name: str) -> str:
-    """`--beam-size` is `--beam_size`."""
-    return name.replace("-", "_")
-
-
-HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": with_underscores}
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "token_normalize_func": called}
 
 
 # name -> (file here, command in it), in the order of --help
@@ -83,7 +83,6 @@ COMMANDS = {
 def main() -> None:
     """The `clipcap-video` command."""
     app = typer.Typer(
-        add_completion=False,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
         context_settings=HELP,

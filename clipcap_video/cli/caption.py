@@ -78,6 +78,11 @@ def _caption(config: CaptionConfig) -> None:
 
     Writes STEM.srt and STEM.vtt beside each video and prints the captions. Ctrl-C leaves the subtitles of the part that
     is done, and the same command resumes from there.
+
+    Examples:
+      clipcap-video caption talk.mp4
+      clipcap-video caption films/ --to vtt --to jsonl --out subtitles/
+      clipcap-video caption talk.mp4 --segments fixed:10 --min_support 0.5
     """
     from clipcap_video.captioning.long_videos import FORMATS, caption_long_video
     from clipcap_video.captioning.run import with_defaults_of

@@ -1,12 +1,14 @@
 """From a dataclass of options to a command: field names are option names, metadata gives help and panel.
 
-Every such command also takes `--config FILE`, whose options stand in for those that the command line leaves out, and
-leaves the record of its run beside what it made.
+Every such command also takes `--config FILE`, whose options stand in for those that the command line leaves out, `-q`
+and `-v`, and leaves the record of its run beside what it made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, Field
 from pathlib import Path
@@ -14,8 +16,18 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from clipcap_video import console
 from clipcap_video.errors import ClipcapError, told_of
-from clipcap_video.runs.options import FILE, FOLDER, choices_of, default_of, option_fields, option_hints, refuse_idle
+from clipcap_video.runs.options import (
+    FILE,
+    FOLDER,
+    called,
+    choices_of,
+    default_of,
+    option_fields,
+    option_hints,
+    refuse_idle,
+)
 
 
 class Command:
@@ -33,7 +45,7 @@ class Command:
     ) -> None:
         self.config_class, self.run, self.error_status = config_class, run, error_status
         self.__name__ = name
-        self.__doc__ = run.__doc__
+        self.__doc__ = _help(inspect.cleandoc(run.__doc__ or ""))
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -41,16 +53,30 @@ class Command:
         parameters = [_context_parameter(), _config_parameter(self.config_class, hints, self.__name__)]
         items = option_fields(self.config_class)
         parameters += [_parameter(item, hints[item.name]) for item in items]
+        parameters += [_named_parameter(item, hints[item.name]) for item in self._arguments()]
         parameters += [_unset_parameter(name) for name, hint in hints.items() if hint is bool]
         if "overwrite" not in hints and any(item.metadata.get("made") in (FILE, FOLDER) for item in items):
             parameters.append(_overwrite_parameter())
+        parameters += [_flag("quiet", "-q", "Print nothing but warnings and errors; results are in the files.")]
+        parameters += [_flag("verbose", "-v", "Also say what is loaded and when; an error comes with its traceback.")]
         return inspect.Signature(parameters)
 
     @property
     def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
         return {name: parameter.annotation for name, parameter in self.__signature__.parameters.items()}
 
+    def _arguments(self) -> list[Field[Any]]:
+        return [item for item in option_fields(self.config_class) if item.metadata.get("argument")]
+
     def __call__(self, context: typer.Context, **values: Any) -> None:
+        quiet, verbose = values.pop("quiet"), values.pop("verbose")
+        console.set_level(console.QUIET if quiet else console.VERBOSE if verbose else console.USUAL)
+        with contextlib.ExitStack() as stack:
+            if quiet:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            self._call(context, values)
+
+    def _call(self, context: typer.Context, values: dict[str, Any]) -> None:
         def source(name: str) -> str:
             origin = context.get_parameter_source(name)
             return "" if origin is None else origin.name
@@ -60,6 +86,10 @@ class Command:
         given = {name: values[name] for name in names if name in typed or source(name) == "DEFAULT_MAP"}
         given |= {name: False for name in names if values.get(f"no_{name}")}
         try:
+            for item in self._arguments():
+                if source(_named(item.name)) == "COMMANDLINE":
+                    given[item.name] = _both(item, given.get(item.name) if item.name in typed else None, values)
+                    typed.add(item.name)
             self._run(given, typed, values)
         except (ClipcapError, OSError) as error:
             told = told_of(error) if isinstance(error, OSError) else error
@@ -81,6 +111,14 @@ class Command:
             note_outputs(self.__name__, config)
             raise
         note_outputs(self.__name__, config)
+
+
+def _help(text: str) -> str:
+    """A docstring as typer is to show it: brackets are no markup, and the lines of the examples stay apart."""
+    text, found, examples = text.replace("[", "\\[").partition("\n\nExamples:\n")
+    # What is one line in the file need not be one on the screen.
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return f"{text}\n\n\b\nExamples:\n{examples}" if found else text
 
 
 def _context_parameter() -> inspect.Parameter:
@@ -112,6 +150,34 @@ def _config_parameter(config_class: type[Any], hints: dict[str, Any], command: s
     )
 
 
+def _flag(name: str, short: str, text: str) -> inspect.Parameter:
+    option = typer.Option(f"--{name}", short, help=text, show_default=False)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+
+
+def _named(argument: str) -> str:
+    return f"{argument}_by_name"
+
+
+def _named_parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
+    """What is given as a bare word may also be given as `--NAME`."""
+    option = typer.Option(f"--{called(item.name)}", hidden=True)
+    hint = hint if type(None) in get_args(hint) else hint | None
+    return inspect.Parameter(
+        _named(item.name), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint, option]
+    )
+
+
+def _both(item: Field[Any], words: Any, values: dict[str, Any]) -> Any:
+    """An argument that was given by name, and perhaps as bare words too."""
+    named = values[_named(item.name)]
+    if words is None:
+        return named
+    if not isinstance(named, list):
+        raise ClipcapError(f"{called(item.name)} is given twice, as {words} and as {named}; give it once")
+    return [*words, *named]
+
+
 def _unset_parameter(flag: str) -> inspect.Parameter:
     option = typer.Option(f"--no_{flag}", hidden=True)
     return inspect.Parameter(
@@ -131,16 +197,19 @@ def _overwrite_parameter() -> inspect.Parameter:
 def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
     default = default_of(item)
     default = inspect.Parameter.empty if default is MISSING else default
+    text = item.metadata["help"].replace("[", "\\[")
     if item.metadata.get("argument"):
-        argument = typer.Argument(help=item.metadata["help"], show_default=False)
-        return _keyword(item, Annotated[hint, argument], default)
+        # Optional to typer, because the name may be given instead; a required one is asked for by `Part`.
+        hint = hint if type(None) in get_args(hint) else hint | None
+        argument = typer.Argument(help=text, show_default=False, metavar=called(item.name).upper())
+        return _keyword(item, Annotated[hint, argument], None)
     if choices := choices_of(item, hint):
         chosen = Literal[tuple(choices)]  # type: ignore[valid-type]
         hint = chosen | None if type(None) in get_args(hint) else chosen
     # The `--no_...` twin of a flag is for option files alone, and does not show: a flag is off until it is given.
     option = typer.Option(
-        f"--{item.name}",
-        help=item.metadata["help"],
+        f"--{called(item.name)}",
+        help=text,
         rich_help_panel=item.metadata.get("panel"),
         metavar=item.metadata.get("metavar"),
         show_default=hint is not bool,

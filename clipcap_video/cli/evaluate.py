@@ -16,6 +16,7 @@ class EvaluateConfig(Options):
     predictions: Path = option(
         MISSING,
         "Captions to score: the predictions.json of inference, or a JSON object that gives each video id its caption.",
+        argument=True,
     )
     caption: list[Path] = option(
         MISSING,
@@ -62,6 +63,10 @@ def _evaluate(config: EvaluateConfig) -> Path:
 
     The figures are those of the COCO caption evaluation that papers report. METEOR needs Java; without it the
     other figures come out the same and METEOR is left out.
+
+    Examples:
+      clipcap-video evaluate predictions.json --annotations captions.csv
+      clipcap-video evaluate captions.coco.json --annotations captions_val2014.json --bootstrap 1000
     """
     from clipcap_video.captioning.predictions import PredictionFile, load_captions
     from clipcap_video.datasets.annotations import read_annotations

@@ -23,7 +23,8 @@ class ExtractConfig(Options):
 
     videos: list[Path] = option(
         [Path("videos")],
-        "A folder (searched with its subfolders), a video, or a text file of paths. May be given several times.",
+        "Folders (searched with their subfolders), videos, or text files of paths; the folder videos unless given.",
+        argument=True,
     )
     caption: list[Path] | None = option(
         None,
@@ -31,7 +32,7 @@ class ExtractConfig(Options):
         "segment by itself, as OUT/VIDEO@START-END. May be given several times.",
     )
     paragraphs: bool = option(
-        False, "With --caption of timed sentences: extract the videos whole.", needs={"caption": ANY}
+        False, "With --annotations of timed sentences: extract the videos whole.", needs={"caption": ANY}
     )
     out: Path | None = option(
         None,
@@ -113,6 +114,11 @@ def _extract(config: ExtractConfig) -> None:
     Writes OUT/ID.safetensors for every video, ID being the file's name without its ending. Videos that are done are
     skipped, so a run that was stopped resumes where it was. A video that cannot be read is listed with the reason in
     OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml repeats the run.
+
+    Examples:
+      clipcap-video extract clips/ --out features/
+      clipcap-video extract clips/ --out features/ --encoder efficientnet-lite2 --frames 8
+      clipcap-video extract clips/ --out features/ --annotations captions.csv --dry_run
     """
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.matching import count_ids, match_videos

@@ -14,6 +14,11 @@ def _infer(config: InferConfig) -> None:
     The checkpoint knows its own architecture, encoder and frame sampling. Captions go to
     predictions.json; with references, the official scores go to scores.json beside it. predictions.run.yaml repeats
     the run.
+
+    Examples:
+      clipcap-video infer clip.mp4
+      clipcap-video infer clips/ --to txt --to parquet --report page.html
+      clipcap-video infer --model_dir out/ --features features/ --annotations captions.csv
     """
     from clipcap_video.captioning.plan import plan_inference
     from clipcap_video.captioning.run import infer

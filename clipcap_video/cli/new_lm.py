@@ -28,6 +28,9 @@ def _new_lm(config: NewLmConfig) -> Path:
 
     For machines where no pre-trained language model can be had, or where it would be too large: train_vtt.py --lm OUT,
     without --only_prefix and with --lm_lr as high as --lr, trains it from scratch together with the mapping network.
+
+    Examples:
+      clipcap-video new-lm --annotations captions.csv --out lm/ --vocab_size 2000
     """
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.records import select

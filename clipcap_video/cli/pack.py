@@ -13,7 +13,7 @@ from clipcap_video.runs.options import FOLDER, Options, option
 class PackConfig(Options):
     """Options of `clipcap-video pack`."""
 
-    model_dir: Path = option(MISSING, "A checkpoint, or the out_dir of a run.")
+    model_dir: Path = option(MISSING, "A checkpoint, or the folder of a run.", argument=True)
     out: Path = option(MISSING, "Folder for the packed checkpoint.", made=FOLDER)
 
 
@@ -21,6 +21,9 @@ def _pack(config: PackConfig) -> None:
     """Pack a checkpoint for sharing: half the size, and without the paths of the machine that trained it.
 
     Weights are stored as float16 and computed with in float32 as before. The starter captioner is made this way.
+
+    Examples:
+      clipcap-video pack out/ --out packed/
     """
     from clipcap_video.models.checkpoint import find_checkpoint, pack_checkpoint
 

@@ -15,6 +15,10 @@ def _report(config: ReportConfig) -> Path:
     It shows the frames with their times, all captions of each video with their confidence, references and CIDEr where
     annotations are given, and how much each frame mattered for the caption where features are; to be sorted, filtered
     and searched.
+
+    Examples:
+      clipcap-video report predictions.json --out page.html
+      clipcap-video report predictions.json --features features/ --annotations captions.csv
     """
     from clipcap_video.report.run import make_page
 

@@ -37,6 +37,10 @@ def _search(config: SearchConfig) -> None:
 
     Prints the best videos with their scores (cosines) and the time of the frame that fits best. The index of all
     frames is made once, beside the features, and brought up to date when they change.
+
+    Examples:
+      clipcap-video search 'a man riding a horse' --features features/
+      clipcap-video search --like clip.mp4 --features features/ --top 5
     """
     import json
     from dataclasses import asdict

@@ -28,6 +28,10 @@ def _serve(config: ServeConfig) -> None:
 
     Needs Gradio: pip install 'clipcap-video[web]'. Videos stay on this machine, and what was dropped is deleted when
     the page ends.
+
+    Examples:
+      clipcap-video serve
+      clipcap-video serve --model_dir out/ --port 8000
     """
     from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.web.page import Address, serve

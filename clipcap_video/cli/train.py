@@ -11,9 +11,13 @@ from clipcap_video.training.config import TrainConfig
 def _train(config: TrainConfig) -> None:
     """Train a captioner on frame features and captions.
 
-    Needs the features that extract_features.py wrote and an annotation file. Leaves the checkpoints OUT_DIR/best,
-    OUT_DIR/last and OUT_DIR/PREFIX-EPOCH, OUT_DIR/metrics.jsonl with its picture curves.png, and OUT_DIR/run.yaml,
+    Needs the features that extract_features.py wrote and an annotation file. Leaves the checkpoints OUT/best,
+    OUT/last and OUT/PREFIX-EPOCH, OUT/metrics.jsonl with its picture curves.png, and OUT/run.yaml,
     which repeats the run. Ctrl-C saves; --resume continues.
+
+    Examples:
+      clipcap-video train --features features/ --annotations captions.csv --out out/ --only_prefix
+      clipcap-video train --config out/run.yaml --resume
     """
     from clipcap_video.training.plan import plan_training
     from clipcap_video.training.run import train

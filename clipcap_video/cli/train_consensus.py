@@ -14,6 +14,9 @@ def _train(config: ConsensusTrainConfig) -> Path:
     A small network learns from features and captions which n-grams people use of a video. It is put into the
     captioner's checkpoint, and from then on beams are ranked by the CIDEr that it expects of them. A minute or two for
     a few thousand videos on a CPU.
+
+    Examples:
+      clipcap-video train-consensus --model_dir out/
     """
     from clipcap_video.consensus.train import train_consensus as train
 

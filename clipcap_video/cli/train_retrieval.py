@@ -14,9 +14,12 @@ from clipcap_video.retrieval.config import RetrievalEvaluationConfig, RetrievalT
 def _train(config: RetrievalTrainConfig) -> None:
     """Train a model that finds videos by text, after CLIP4Clip.
 
-    With --data it learns on stored features beside a frozen text encoder; with --videos it trains CLIP itself, from
-    frames. Leaves the checkpoints OUT_DIR/best and OUT_DIR/last, and OUT_DIR/metrics.jsonl. Ctrl-C saves; --resume
+    With --features it learns on stored features beside a frozen text encoder; with --videos it trains CLIP itself, from
+    frames. Leaves the checkpoints OUT/best and OUT/last, and OUT/metrics.jsonl. Ctrl-C saves; --resume
     continues.
+
+    Examples:
+      clipcap-video train-retrieval --features features/ --annotations captions.csv --out found/
     """
     from clipcap_video.retrieval.train import train_retrieval as train
 
@@ -35,6 +38,9 @@ def _evaluate(config: RetrievalEvaluationConfig) -> Path:
     """Score how well texts find their videos, and videos their texts.
 
     Prints R@1, R@5, R@10, median and mean rank both ways, beside what guessing gives.
+
+    Examples:
+      clipcap-video evaluate-retrieval --model_dir found/
     """
     from clipcap_video.retrieval.evaluate import evaluate_checkpoint
 

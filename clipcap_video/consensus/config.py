@@ -12,7 +12,7 @@ from clipcap_video.runs.options import Options, option
 class ConsensusTrainConfig(Options):
     """Options of `clipcap-video train-consensus`."""
 
-    model_dir: Path = option(Path("out"), "The captioner: the out_dir of a run, or a checkpoint.")
+    model_dir: Path = option(Path("out"), "The captioner: the folder of a run, or a checkpoint.")
     data: Path | None = option(None, "Stored features. Unless given, those that the captioner was trained on.")
     caption: list[Path] | None = option(None, "Annotations. Unless given, those that the captioner was trained on.")
     train_split: str = option("train", "Split to train on.")

@@ -42,7 +42,7 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
     if not caption:
         caption = [Path(path) for path in info.training.get("caption", [])]
     if data is None or not caption:
-        raise ClipcapError(f"{checkpoint} does not say what it was trained on; give --data and --caption")
+        raise ClipcapError(f"{checkpoint} does not say what it was trained on; give --features and --annotations")
     store = open_features(data)
     check_fingerprints(info.fingerprint, store.fingerprint, str(data))
     records = annotated(caption, store.ids(), str(data), bool(info.training.get("paragraphs")))

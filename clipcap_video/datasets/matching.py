@@ -109,7 +109,8 @@ def _refuse_whole_videos(records: Sequence[VideoRecord], available: frozenset[st
         if record.span is not None and not available.isdisjoint((record.source, *record.aliases)):
             raise ClipcapError(
                 f"the annotations are of segments, such as {record.video_id}, and the features of whole videos; "
-                "extract the segments with extract_features.py --caption FILE, or join the sentences with --paragraphs"
+                "extract the segments with extract_features.py --annotations FILE, or join the sentences with "
+                "--paragraphs"
             )
 
 

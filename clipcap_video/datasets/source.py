@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import decode_text
 
 SPLIT_WORDS = {
     "train": "train", "training": "train",
@@ -110,8 +111,7 @@ def open_source(path: Path) -> Source:
     if suffix in (".pkl", ".pickle"):
         return Source(path, "", _load_pickle(path, data))
     try:
-        # utf-8-sig drops the byte order mark that spreadsheets write.
-        text = data.decode("utf-8-sig")
+        text = decode_text(data)
     except UnicodeDecodeError as error:
         raise ClipcapError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     if not text.strip():

@@ -86,6 +86,8 @@ def _parse(source: Source, where: str, row: Any) -> tuple[str, str, list[str]]:
     if not isinstance(row, dict):
         raise ClipcapError(f"{where} is not an object; expected the fields video and caption")
     video = row.get("video")
+    if type(video) is int:  # an id, as tables and JSON have numbers
+        video = str(video)
     if not isinstance(video, str) or not video_id_of(video):
         raise ClipcapError(f"{where} lacks the field video; give the video's id or file name")
     split = row.get("split")

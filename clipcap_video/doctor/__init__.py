@@ -36,7 +36,7 @@ def examine(
     """Everything that is wrong with what is given, each by itself and one against the other.
 
     videos: as `find_videos` takes them. caption: annotation files. data: a feature store. model_dir: a checkpoint, or
-    the out_dir of a run. Raises ClipcapError for a place where there is nothing to look at; writes nothing.
+    the folder of a run. Raises ClipcapError for a place where there is nothing to look at; writes nothing.
     """
     started = time.perf_counter()
     result = Examination()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import threading
 from array import array
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.doctor.before import Kinds
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import VideoError
@@ -67,7 +67,7 @@ def examine_videos(
     before: dict[Path, tuple[str, ...]] = {}
     frames, seconds = 0, 0.0
     readable: list[Path] = []
-    bar = tqdm(total=len(paths), unit="video", disable=not (progress and sys.stderr.isatty()))
+    bar = tqdm(total=len(paths), unit="video", disable=console.hides_bars(progress))
     stop = threading.Event()
     pool = ThreadPoolExecutor(max_workers=workers)
     try:

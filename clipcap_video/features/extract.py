@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.devices import peak_device_memory
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError, VideoError
@@ -68,8 +68,7 @@ def extract(
         todo = missing_videos(videos, out, fingerprint, overwrite)
         clear_leftovers(out)
         summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
-        hidden = not (progress and sys.stderr.isatty())
-        bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=hidden)
+        bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=console.hides_bars(progress))
         keep_warnings(out / WARNINGS_FILE, todo)
         with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
             unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}

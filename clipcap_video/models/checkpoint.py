@@ -208,7 +208,7 @@ def find_checkpoint(model_dir: Path, prefix: str | None = None, epoch: int | Non
     if model_dir.is_file() and model_dir.suffix == ".pt":
         return model_dir
     if not model_dir.is_dir():
-        raise ClipcapError(f"no model directory at {model_dir}; train one with train_vtt.py --out_dir {model_dir}")
+        raise ClipcapError(f"no model directory at {model_dir}; train one with train_vtt.py --out {model_dir}")
     if epoch is not None:
         return _checkpoint_of_epoch(model_dir, prefix, epoch)
     if (model_dir / CONFIG).is_file():

@@ -166,8 +166,8 @@ class LstmOptions(ModelOptions):
 
     videos: list[Path] | None = _of_encoder(
         None,
-        "The videos whose features are in --data, which say the encoder and the frames: a folder, a video, or a text "
-        "file of paths. May be given several times.",
+        "The videos whose features are in --features, which say the encoder and the frames: a folder, a video, or a "
+        "text file of paths. May be given several times.",
         free=True,
     )
     freeze_until: Literal["stem", "layer1", "layer2", "layer3", "layer4"] = _of_encoder(

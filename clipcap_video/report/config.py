@@ -27,8 +27,10 @@ class ReportConfig(Options):
         None, "The features that the captions were made from: the page then shows how much each frame mattered."
     )
     caption: list[Path] | None = option(None, "Annotations: the page then shows references and each caption's CIDEr.")
-    model_dir: Path | None = option(None, "With --data: the captioner, if it is no longer where the predictions say.")
-    lm: str | None = option(None, "With --data: the frozen language model, if not where the checkpoint says.")
+    model_dir: Path | None = option(
+        None, "With --features: the captioner, if it is no longer where the predictions say."
+    )
+    lm: str | None = option(None, "With --features: the frozen language model, if not where the checkpoint says.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
     judged: Path | None = option(
         None,

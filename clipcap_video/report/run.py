@@ -32,7 +32,7 @@ def make_page(config: ReportConfig) -> list[str]:
     is_log = config.predictions.name.endswith(LOG_SUFFIX)
     if is_log and (config.data is not None or config.caption):
         raise ClipcapError(
-            f"{config.predictions} has the segments of one video; --data and --caption are about whole videos"
+            f"{config.predictions} has the segments of one video; --features and --annotations are about whole videos"
         )
     file = load_log(config.predictions) if is_log else PredictionFile.load(config.predictions)
     predictions = file.predictions
@@ -51,7 +51,7 @@ def make_page(config: ReportConfig) -> list[str]:
         predictions, described = _explained(file, predictions, config.data, config, notes)
         details |= described
     elif not is_log and not any(prediction.evidence for prediction in predictions):
-        notes.append("no evidence: give the features with --data to see how much each frame mattered")
+        notes.append("no evidence: give the features with --features to see how much each frame mattered")
     unseen = sum(1 for prediction in predictions if prediction.path is None or not Path(prediction.path).is_file())
     if unseen:
         notes.append(
@@ -77,7 +77,7 @@ def _explained(
     if config.model_dir is None and not (file.model and Path(file.model).exists()):
         raise ClipcapError(
             f"the model that wrote these captions is not at {file.model or '(no place is named)'}; give it with "
-            "--model_dir, or leave out --data and have no evidence"
+            "--model_dir, or leave out --features and have no evidence"
         )
     store = open_features(data)
     captioner = Captioner.from_pretrained(config.model_dir or Path(file.model), lm=config.lm, device=config.device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipcap_video.encoders.weights import read_state_dict
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import natural_key
 from clipcap_video.models.legacy import LegacyReport
 from clipcap_video.retrieval.model import RetrievalConfig, RetrievalModel
 from clipcap_video.retrieval.video_clip import VideoClip
@@ -52,6 +53,12 @@ _UNUSED = {
 def is_clip4clip(file: Path) -> bool:
     """Whether `file` is named as CLIP4Clip names its checkpoints: pytorch_model.bin.N."""
     return ".bin" in file.suffixes
+
+
+def last_clip4clip(folder: Path) -> Path | None:
+    """The checkpoint of the last epoch among those in a folder of CLIP4Clip's; None where there is none."""
+    files = [file for file in folder.glob("pytorch_model.bin*") if is_clip4clip(file)]
+    return max(files, key=lambda file: natural_key(file.name), default=None)
 
 
 def load_clip4clip(file: Path, max_frames: int = 12, max_words: int = 32) -> tuple[RetrievalModel, LegacyReport]:

@@ -119,7 +119,7 @@ class RetrievalTrainConfig(Options):
     device: str = _step("auto", "auto takes CUDA, then MPS, then the CPU.", free=True)
     seed: int = _step(0, "Every random choice follows from it.", least=0)
 
-    prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", free=True)
+    prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT/PREFIX-EPOCH.", free=True)
     save_every: int = _kept(
         0, "Keep a checkpoint every so many epochs; 0 keeps best and last only.", free=True, least=0
     )
@@ -127,7 +127,7 @@ class RetrievalTrainConfig(Options):
     track: str | None = _kept(
         None, "Also send the numbers to this tracker, e.g. tensorboard; see docs/runs.md.", free=True
     )
-    resume: bool = _kept(False, "Go on from OUT_DIR/last, or start if there is none.", once=True)
+    resume: bool = _kept(False, "Go on from OUT/last, or start if there is none.", once=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +148,7 @@ class RetrievalTrainConfig(Options):
 class RetrievalEvaluationConfig(Options):
     """Options of `clipcap-video evaluate-retrieval`."""
 
-    model_dir: Path = option(Path("out_retrieval"), "A retrieval model: the out_dir of a run, or a checkpoint.")
+    model_dir: Path = option(Path("out_retrieval"), "A retrieval model: the folder of a run, or a checkpoint.")
     data: Path | None = option(None, "Stored features. Unless given, those that the model was trained on.")
     videos: list[Path] | None = option(
         None, "Videos, for a model that was trained on videos. Unless given, those that it was trained on."

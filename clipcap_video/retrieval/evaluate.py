@@ -28,14 +28,14 @@ def evaluate_checkpoint(config: RetrievalEvaluationConfig) -> RetrievalScores:
     training = info.training
     caption = config.caption or [Path(path) for path in training.get("caption") or []]
     if not caption:
-        raise ClipcapError(f"{config.model_dir} does not say what it was trained on; give --caption")
+        raise ClipcapError(f"{config.model_dir} does not say what it was trained on; give --annotations")
     store, videos = None, {}
     if model.clip is None or config.data is not None:
         if config.videos:
-            raise ClipcapError(f"{config.model_dir} was trained on stored features; give --data, not --videos")
+            raise ClipcapError(f"{config.model_dir} was trained on stored features; give --features, not --videos")
         data = config.data or training.get("data")
         if data is None:
-            raise ClipcapError(f"{config.model_dir} does not say what it was trained on; give --data")
+            raise ClipcapError(f"{config.model_dir} does not say what it was trained on; give --features")
         store = open_features(data)
         check_fingerprints(info.fingerprint, store.fingerprint, str(data))
         ids, where = store.ids(), str(data)

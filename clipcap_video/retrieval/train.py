@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipcap_video import console
 from clipcap_video.datasets.matching import annotated, training_and_validation
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
@@ -62,6 +63,7 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     store = None if config.data is None else open_features(config.data)
     videos = {} if config.videos is None else find_all_videos(config.videos)
     where = str(config.data) if store is not None else ", ".join(map(str, config.videos or []))
+    console.say(f"reading {where} and the captions")
     ids = store.ids() if store is not None else list(videos)
     records = annotated(config.caption, ids, where, config.paragraphs)
     training, validation = training_and_validation(records, config.train_split, config.eval_split)
@@ -69,6 +71,7 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
         raise ClipcapError(f"split {config.train_split!r} has fewer than two videos with captions; nothing to contrast")
     if not validation and config.eval_every:
         print(f"no captions in split {config.eval_split!r}: the best checkpoint is the last", file=sys.stderr)
+    console.say(f"{len(training):,} videos; loading the models")
     precision = pick_precision(device, config.precision)
     accelerator = make_accelerator(device, precision, config.track, config.out_dir / "tracking")
     torch.manual_seed(config.seed)
@@ -159,7 +162,7 @@ def _begun(config: RetrievalTrainConfig, store: FeatureStore | None, training: S
         if mine != its:
             raise ClipcapError(f"{config.init_from} was trained with --{name} {its}; give that, not {mine}")
     if (model.clip is not None) != config.end_to_end:
-        kind = "from frames; give --videos" if model.clip is not None else "on stored features; give --data"
+        kind = "from frames; give --videos" if model.clip is not None else "on stored features; give --features"
         raise ClipcapError(f"{config.init_from} was trained {kind}")
     if store is not None:
         check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))

@@ -15,12 +15,12 @@ _FOLDERS = (Path("CV_Project_Dataset"), Path("MSR_VTT"), Path())
 
 
 def default_features() -> Path:
-    """Features to use when no --data is given; they need not exist."""
+    """Features to use when no --features is given; they need not exist."""
     return _first(PROGRAM_FEATURES, FEATURES)
 
 
 def default_annotations() -> Path:
-    """Annotations to use when no --caption is given; they need not exist."""
+    """Annotations to use when no --annotations is given; they need not exist."""
     return _first(PROGRAM_ANNOTATIONS, ANNOTATIONS)
 
 

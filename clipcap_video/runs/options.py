@@ -19,6 +19,8 @@ from clipcap_video.errors import ClipcapError
 # (or store) that runs add to, and whose command looks itself at what is there.
 FILE, BESIDE, FOLDER, SHARED = "file", "beside", "folder", "shared"
 ANY = "(any)"  # in needs and unless: whatever the other option is set to
+# Fields, and names of earlier versions -> what the option is called. The old names are still understood.
+CALLED = {"data": "features", "caption": "annotations", "out_dir": "out"}
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
@@ -31,7 +33,7 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
     once: it belongs to one call of the command; no record of the run keeps it. made: it is written, FILE, FOLDER or
         SHARED. chooses: with which other inputs the run is another one, e.g. the epoch of a checkpoint.
-    panel, metavar: for `--help`. argument: a bare word.
+    panel, metavar: for `--help`. argument: a bare word, or several; `--NAME` is understood too.
     """
     return field(default=None, metadata={"default": default, "help": help, **extra})
 
@@ -47,7 +49,7 @@ class Part:
             value, hint = getattr(self, item.name), hints[item.name]
             value = default_of(item) if value is None else _as_hinted(value, hint)
             if value is MISSING:
-                raise ClipcapError(f"--{item.name} is required; give it")
+                raise ClipcapError(_missing(item))
             _check_value(item, value, hint)
             setattr(self, item.name, value)
 
@@ -68,7 +70,7 @@ class Options(Part):
     def outputs(self) -> list[tuple[str, Path, str]]:
         """What the command writes, the main one first: option, place, and FILE, BESIDE, FOLDER or SHARED."""
         made = [(item.name, getattr(self, item.name), item.metadata.get("made")) for item in option_fields(self)]
-        return [(f"--{name}", path, kind) for name, path, kind in made if kind and path is not None]
+        return [(f"--{called(name)}", path, kind) for name, path, kind in made if kind and path is not None]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""
@@ -106,6 +108,12 @@ def hints_of(part: Any) -> dict[str, Any]:
     return get_type_hints(part)
 
 
+def called(name: str) -> str:
+    """What an option is called on the command line and in option files: `--beam-size` is `--beam_size`."""
+    name = name.replace("-", "_")
+    return CALLED.get(name, name)
+
+
 def default_of(item: Field[Any]) -> Any:
     """What an option is when it is unset."""
     default = item.metadata["default"]
@@ -131,13 +139,18 @@ def _as_hinted(value: Any, hint: Any) -> Any:
     return str(value) if any(get_origin(kind) is Literal for kind in kinds) else value
 
 
+def _missing(item: Field[Any]) -> str:
+    name = called(item.name)
+    return f"no {name} given; name it" if item.metadata.get("argument") else f"--{name} is required; give it"
+
+
 def _check_value(item: Field[Any], value: Any, hint: Any) -> None:
     """Raises ClipcapError for a value that is out of bounds or no choice."""
     if value is None:
         return
     choices = choices_of(item, hint)
     if choices and value not in choices:
-        raise ClipcapError(f"--{item.name} must be one of {', '.join(choices)}, not {value!r}")
+        raise ClipcapError(f"--{called(item.name)} must be one of {', '.join(choices)}, not {value!r}")
     least, most, above, below = (item.metadata.get(name) for name in ("least", "most", "above", "below"))
     # Written so that NaN fails.
     low = (least is None or value >= least) and (above is None or value > above)
@@ -145,7 +158,7 @@ def _check_value(item: Field[Any], value: Any, hint: Any) -> None:
         return
     lower = f"at least {least}" if least is not None else f"above {above}" if above is not None else ""
     upper = f"at most {most}" if most is not None else f"below {below}" if below is not None else ""
-    raise ClipcapError(f"--{item.name} must be {' and '.join(filter(None, (lower, upper)))}, not {value}")
+    raise ClipcapError(f"--{called(item.name)} must be {' and '.join(filter(None, (lower, upper)))}, not {value}")
 
 
 def idle_options(kind: type[Any], values: Mapping[str, Any]) -> dict[str, str]:
@@ -174,7 +187,7 @@ def refuse_idle(config: Any, names: Collection[str] | None = None) -> None:
     for name, reason in idle_options(type(config), vars(config)).items():
         changed = name in config.given and getattr(config, name) != defaults[name]
         if changed if names is None else name in names:
-            raise ClipcapError(f"--{name} {reason}")
+            raise ClipcapError(f"--{called(name)} {reason}")
 
 
 def _is_among(value: Any, wanted: Any) -> bool:
@@ -185,6 +198,7 @@ def _is_among(value: Any, wanted: Any) -> bool:
 
 def _said(name: str, value: Any) -> str:
     value = value[0] if isinstance(value, tuple | list) and value else value
+    name = called(name)
     return f"--{name}" if value == ANY or value is True else f"--{name} {value}"
 
 

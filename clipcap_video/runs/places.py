@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.runs.options import BESIDE, FILE, FOLDER, SHARED, option_fields
+from clipcap_video.runs.options import BESIDE, FILE, FOLDER, SHARED, called, option_fields
 from clipcap_video.runs.record import RUN_FILE, file_digest, inputs_of, read_record, record_file
 
 RULE = (
@@ -93,7 +93,7 @@ def _named_inputs(config: Any, config_file: Path | None) -> Iterator[tuple[Path,
         for one in value if isinstance(value, list) else [value]:
             named = isinstance(one, Path) or (isinstance(one, str) and kind_of(Path(one)) != "nothing")
             if named and not item.metadata.get("made"):
-                yield Path(one), f"--{item.name}"
+                yield Path(one), f"--{called(item.name)}"
 
 
 def _check_place(name: str, path: Path, kind: str) -> None:

@@ -22,8 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import write_text
-from clipcap_video.runs.options import BESIDE, FILE, FOLDER, idle_options, option_fields, options_of, plain_value
+from clipcap_video.files import decode_text, write_text
+from clipcap_video.runs.options import (
+    BESIDE,
+    CALLED,
+    FILE,
+    FOLDER,
+    called,
+    idle_options,
+    option_fields,
+    options_of,
+    plain_value,
+)
 from clipcap_video.version import __version__
 
 RUN_FILE = "run.yaml"
@@ -76,7 +86,9 @@ def write_run(
         f"# clipcap-video {command} --config {shlex.quote(file.name)}\n"
         f"# What stands under `{RECORD}` is no option, and passed over.\n"
     )
-    write_text(file, text + yaml_text(dict(options)) + yaml_text({RECORD: record}))
+    write_text(
+        file, text + yaml_text({called(name): value for name, value in options.items()}) + yaml_text({RECORD: record})
+    )
 
 
 def yaml_text(values: dict[str, Any]) -> str:
@@ -176,7 +188,7 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(decode_text(file.read_bytes()))
     except OSError as error:
         raise ClipcapError(f"no option file {file} ({error.strerror}); check the path") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -191,21 +203,22 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
         raise ClipcapError(
             f"{file} was written by clipcap-video {written_by}, not {command}; give that command the file"
         )
-    options, names = {}, [item.name for item in option_fields(config_class)]
+    options, names = {}, {called(item.name): item.name for item in option_fields(config_class)}
     for key, value in content.items():
         if (command, key) in FORMER:
             continue
-        if key not in names:
+        name = names.get(CALLED.get(str(key), key))
+        if name is None:
             close = difflib.get_close_matches(str(key), names, n=1)
             meant = f"did you mean {close[0]!r}?" if close else f"see clipcap-video {command} --help"
             raise ClipcapError(f"{file}: there is no option {key!r}; {meant}")
         if value is None:
             continue
-        if key in several:
+        if name in several:
             value = value if isinstance(value, list) else [value]
-        if isinstance(value, dict) or (isinstance(value, list) and key not in several):
+        if isinstance(value, dict) or (isinstance(value, list) and name not in several):
             raise ClipcapError(f"{file}: the option {key} takes one value, not {value!r}")
-        options[str(key)] = value
+        options[name] = value
     idle = idle_options(config_class, options) if record is not None else {}
     return {name: value for name, value in options.items() if name not in idle}
 

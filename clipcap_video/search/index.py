@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.lib.format import open_memmap, read_array_header_1_0, read_magic
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore, VideoFeatures, thin_frames
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
@@ -150,9 +150,7 @@ def _build(
     batches = [new[start : start + BATCH] for start in range(0, len(new), BATCH)]
     first = _embed(store, batches[0], embedder) if batches else []
     dim = first[0][0].shape[1] if first else old.dim  # type: ignore[union-attr]  # without new ones, all are old
-    bar = tqdm(
-        total=len(ids), initial=len(kept), unit="video", desc="index", disable=not (progress and sys.stderr.isatty())
-    )
+    bar = tqdm(total=len(ids), initial=len(kept), unit="video", desc="index", disable=console.hides_bars(progress))
     with bar, whole_file(file) as partial:
         # Slices are taken of np.asarray(a memmap), for those of a memmap itself are slow to make.
         vectors = open_memmap(partial, "w+", np.float16, (int(offsets[-1]) + len(ids), dim))

@@ -140,7 +140,7 @@ class OptimisationOptions(Part):
 class CheckpointOptions(Part):
     """What a run keeps, and by which score."""
 
-    prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT_DIR/PREFIX-EPOCH.", free=True)
+    prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT/PREFIX-EPOCH.", free=True)
     save_every: int = _kept(
         1, "Keep a checkpoint every so many epochs; 0 keeps best and last only.", free=True, least=0
     )
@@ -154,10 +154,10 @@ class CheckpointOptions(Part):
         choices=METRICS,
         unless={"eval_every": 0},
     )
-    resume: bool = _kept(False, "Go on from OUT_DIR/last, or start if there is none.", once=True)
+    resume: bool = _kept(False, "Go on from OUT/last, or start if there is none.", once=True)
     track: str | None = option(
         None,
-        "Also send losses, rates and scores to this tracker, e.g. tensorboard (in OUT_DIR/tracking).",
+        "Also send losses, rates and scores to this tracker, e.g. tensorboard (in OUT/tracking).",
         panel="Run",
         free=True,
     )

@@ -60,7 +60,7 @@ class FrameStore(FeatureStore):
 
 
 def open_frames(config: TrainConfig, features: FeatureStore) -> FrameStore:
-    """The videos at --videos that have features in --data, and the encoder of those.
+    """The videos at --videos that have features in --features, and the encoder of those.
 
     Raises ClipcapError when the features do not say how they were made, or no video is there.
     """

@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import alone_in
 from clipcap_video.runs.options import options_of
@@ -28,6 +29,9 @@ from clipcap_video.training.log import RunLog
 from clipcap_video.training.optimisation import WeightAverage, seed_step, set_learning_rate
 from clipcap_video.training.setup import FIRST_EPOCH
 from clipcap_video.training.state import Progress, load_state, save_state
+
+# Between two lines about a run whose progress no bar shows.
+TELL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Run(ABC):
         self.total_steps = self.steps_per_epoch * config.epochs
         self.progress = Progress()
         self.average = WeightAverage(model, average) if average else None
+        self._told = -TELL_SECONDS
         self.log: RunLog | None = None  # of the main process, once the run has begun
 
     @abstractmethod
@@ -101,7 +106,7 @@ class Run(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Checks that OUT_DIR/last is of this run, and fills the model with its weights."""
+        """Checks that OUT/last is of this run, and fills the model with its weights."""
 
     @abstractmethod
     def write(self, directory: Path, progress: dict[str, Any], extra: Callable[[Path], None] | None) -> None:
@@ -181,7 +186,7 @@ class Run(ABC):
             initial=progress.step_in_epoch,
             desc=f"epoch {progress.epoch + 1}/{config.epochs}",
             unit="step",
-            disable=None if self.accelerator.is_main_process else True,
+            disable=console.hides_bars(self.accelerator.is_main_process),
         )
         with bar:
             for group in groups[progress.step_in_epoch :]:
@@ -198,10 +203,20 @@ class Run(ABC):
                 progress.seconds += time.perf_counter() - started
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
+                self._tell_now_and_then(loss, bar.disable)
         if progress.step_in_epoch == len(groups):
             progress.epoch += 1
             progress.step_in_epoch = 0
         self._close_epoch()
+
+    def _tell_now_and_then(self, loss: float, no_bar: bool) -> None:
+        """Where no bar shows it, how far the run is: after its first step, and then each minute."""
+        now = time.monotonic()
+        if not no_bar or not self.accelerator.is_main_process or now - self._told < TELL_SECONDS:
+            return
+        self._told = now
+        progress = self.progress
+        console.say(f"epoch {progress.epoch + 1}, step {progress.step:,} of {self.total_steps:,}: loss {loss:.3f}")
 
     def _agreed(self, mine: bool) -> bool:
         """Whether it is so in any process: what one does, all have to do."""

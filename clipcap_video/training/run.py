@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipcap_video import console
 from clipcap_video.datasets.cleaning import fix_captions
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
@@ -66,6 +67,7 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if config.eval_every:
         require_figure(config.best_by)
     assert config.data is not None
+    console.say(f"reading features in {config.data} and their captions")
     store = open_features(config.data)
     if config.train_encoder == "all":
         store = open_frames(config, store)
@@ -75,6 +77,8 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     precision = pick_precision(device, config.precision)
     accelerator = make_accelerator(device, precision, config.track, config.out_dir / "tracking")
     torch.manual_seed(config.seed)
+    captions = sum(len(record.captions) for record in training)
+    console.say(f"{len(training):,} videos with {captions:,} captions; loading the models and tokenising")
     model = build_model(config, store, training, max_frames)
     # What is frozen is cast once, not in every step.
     model.keep_in(precision, frozen_only=True)

@@ -37,21 +37,19 @@ def has_run(config: Any, read: Callable[[Path], tuple[Any, CheckpointInfo]] = re
     config: the options of a run, with out_dir and resume. read: reads the configuration of such a run's checkpoints.
     """
     last = config.out_dir / "last"
-    check_writable("--out_dir", config.out_dir)
+    check_writable("--out", config.out_dir)
     recover_checkpoint(last)
     if not last.exists():
         if (config.out_dir / "best").exists() and not (config.out_dir / FIRST_EPOCH).exists():
             raise ClipcapError(
                 f"{last} is missing, from which the run would resume, and {config.out_dir / 'best'} would be lost in a "
-                "new one; start from that with --init_from, or choose another --out_dir"
+                "new one; start from that with --init_from, or choose another --out"
             )
         if config.resume:
             print(f"nothing to resume in {config.out_dir}; starting", file=sys.stderr)
         return False
     if not config.resume:
-        raise ClipcapError(
-            f"{config.out_dir} already holds a run; continue it with --resume, or choose another --out_dir"
-        )
+        raise ClipcapError(f"{config.out_dir} already holds a run; continue it with --resume, or choose another --out")
     _, info = read(last)
     changed = config.differences(info.training)
     if changed:

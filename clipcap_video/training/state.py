@@ -54,7 +54,7 @@ def load_state(directory: Path, optimizer: torch.optim.Optimizer, average: Weigh
     except OSError as error:
         raise ClipcapError(f"cannot read {file} ({error.strerror}); without it the run cannot be resumed") from None
     except Exception as error:  # a damaged pickle can raise anything; what it was is in the message
-        raise ClipcapError(f"{file} is damaged ({error}); start the run anew in another --out_dir") from None
+        raise ClipcapError(f"{file} is damaged ({error}); start the run anew in another --out") from None
 
 
 class MetricsLog:

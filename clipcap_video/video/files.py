@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import sorted_ids
+from clipcap_video.files import decode_text, sorted_ids
 
 # Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
 VIDEO_SUFFIXES = (
@@ -142,17 +142,12 @@ def _read_text(file: Path) -> str | None:
     """The text of a file, or None where it is not text: then it is taken for a video of an unlisted kind."""
     with file.open("rb") as stream:
         head = stream.read(4096)
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes text
+        if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+            return None
         try:
-            return file.read_text(encoding="utf-16")
+            return decode_text(head + stream.read())
         except UnicodeError:
             return None
-    if b"\0" in head:
-        return None
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        return None
 
 
 def _listed(source: Path, text: str) -> Iterator[Path]:

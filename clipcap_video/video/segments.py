@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +124,25 @@ class SegmentedVideo:
             self.duration = decoder.duration
 
     def __iter__(self) -> Iterator[SegmentFrames]:
-        return self._whole() if self.segmentation.kind == "whole" else self._cut()
+        return self._whole() if self.segmentation.kind == "whole" else self._as_whole_if_alone(self._cut())
+
+    def _as_whole_if_alone(self, segments: Iterator[SegmentFrames]) -> Iterator[SegmentFrames]:
+        """The segments; a video that has one alone is sampled as a whole one, so that its caption is the same."""
+        first = next(segments, None)
+        if first is None:
+            return
+        try:
+            second = next(segments, None)
+        except VideoError:
+            yield first
+            raise
+        if second is None and self.start == 0 and not self._stop.is_set():
+            yield from (replace(whole, end=first.end) for whole in self._whole())
+            return
+        yield first
+        if second is not None:
+            yield second
+        yield from segments
 
     def _whole(self) -> Iterator[SegmentFrames]:
         video = SampledVideo(self.path, self.spec, self.transform, stop=self._stop, max_damage=self.max_damage)

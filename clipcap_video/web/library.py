@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.long_videos import FORMATS, caption_segments, joined, subtitles
+from clipcap_video.captioning.long_videos import FORMATS, subtitles
 from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.streaming import joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import VideoError
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
@@ -82,7 +83,7 @@ class Library:
         sampling = captioner.require_fingerprint().sampling
         video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
         predictions: list[Prediction] = []
-        for batch in caption_segments(captioner, video, self._settings):
+        for batch in captioner.caption_batches(video, self._settings):
             predictions += batch
             progress(min(1.0, video.position / video.duration) if video.duration else 0.0)
         segments = list(joined(predictions))

@@ -121,6 +121,13 @@ def test_inference_on_their_checkpoints(golden: Path, tmp_path: Path, name: str)
     assert f"prefix length: {case.prefix.shape[1]}" in said
     assert "dropped  gpt.transformer.h.1.attn.masked_bias" in said
     assert "is there already" in refused(*convert, "--prefix_length_clip", "40", "--out", folder)
+    # The folder that --model_dir takes will do, too; one of ours has no need of it.
+    convert[2] = folder
+    done(*convert[:3], "--out", tmp_path / "again", *convert[5:], *flags[2:], cwd=tmp_path)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("ours", "again")]
+    assert weights[0] == weights[1]
+    convert[2] = tmp_path / "ours"
+    assert "needs no conversion" in refused(*convert[:3], "--out", tmp_path / "third")
     done(
         "inference_vtt.py", "--model_dir", tmp_path / "ours", "--data", data, "--caption", annotations,
         "--use_beam_search", cwd=tmp_path,

@@ -51,7 +51,7 @@ def run(*options: object) -> str:
 
 def test_the_split_of_the_predictions_is_scored(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
-    printed = run("--predictions", path, "--caption", annotations)
+    printed = run("--predictions", path, "--annotations", annotations)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert (scores["split"], scores["videos"], scores["references"]) == ("test", 2, 3)
     assert scores["Bleu_1"] == pytest.approx(1.0)
@@ -64,31 +64,31 @@ def test_the_split_of_the_predictions_is_scored(tmp_path: Path, annotations: Pat
 def test_missing_predictions_are_an_error_unless_allowed(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", a="a dog runs")
     with pytest.raises(ClipcapError, match=r"1 of 2 videos of split 'test' have no prediction \(b\)"):
-        run("--predictions", path, "--caption", annotations)
+        run("--predictions", path, "--annotations", annotations)
     assert not (tmp_path / "scores.json").exists()
     out = tmp_path / "partial.json"
-    run("--predictions", path, "--caption", annotations, "--out", out, "--allow_missing")
+    run("--predictions", path, "--annotations", annotations, "--out", out, "--allow_missing")
     scores = json.loads(out.read_text(encoding="utf-8"))
     assert (scores["videos"], scores["unpredicted"]) == (1, ["b"])
 
 
 def test_a_given_split_wins(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", c="a man talks")
-    run("--predictions", path, "--caption", annotations, "--split", "train")
+    run("--predictions", path, "--annotations", annotations, "--split", "train")
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["split"] == "train"
 
 
 def test_plain_captions_are_scored_where_they_are(tmp_path: Path, annotations: Path) -> None:
     path = tmp_path / "plain.json"
     path.write_text('{"a": "a dog runs", "c": ["a man talks"]}')
-    run("--predictions", path, "--caption", annotations)
+    run("--predictions", path, "--annotations", annotations)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert (scores["split"], scores["videos"]) == (None, 2)
 
 
 def test_intervals_and_the_curve_of_confidence(tmp_path: Path, annotations: Path) -> None:
     path = predictions(tmp_path, "test", a="a dog runs", b="a cat sleeps")
-    options = ["--predictions", path, "--caption", annotations, "--bootstrap", "100"]
+    options = ["--predictions", path, "--annotations", annotations, "--bootstrap", "100"]
     curve = tmp_path / "curve.png"
     printed = run(*options, "--confidence_curve", curve)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
@@ -105,12 +105,12 @@ def test_a_curve_needs_captions_with_confidence(tmp_path: Path, annotations: Pat
     path = tmp_path / "plain.json"
     path.write_text('{"a": "a dog runs"}')
     with pytest.raises(ClipcapError, match="lacks the fields version and predictions"):
-        run("--predictions", path, "--caption", annotations, "--confidence_curve", tmp_path / "curve.png")
+        run("--predictions", path, "--annotations", annotations, "--confidence_curve", tmp_path / "curve.png")
 
 
 def test_help_names_the_options_as_written_and_loads_nothing_heavy() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
-    for option in ("--predictions", "--caption", "--split", "--out", "--allow_missing"):
+    for option in ("PREDICTIONS", "--annotations", "--split", "--out", "--allow_missing"):
         assert option in result.output
     assert "--no-allow_missing" not in result.output
     heavy = ("torch", "numpy", "pycocoevalcap")

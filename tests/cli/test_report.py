@@ -101,7 +101,7 @@ def test_frames_evidence_references_and_cider(project: Project, tmp_path: Path) 
 def test_what_is_missing_is_said(project: Project, tmp_path: Path) -> None:
     done = run("clipcap-video", "report", project.predictions, "--out", tmp_path / "page.html")
     assert done.returncode == 0
-    assert "no evidence: give the features with --data" in done.stderr
+    assert "no evidence: give the features with --features" in done.stderr
     assert "5 of 5 videos were not found" in done.stderr
     page = page_of(tmp_path / "page.html")
     assert len(page.cards) == 5

@@ -91,7 +91,7 @@ def test_paragraphs_of_whole_videos(timed: Timed, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(timed: Timed, tmp_path: Path) -> None:
-    assert "--caption" in refused(*timed.extract(tmp_path / "features", "--paragraphs"))
+    assert "--annotations" in refused(*timed.extract(tmp_path / "features", "--paragraphs"))
     other = tmp_path / "train.json"
     other.write_text(json.dumps({"v_x": {"duration": 1, "timestamps": [[0, 1]], "sentences": ["x"]}}))
     assert "none of the 3 videos is in the annotations" in refused(

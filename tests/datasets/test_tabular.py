@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.datasets.tabular import video_id_of
+from clipcap_video.errors import ClipcapError
 from tests.datasets.test_annotations import write
 
 EXPECTED_TABLE = [
@@ -53,3 +56,20 @@ def test_a_line_separator_inside_a_json_caption_does_not_end_the_line(tmp_path: 
 def test_only_video_endings_are_cut_from_ids() -> None:
     names = ["video12", "a/b/video12.mp4", "clip.01", "show.s01.mkv", ".mp4", "x.MP4"]
     assert [video_id_of(name) for name in names] == ["video12", "video12", "clip.01", "show.s01", ".mp4", "x"]
+
+
+def test_ids_that_are_numbers(tmp_path: Path) -> None:
+    text = '{"video": 7, "caption": "a dog"}\n{"video": "7", "caption": "the dog"}\n'
+    (record,) = read_annotations([write(tmp_path / "own.jsonl", text)])
+    assert (record.video_id, record.captions) == ("7", ["a dog", "the dog"])
+    for wrong in ("true", "1.5", "null", "[7]"):
+        with pytest.raises(ClipcapError, match="line 1 lacks the field video"):
+            read_annotations([write(tmp_path / "own.jsonl", f'{{"video": {wrong}, "caption": "a dog"}}\n')])
+
+
+@pytest.mark.parametrize("name", ["own.csv", "own.json"])
+def test_text_in_utf_16(name: str, tmp_path: Path) -> None:
+    text = "video,caption\nclip1,éclair\n" if name == "own.csv" else '[{"video": "clip1", "caption": "éclair"}]'
+    (tmp_path / name).write_bytes(text.encode("utf-16"))
+    (record,) = read_annotations([tmp_path / name])
+    assert record.captions == ["éclair"]

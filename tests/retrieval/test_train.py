@@ -296,7 +296,7 @@ class TestBadInput:
         cases = (
             ({"bs": 99}, "24 pairs of text and video fill no batch of 99; lower --bs"),
             ({"linear_patch": "3d"}, "--linear_patch belongs to --videos; leave it out, or give that too"),
-            ({"videos": [clips]}, "--data has no effect with --videos .*; leave it out"),
+            ({"videos": [clips]}, "--features has no effect with --videos .*; leave it out"),
             ({"train_split": "dev"}, "fewer than two videos|no split|pairs of text"),
             ({"text_encoder": "word2vec"}, "unknown text encoder 'word2vec'"),
             ({"init_from": tmp_path}, "holds no config.json"),

@@ -15,7 +15,7 @@ from clipcap_video.captioning.predictions import Caption, Prediction, Prediction
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import java
 from clipcap_video.runs import record as runs
-from clipcap_video.runs.options import option_fields
+from clipcap_video.runs.options import called, option_fields
 from clipcap_video.training.config import TrainConfig
 from tests.cli.test_cli import refused, run
 from tests.clips import write_clip
@@ -111,7 +111,7 @@ class TestTraining:
         assert done.returncode == 0, done.stderr
         content = read(tmp_path / "out" / "run.yaml")
         record = content.pop("record")
-        assert set(content) == {item.name for item in option_fields(TrainConfig)} - {"resume", "dry_run"}
+        assert set(content) == {called(item.name) for item in option_fields(TrainConfig)} - {"resume", "dry_run"}
         assert (content["seed"], content["only_prefix"], content["lr"]) == (5, True, 1e-4)
         assert record["versions"]["python"] == sys.version.split()[0]
         assert record["data"]["features"]["videos"] == 24
@@ -180,7 +180,7 @@ def test_extraction_and_inference_are_repeated(tmp_path: Path, tiny_lm: Path) ->
     record = read(tmp_path / "out" / "predictions.run.yaml")
     # What was left to the checkpoint and its run is written out.
     assert (record["split"], record["entry_length"], record["top_p"]) == ("test", 40, 0.9)
-    assert (record["data"], record["caption"]) == (str(tmp_path / "features"), [str(tmp_path / "a.json")])
+    assert (record["features"], record["annotations"]) == (str(tmp_path / "features"), [str(tmp_path / "a.json")])
     best = runs.file_digest(tmp_path / "out" / "best" / "model.safetensors")
     assert record["record"]["data"]["checkpoint"]["weights"] == best
     again = tmp_path / "again" / "p.json"
@@ -266,10 +266,10 @@ class TestEveryCommand:
         done = run("clipcap-video", "evaluate", *options, "--out", "s.json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         record = read(tmp_path / "s.run.yaml")
-        assert (record["bootstrap"], record["caption"]) == (100, [str(captions)])
+        assert (record["bootstrap"], record["annotations"]) == (100, [str(captions)])
         assert record["record"]["data"] == {
             "predictions": {str(tmp_path / "p.json"): runs.file_digest(tmp_path / "p.json")},
-            "caption": {str(captions): runs.file_digest(captions)},
+            "annotations": {str(captions): runs.file_digest(captions)},
         }
         away = tmp_path / "away"
         away.mkdir()

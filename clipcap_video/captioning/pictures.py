@@ -1,0 +1,50 @@
+"""Videos that a caller holds in memory, arrays and PIL images, as what the encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.video.sampling import SamplingSpec, choose
+from clipcap_video.video.segments import SegmentFrames
+
+
+def is_one_video(value: Any) -> bool:
+    """Whether a value is a video by itself: a path, an array or an image. Any other sequence is several of them."""
+    return isinstance(value, str | Path) or hasattr(value, "shape") or hasattr(value, "convert")
+
+
+def sampled_frames(video: Any, spec: SamplingSpec, preprocess: Callable[[Tensor], Tensor]) -> SegmentFrames:
+    """The frames of a video in memory that the encoder is to see.
+
+    video: uint8 RGB [T, H, W, 3] (one picture: [H, W, 3]) as an array or tensor, a PIL image, or a list of these, one
+    a frame. They count as a second apart, which only a spec with `fps` looks at.
+    Raises ClipcapError for anything else.
+    """
+    frames = [frame for part in ([video] if is_one_video(video) else video) for frame in _frames(part)]
+    if not frames:
+        raise ClipcapError("a video without a frame cannot be captioned; give one frame at least")
+    times = np.arange(len(frames), dtype=np.float64)
+    chosen = choose(spec, times)
+    images = [preprocess(torch.from_numpy(frames[index]).permute(2, 0, 1)[None]) for index in chosen.tolist()]
+    return SegmentFrames(0.0, float(len(frames)), times[chosen], torch.cat(images))
+
+
+def _frames(part: Any) -> Sequence[np.ndarray]:
+    """uint8 RGB [H, W, 3] each."""
+    if hasattr(part, "convert"):  # a PIL image, of whatever mode
+        return [np.array(part.convert("RGB"))]
+    array = np.ascontiguousarray(part.cpu().numpy() if isinstance(part, Tensor) else part)
+    array = array[None] if array.ndim == 3 else array
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
+        raise ClipcapError(
+            f"frames of type {array.dtype} and shape {list(array.shape)} are no video; give uint8 RGB of shape "
+            "[frames, height, width, 3]"
+        )
+    return list(array)
