@@ -39,7 +39,7 @@ def check_places(config: Any, command: str, overwrite: bool, config_file: Path |
         if known != name:
             raise ClipcapError(f"{known} and {name} are the same file {path}; give each a name of its own")
         for read, option in inputs.items():
-            if path.exists() and kind != SHARED and not read.is_dir() and path.samefile(read):
+            if path.exists() and kind != SHARED and read.exists() and not read.is_dir() and path.samefile(read):
                 raise ClipcapError(
                     f"{name} {path} is read by this run ({option}), so it is not written to; give another"
                 )

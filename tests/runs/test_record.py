@@ -269,7 +269,7 @@ class TestEveryCommand:
         assert (record["bootstrap"], record["annotations"]) == (100, [str(captions)])
         assert record["record"]["data"] == {
             "predictions": {str(tmp_path / "p.json"): runs.file_digest(tmp_path / "p.json")},
-            "annotations": {str(captions): runs.file_digest(captions)},
+            "caption": {str(captions): runs.file_digest(captions)},
         }
         away = tmp_path / "away"
         away.mkdir()
