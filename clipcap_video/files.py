@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,12 @@ from clipcap_video.errors import ClipcapError, first_line
 def whole_file(file: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `file` when the block ends without an error, and else is gone.
 
-    A process that is killed leaves `.NAME.PID.partial`, and `file` as it was.
+    A process that is killed leaves `.NAME.TOKEN.partial`, and `file` as it was.
     """
-    name = f".{file.name}.{os.getpid()}.partial"
+    token = secrets.token_hex(4)  # numbers of processes repeat on other machines that share the folder
+    name = f".{file.name}.{token}.partial"
     if not fits_a_name(name):
-        name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()}.{os.getpid()}.partial"
+        name = f".{hashlib.sha256(os.fsencode(file.name)).hexdigest()}.{token}.partial"
     partial = file.with_name(name)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -54,10 +56,10 @@ def decode_text(data: bytes) -> str:
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str) -> Iterator[None]:
+def alone_in(folder: Path, doing: str, shared: bool = False) -> Iterator[None]:
     """A block that one process at a time is in for a folder. The lock is the system's, and ends with the process.
 
-    doing: what, for the message. Raises ClipcapError when another process is in it.
+    doing: what, for the message. shared: several may be in it that say so. Raises ClipcapError when another process is in it.
     """
     try:
         import fcntl
@@ -67,7 +69,7 @@ def alone_in(folder: Path, doing: str) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ClipcapError(f"another process is {doing} {folder}; wait for it, or give another folder") from None
         except OSError:  # a file system without locks

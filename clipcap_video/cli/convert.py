@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Literal
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import FOLDER, Options, option
+from clipcap_video.runs.options import FILE, FOLDER, Options, option
 
 
 @dataclass
@@ -16,10 +17,12 @@ class ConvertConfig(Options):
     old: Path = option(
         MISSING,
         "A checkpoint PREFIX-EPOCH.pt of ClipCap or its MSR-VTT version, or pytorch_model.bin.N of CLIP4Clip; of a "
-        "folder of them the last.",
+        "folder of them the last. With --format, features in any layout.",
         argument=True,
     )
-    out: Path = option(MISSING, "Folder for the checkpoint.", made=FOLDER)
+    out: Path = option(MISSING, "Folder for the checkpoint, or place of the features.", made=FOLDER)
+    format: Literal["safetensors", "parquet", "hdf5"] | None = option(None, "Turn features into this layout.")
+    shard_mb: float = option(256, "Megabytes of a Parquet file, about.", above=0, needs={"format": "parquet"})
     lm: str = option(
         "gpt2",
         "The language model that it was trained with, which the file does not name: a Hugging Face name or a local "
@@ -31,17 +34,27 @@ class ConvertConfig(Options):
     max_frames: int = option(12, "CLIP4Clip's option of that name.", least=1)
     max_words: int = option(32, "CLIP4Clip's option of that name.", least=2)
 
+    def outputs(self) -> list[tuple[str, Path, str]]:
+        return [("--out", self.out, FILE if self.format == "hdf5" else FOLDER)]
+
 
 def _convert(config: ConvertConfig) -> Path:
-    """Turn a checkpoint of the ClipCap programs or of CLIP4Clip into one of ours.
+    """Turn a checkpoint of the ClipCap programs or of CLIP4Clip into one of ours, or features into another layout.
 
     Prints each key that was mapped or dropped, and each choice that was inferred. The checkpoint remembers how those
     programs decode, so inference writes the captions that they wrote. One of CLIP4Clip becomes a retrieval model: which
-    head and which patch projection it has follows from the file.
+    head and which patch projection it has follows from the file. Features keep what is known of how they were made.
 
     Examples:
       clipcap-video convert coco_prefix-009.pt --out converted/ --lm gpt2
+      clipcap-video convert features/ --out shards/ --format parquet
     """
+    if config.format is not None:
+        from clipcap_video.features.layouts import convert_features, open_features
+
+        count = convert_features(open_features(config.old), config.out, config.format, config.shard_mb)
+        print(f"features of {count:,} videos written to {config.out}")
+        return config.out
     from clipcap_video.errors import ClipcapError
     from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, save_checkpoint
     from clipcap_video.models.legacy import LegacyChoices, load_legacy

@@ -13,7 +13,7 @@ from clipcap_video.runs.options import ANY, SHARED, Options, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
-    from clipcap_video.features.resume import Request
+    from clipcap_video.features.resume import Request, Shard
     from clipcap_video.video.sampling import Span
 
 
@@ -39,11 +39,16 @@ class ExtractConfig(Options):
         "Folder for the features: one file a video. Named features unless given; see --format for hdf5.",
         made=SHARED,
     )
-    format: Literal["safetensors", "hdf5"] = option(
+    format: Literal["safetensors", "parquet", "hdf5"] = option(
         "safetensors",
-        "hdf5: one file OUT as the MSR-VTT ClipCap program reads it, named MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 unless "
-        "given. The folder OUT without its ending holds the same features, for a run that resumes.",
+        "safetensors: one file a video. parquet: thousands in a file, for a million videos. hdf5: one file OUT as the "
+        "MSR-VTT ClipCap program reads it, named MSRVTT_TRNVAL_CLIP_FEATURES.hdf5 unless given; the folder OUT without "
+        "its ending holds the same features, for a run that resumes.",
     )
+    shard_mb: float = option(
+        256, "Megabytes of features in a file, about; a new one is also begun every ten minutes.", above=0,
+        needs={"format": "parquet"},
+    )  # fmt: skip
 
     encoder: str = option(
         "ViT-B/32",
@@ -91,6 +96,14 @@ class ExtractConfig(Options):
     )
 
     workers: int = option(2, "Threads that decode videos.", panel="Run", least=1)
+    shard: str | None = option(
+        None,
+        "Do a share of the videos: 3/16 is the third of sixteen. Runs of all shares, at any time and on any machine, "
+        "may fill one folder.",
+        panel="Run",
+        once=True,
+        unless={"format": "hdf5"},
+    )
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
         False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
@@ -103,31 +116,44 @@ class ExtractConfig(Options):
 
         if Path(self.encoder).is_file():
             self.encoder = str(Path(self.encoder).resolve())
+        self.share  # noqa: B018  (refused before any work)
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
+
+    @property
+    def share(self) -> Shard | None:
+        """Which share of the videos is to be done; None for all."""
+        from clipcap_video.features.resume import Shard
+
+        return None if self.shard is None else Shard.from_text(self.shard)
 
 
 def _extract(config: ExtractConfig) -> None:
     """Turn videos into frame features, once, with a frozen encoder.
 
-    Writes OUT/ID.safetensors for every video, ID being the file's name without its ending. Videos that are done are
-    skipped, so a run that was stopped resumes where it was. A video that cannot be read is listed with the reason in
-    OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml repeats the run.
+    Writes OUT/ID.safetensors for every video, ID being the file's name without its ending; Parquet files of many
+    videos with --format parquet. Videos that are done are skipped, so a run that was stopped resumes where it was. A
+    video that cannot be read is listed with the reason in OUT/failures.jsonl, and the exit status is 1. OUT/run.yaml
+    repeats the run.
 
     Examples:
       clipcap-video extract clips/ --out features/
       clipcap-video extract clips/ --out features/ --encoder efficientnet-lite2 --frames 8
       clipcap-video extract clips/ --out features/ --annotations captions.csv --dry_run
+      clipcap-video extract clips/ --out shards/ --format parquet --shard 3/16
     """
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.matching import count_ids, match_videos
     from clipcap_video.features.resume import Request, clear_leftovers, missing_videos
+    from clipcap_video.features.shards import require_pyarrow
     from clipcap_video.runs.places import check_writable
     from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec
 
     assert config.out is not None
+    if config.format == "parquet":
+        require_pyarrow()
     folder = config.out.with_suffix("") if config.format == "hdf5" else config.out
     spec = SamplingSpec(config.sampling, config.frames, config.fps, config.max_frames, config.key_frames)
     videos = find_all_videos(config.videos, partial(print, file=sys.stderr))
@@ -137,14 +163,16 @@ def _extract(config: ExtractConfig) -> None:
         videos, spans = annotated.videos, annotated.spans
         if annotated.missing:
             print(f"{count_ids(annotated.missing, 'annotated video')} not among --videos: left out", file=sys.stderr)
+    if (shard := config.share) is not None:
+        videos = shard.of(videos)
+        spans = {video_id: span for video_id, span in spans.items() if video_id in videos}
     name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
     request = Request(name, config.encoder_weights, spec, config.normalize)
     # Nothing to do is found out before torch and the encoder are loaded.
-    known = (
-        request.recall(folder) if config.format == "safetensors" and not (config.overwrite or config.dry_run) else None
-    )
-    if known is not None and not missing_videos(videos, folder, known, overwrite=False):
-        clear_leftovers(folder)
+    known = request.recall(folder) if config.format != "hdf5" and not (config.overwrite or config.dry_run) else None
+    parquet = config.format == "parquet"
+    if known is not None and not missing_videos(videos, folder, known, overwrite=False, parquet=parquet):
+        clear_leftovers(folder, shard)
         print(f"all {len(videos)} videos done before; nothing to do in {folder}")
         return
     if not config.dry_run:
@@ -172,6 +200,7 @@ def _make(
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
         "overwrite": config.overwrite, "spans": spans, "max_damage": config.max_damage,
+        "shard_mb": config.shard_mb if config.format == "parquet" else None,
     }  # fmt: skip
     if config.dry_run:
         plan = plan_extraction(videos, encoder, request.sampling, folder, **choices)
@@ -192,7 +221,7 @@ def _make(
         )
 
     try:
-        summary = extract(videos, encoder, request.sampling, folder, **choices)
+        summary = extract(videos, encoder, request.sampling, folder, shard=config.share, **choices)
     except KeyboardInterrupt:
         record()
         print("stopped; the same command resumes from here", file=sys.stderr)

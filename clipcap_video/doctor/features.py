@@ -13,6 +13,7 @@ from clipcap_video.features.base import VideoFeatures
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.hdf5 import HDF5_SUFFIXES
 from clipcap_video.features.layouts import open_features
+from clipcap_video.features.shards import SUFFIX as PARQUET
 from clipcap_video.features.store import SUFFIX, read_features, read_header
 from clipcap_video.files import open_safetensors, sorted_ids
 from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint, read_config
@@ -35,7 +36,8 @@ def examine_features(path: Path) -> StoreFacts:
     try:
         store = open_features(path)
     except ClipcapError as error:
-        if not path.is_file() or path.suffix not in HDF5_SUFFIXES:
+        shards = path.is_dir() and any(path.glob(f"*{PARQUET}"))
+        if not shards and (not path.is_file() or path.suffix not in HDF5_SUFFIXES):
             raise
         return StoreFacts([], findings=[Finding("bad_features", path.name, str(error), (str(path),))])
     facts = StoreFacts(store.ids(), store.fingerprint)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -18,14 +19,24 @@ from clipcap_video.features.base import Origin
 from clipcap_video.features.encode import EncodedVideo, encode_videos
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.logs import ExtractionSummary, Log, Warned, keep_warnings
-from clipcap_video.features.resume import FAILURES_FILE, WARNINGS_FILE, clear_leftovers, missing_videos
-from clipcap_video.features.store import SUFFIX, write_features
+from clipcap_video.features.resume import (
+    FAILURES_FILE,
+    WARNINGS_FILE,
+    Shard,
+    clear_leftovers,
+    join_parts,
+    missing_videos,
+)
+from clipcap_video.features.shards import ShardWriter
+from clipcap_video.features.store import SUFFIX, FileWriter
 from clipcap_video.files import alone_in, fits_a_name
 from clipcap_video.runs.plan import Plan, measure, peak_memory
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import shown
 from clipcap_video.video.sampling import SamplingSpec, Span
+
+Encode = Callable[[dict[str, Path]], Iterable[tuple[str, EncodedVideo | VideoError]]]
 
 
 def extract(
@@ -41,20 +52,26 @@ def extract(
     progress: bool = True,
     spans: Mapping[str, Span] | None = None,
     max_damage: float = MAX_DAMAGE,
+    shard: Shard | None = None,
+    shard_mb: float | None = None,
+    encode: Encode | None = None,
 ) -> ExtractionSummary:
-    """Writes `<out>/<video_id>.safetensors` for each of `videos` (id -> path) that lacks it, in their order.
+    """Writes the features of each of `videos` (id -> path) that `out` lacks, in their order.
 
     batch_size: frames encoded at once. workers: threads that decode, each a whole video.
     normalize: divide each frame's features by their L2 norm.
     overwrite: make all features anew, whatever is there.
     spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
     max_damage: the largest share of damaged frames with which a video is used.
+    shard: which share of all videos `videos` are, where other runs do the others in the same folder.
+    shard_mb: megabytes of a Parquet file; None is a file `<out>/<video_id>.safetensors` a video.
+    encode: makes the features of videos (id -> path), in any order; here and with these choices, unless given.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
     the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
     `<out>/warnings.jsonl`, those of earlier runs included. A run may be killed at any moment and
     started again. Raises ClipcapError before any work when `out` holds features of another kind, or another process
-    extracts into it.
+    extracts into it, unless both do a shard.
     """
     if batch_size < 1 or workers < 1:
         raise ClipcapError(f"batch size {batch_size} and workers {workers} must both be 1 or more")
@@ -64,27 +81,36 @@ def extract(
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
-    with alone_in(out, "extracting into"):
-        todo = missing_videos(videos, out, fingerprint, overwrite)
-        clear_leftovers(out)
+    with alone_in(out, "extracting into", shared=shard is not None):
+        todo = missing_videos(videos, out, fingerprint, overwrite, shard_mb is not None)
+        clear_leftovers(out, shard)
+        failed, warned = (shard.part_of(name) if shard else name for name in (FAILURES_FILE, WARNINGS_FILE))
         summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
         bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=console.hides_bars(progress))
-        keep_warnings(out / WARNINGS_FILE, todo)
-        with bar, Log(out / FAILURES_FILE) as failures, Log(out / WARNINGS_FILE, append=True) as warnings:
+        keep_warnings(out / warned, todo)
+        writer: FileWriter | ShardWriter = FileWriter(out, fingerprint)
+        if shard_mb is not None:
+            writer = ShardWriter(out, encoder.dim, fingerprint, shard_mb)
+        encode = encode or partial(
+            encode_videos, encoder=encoder, spec=spec, batch_size=batch_size, workers=workers, normalize=normalize,
+            spans=spans, max_damage=max_damage,
+        )  # fmt: skip
+        with bar, Log(out / failed) as failures, Log(out / warned, append=True) as warnings, writer:
             unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
-            encoded = encode_videos(
-                {name: path for name, path in todo.items() if name not in unnamed}, encoder, spec,
-                batch_size=batch_size, workers=workers, normalize=normalize, spans=spans, max_damage=max_damage,
-            )  # fmt: skip
+            encoded = encode({name: path for name, path in todo.items() if name not in unnamed})
             for video_id, video in chain(unnamed.items(), encoded):
                 line = summary.count(video_id, todo[video_id], video)
                 if line is not None:
                     (warnings if isinstance(line, Warned) else failures).add(line)
                 if isinstance(video, EncodedVideo):
-                    origin = Origin(DECODER, video.damage)
-                    write_features(out, video_id, video.features, video.timestamps, fingerprint, origin)
+                    writer.add(video_id, video.features, video.timestamps, Origin(DECODER, video.damage))
+                else:
+                    writer.fail(video_id, str(video))
                 bar.set_postfix_str(f"{summary.frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
                 bar.update()
+        if shard is not None:
+            join_parts(out, FAILURES_FILE, shard.count, videos)
+            join_parts(out, WARNINGS_FILE, shard.count, todo)
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -116,10 +142,11 @@ def plan_extraction(
     overwrite: bool = False,
     spans: Mapping[str, Span] | None = None,
     max_damage: float = MAX_DAMAGE,
+    shard_mb: float | None = None,
 ) -> Plan:
     """What `extract` with these arguments would take, measured on some of the videos; `out` is left alone."""
     fingerprint = fingerprint_of(encoder, spec, normalize)
-    todo = missing_videos(videos, out, fingerprint, overwrite)
+    todo = missing_videos(videos, out, fingerprint, overwrite, shard_mb is not None)
     total = ExtractionSummary(fingerprint)
     written = 0
 

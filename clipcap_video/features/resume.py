@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.features.shards import SUFFIX as PARQUET
+from clipcap_video.features.shards import ParquetStore
 from clipcap_video.features.store import SUFFIX, read_header
-from clipcap_video.files import sorted_ids, whole_file
+from clipcap_video.files import sorted_ids, whole_file, write_text
 from clipcap_video.version import __version__
 from clipcap_video.video.sampling import SamplingSpec
 
@@ -64,9 +70,22 @@ class Request:
         return None
 
 
-def missing_videos(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
-    """The videos without features in `out`. Raises ClipcapError when it holds features of another kind."""
+def missing_videos(
+    videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool, parquet: bool = False
+) -> dict[str, Path]:
+    """The videos without features in `out`. Raises ClipcapError when it holds features of another kind.
+
+    parquet: whether its layout is, or is to be, that of shards.
+    """
     names = os.listdir(out) if out.is_dir() else []
+    other = SUFFIX if parquet else PARQUET
+    if any(name.endswith(other) for name in names):
+        given = "safetensors" if parquet else "parquet"
+        raise ClipcapError(
+            f"{out} holds features as {other} files; extract with --format {given}, or into another folder"
+        )
+    if parquet:
+        return _missing_in_shards(videos, out, wanted, overwrite)
     done = set()
     for video_id in sorted_ids(name[: -len(SUFFIX)] for name in names if name.endswith(SUFFIX)):
         if overwrite and video_id in videos:
@@ -85,9 +104,82 @@ def missing_videos(videos: dict[str, Path], out: Path, wanted: Fingerprint, over
     return {video_id: path for video_id, path in videos.items() if video_id not in done}
 
 
-def clear_leftovers(out: Path) -> None:
-    """Removes what earlier runs into `out` left over: the list of their failures, and files half written."""
-    leftover = [name for name in os.listdir(out) if name.startswith(".") and name.endswith(".partial")]
-    for name in (FAILURES_FILE, *leftover):
+def _missing_in_shards(videos: dict[str, Path], out: Path, wanted: Fingerprint, overwrite: bool) -> dict[str, Path]:
+    store = ParquetStore(out)
+    if store.files and (store.fingerprint is None or not store.fingerprint.matches(wanted)):
+        raise ClipcapError(
+            f"{out} holds features made by {store.fingerprint or 'another program'}, this run makes {wanted}; "
+            "extract into another folder"
+        )
+    return videos if overwrite else {video_id: path for video_id, path in videos.items() if video_id not in store}
+
+
+def clear_leftovers(out: Path, shard: Shard | None = None) -> None:
+    """Removes what earlier runs into `out` left over: the list of their failures, and files half written.
+
+    shard: of the run; others may be at work in the same folder, and only the list of its own failures goes.
+    """
+    if shard is not None:
+        (out / shard.part_of(FAILURES_FILE)).unlink(missing_ok=True)
+        return
+    join_parts(out, WARNINGS_FILE, "*")
+    names = os.listdir(out)
+    leftover = [name for name in names if name.startswith(".") and name.endswith(".partial")]
+    parts = [name for name in names if fnmatch(name, "failures.*-of-*.jsonl") or fnmatch(name, "warnings.*-of-*.jsonl")]
+    for name in (FAILURES_FILE, *parts, *leftover):
         with suppress(OSError):  # in a folder that is read-only by now
             (out / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` runs that share the videos, and perhaps the folder, between them. number: from 1 to count."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def from_text(cls, text: str) -> Shard:
+        """Reads "3/16". Raises ClipcapError for anything that is no such share."""
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ClipcapError(
+                f"--shard {text!r} is no share of the videos; give NUMBER/COUNT, such as 3/16, NUMBER from 1 to COUNT"
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def of(self, videos: Mapping[str, Path]) -> dict[str, Path]:
+        """Every `count`-th of the videos (id -> path), from the `number`-th on."""
+        return dict(islice(videos.items(), self.number - 1, None, self.count))
+
+    def part_of(self, name: str) -> str:
+        """The name of this share's part of a log."""
+        stem, _, suffix = name.partition(".")
+        return f"{stem}.{self.number}-of-{self.count}.{suffix}"
+
+
+def join_parts(out: Path, name: str, count: int | str, anew: Container[str] = ()) -> None:
+    """Brings the parts that `count` shards wrote of a log in `out` into the whole one, as one run would leave it.
+
+    anew: videos whose earlier lines in it no longer hold.
+    """
+    stem, _, suffix = name.partition(".")
+    while True:
+        lines = {video_id: line for video_id, line in _lines(out / name) if video_id not in anew}
+        for part in out.glob(f"{stem}.*-of-{count}.{suffix}"):
+            lines.update(_lines(part))
+        before = dict(_lines(out / name))
+        if lines == before:
+            return
+        if lines:
+            write_text(out / name, "".join(lines[video_id] for video_id in sorted_ids(lines)))
+        else:
+            (out / name).unlink(missing_ok=True)
+        # Again: another shard may have ended in the meantime, and who writes last has seen all parts.
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    with suppress(FileNotFoundError):
+        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+            with suppress(ValueError, KeyError, TypeError):  # one that is being written
+                yield json.loads(line)["video"], line

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,26 @@ def write_features(
         # `save_file` would make the file readable by its owner alone, whatever the umask.
         partial.write_bytes(_in_order(save(tensors, metadata=metadata)))
     return file
+
+
+@dataclass(frozen=True)
+class FileWriter:
+    """Adds videos to a folder, a file each; has what a ShardWriter has."""
+
+    out: Path
+    fingerprint: Fingerprint
+
+    def __enter__(self) -> FileWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def add(self, video_id: str, features: np.ndarray, timestamps: np.ndarray, origin: Origin) -> None:
+        write_features(self.out, video_id, features, timestamps, self.fingerprint, origin)
+
+    def fail(self, video_id: str, reason: str) -> None:
+        """Such a layout has no place for what failed."""
 
 
 def _in_order(data: bytes) -> bytes:
