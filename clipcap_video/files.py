@@ -59,7 +59,8 @@ def decode_text(data: bytes) -> str:
 def alone_in(folder: Path, doing: str, shared: bool = False) -> Iterator[None]:
     """A block that one process at a time is in for a folder. The lock is the system's, and ends with the process.
 
-    doing: what, for the message. shared: several may be in it that say so. Raises ClipcapError when another process is in it.
+    doing: what, for the message. shared: several may be in it that say so. Raises ClipcapError when another process is
+    in it.
     """
     try:
         import fcntl
