@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Video = str | Path | np.ndarray | torch.Tensor | Image
+
+# What has the form of `Captioner.caption_files`.
+CaptionFiles = Callable[..., tuple[list[Prediction], ExtractionSummary]]
 
 STARTER = Path(__file__).parents[1] / "starter"
 

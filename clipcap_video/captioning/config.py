@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clipcap_video.models.mapping import MAPPING_NETWORKS
+from clipcap_video.runs.engine import EngineOptions
 from clipcap_video.runs.options import ANY, BESIDE, FILE, Options, Part, absolute, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
@@ -99,7 +100,7 @@ class DecodingOptions(BeamOptions):
 
 
 @dataclass
-class InferConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
+class InferConfig(EngineOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `inference_vtt.py`."""
 
     epoch: int | None = _input(

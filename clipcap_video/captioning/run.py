@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.captioner import Captioner, CaptionFiles
 from clipcap_video.captioning.config import BeamOptions, InferConfig, scores_beside
 from clipcap_video.captioning.predictions import Prediction, PredictionFile
 from clipcap_video.captioning.program_files import write_program_files
@@ -47,13 +47,18 @@ CLIPCAP_ENTRY_LENGTH = 10
 LONG_SECONDS = 60
 
 
-def infer(config: InferConfig, settings: DecodingSettings) -> CaptionedVideos:
-    """Captions what `config` names and writes the results; the page is left to the caller."""
+def infer(
+    config: InferConfig, settings: DecodingSettings, engine: Callable[[Captioner], CaptionFiles] | None = None
+) -> CaptionedVideos:
+    """Captions what `config` names and writes the results; the page is left to the caller.
+
+    engine: makes of the captioner what captions video files in its stead.
+    """
     videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
     refuse_outputs_among(videos or {}, config)
     captioner, settings = prepare(config, settings)
     if videos is not None:
-        return _caption_videos(config, settings, captioner, videos)
+        return _caption_videos(config, settings, captioner, videos, engine(captioner) if engine else None)
     return _caption_features(config, settings, captioner)
 
 
@@ -65,12 +70,7 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
         lm=config.lm,
         device=config.device,
         precision=config.precision,
-        legacy=LegacyChoices(
-            cross=config.mapping_type == "cross",
-            normalize_prefix=config.normalize_prefix,
-            frames=config.prefix_length_clip,
-            prefix_length=config.prefix_length,
-        ),
+        legacy=legacy_choices(config),
     )
     for note in captioner.notes:
         print(f"{captioner.source.name}: {note}", file=sys.stderr)
@@ -79,6 +79,16 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
     if config.videos is not None and (config.encoder or config.encoder_weights):
         captioner.load_encoder(config.encoder, config.encoder_weights)
     return captioner, settings
+
+
+def legacy_choices(config: InferConfig) -> LegacyChoices:
+    """What the options say of a checkpoint of the ClipCap programs."""
+    return LegacyChoices(
+        cross=config.mapping_type == "cross",
+        normalize_prefix=config.normalize_prefix,
+        frames=config.prefix_length_clip,
+        prefix_length=config.prefix_length,
+    )
 
 
 def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
@@ -115,14 +125,18 @@ def _check_architecture(config: InferConfig, captioner: Captioner) -> None:
 
 
 def _caption_videos(
-    config: InferConfig, settings: DecodingSettings, captioner: Captioner, videos: dict[str, Path]
+    config: InferConfig,
+    settings: DecodingSettings,
+    captioner: Captioner,
+    videos: dict[str, Path],
+    caption_files: CaptionFiles | None,
 ) -> CaptionedVideos:
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
     out = config.place
     evidence = config.report is not None
     captioned = caption_videos(
         captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs,
-        max_damage=config.max_damage,
+        max_damage=config.max_damage, caption_files=caption_files,
     )  # fmt: skip
     if captioned.failed < len(videos):
         sources = {"videos": len(videos), "video_files": videos_digest(videos)}
@@ -158,12 +172,14 @@ def caption_videos(
     records: Sequence[VideoRecord] = (),
     batch_size: int = 64,
     max_damage: float = MAX_DAMAGE,
+    caption_files: CaptionFiles | None = None,
 ) -> CaptionedVideos:
     """Captions video files (id -> path): printed, and written to `out`. Those not read are named on stderr.
 
     evidence: find out how much each frame mattered. records: annotations; videos that they know are scored.
+    caption_files: captions them in the captioner's stead.
     """
-    predictions, summary = captioner.caption_files(
+    predictions, summary = (caption_files or captioner.caption_files)(
         videos, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage
     )
     for prediction in predictions:

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.command import Command
+from clipcap_video.runs.engine import EngineOptions
 from clipcap_video.runs.options import ANY, SHARED, Options, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
+    from clipcap_video.features.extract import Encode
     from clipcap_video.features.resume import Request, Shard
     from clipcap_video.video.sampling import Span
 
 
 @dataclass
-class ExtractConfig(Options):
+class ExtractConfig(EngineOptions, Options):
     """Options of `extract_features.py`."""
 
     videos: list[Path] = option(
@@ -195,7 +197,9 @@ def _make(
     assert config.out is not None
     if config.format == "hdf5" and not config.overwrite:
         check_replaceable(config.out, {*videos, *(file.stem for file in folder.glob("*.safetensors"))})
-    device = pick_device(config.device)
+    encode = _with_ray(config, request) if config.engine == "ray" and not config.dry_run else None
+    # The nodes encode, so that the fingerprint alone is wanted here.
+    device = pick_device("cpu" if encode else config.device)
     encoder = load_encoder(request.encoder, device, pick_precision(device, config.precision), config.encoder_weights)
     choices: dict[str, Any] = {
         "batch_size": config.bs, "workers": config.workers, "normalize": config.normalize,
@@ -221,7 +225,7 @@ def _make(
         )
 
     try:
-        summary = extract(videos, encoder, request.sampling, folder, shard=config.share, **choices)
+        summary = extract(videos, encoder, request.sampling, folder, shard=config.share, encode=encode, **choices)
     except KeyboardInterrupt:
         record()
         print("stopped; the same command resumes from here", file=sys.stderr)
@@ -240,6 +244,17 @@ def _make(
     if summary.failed:
         print(f"failures and their reasons: {folder / FAILURES_FILE}", file=sys.stderr)
         sys.exit(1)
+
+
+def _with_ray(config: ExtractConfig, request: Request) -> Encode:
+    from clipcap_video.scale.ray_data import encode_with_ray, start_ray
+
+    start_ray(config)
+    return encode_with_ray(
+        config, config.workers, encoder=request.encoder, weights=config.encoder_weights, sampling=request.sampling,
+        normalize=config.normalize, precision=config.precision, device=config.device, batch_size=config.bs,
+        workers=config.workers, max_damage=config.max_damage,
+    )  # fmt: skip
 
 
 extract_features = Command(ExtractConfig, _extract, "extract")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -36,7 +37,13 @@ from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import shown
 from clipcap_video.video.sampling import SamplingSpec, Span
 
-Encode = Callable[[dict[str, Path]], Iterable[tuple[str, EncodedVideo | VideoError]]]
+
+class Encode(Protocol):
+    """Makes the features of videos (id -> path), in any order. spans: the parts of those that are not read whole."""
+
+    def __call__(
+        self, videos: dict[str, Path], *, spans: Mapping[str, Span] | None
+    ) -> Iterable[tuple[str, EncodedVideo | VideoError]]: ...
 
 
 def extract(
@@ -65,7 +72,7 @@ def extract(
     max_damage: the largest share of damaged frames with which a video is used.
     shard: which share of all videos `videos` are, where other runs do the others in the same folder.
     shard_mb: megabytes of a Parquet file; None is a file `<out>/<video_id>.safetensors` a video.
-    encode: makes the features of videos (id -> path), in any order; here and with these choices, unless given.
+    encode: makes the features; this process does, with these choices, unless given.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
     the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
@@ -93,11 +100,11 @@ def extract(
             writer = ShardWriter(out, encoder.dim, fingerprint, shard_mb)
         encode = encode or partial(
             encode_videos, encoder=encoder, spec=spec, batch_size=batch_size, workers=workers, normalize=normalize,
-            spans=spans, max_damage=max_damage,
+            max_damage=max_damage,
         )  # fmt: skip
         with bar, Log(out / failed) as failures, Log(out / warned, append=True) as warnings, writer:
             unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
-            encoded = encode({name: path for name, path in todo.items() if name not in unnamed})
+            encoded = encode({name: path for name, path in todo.items() if name not in unnamed}, spans=spans)
             for video_id, video in chain(unnamed.items(), encoded):
                 line = summary.count(video_id, todo[video_id], video)
                 if line is not None:
