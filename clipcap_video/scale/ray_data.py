@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner, CaptionFiles
 from clipcap_video.captioning.predictions import Prediction, from_line
 from clipcap_video.errors import ClipcapError, VideoError, first_line
@@ -203,7 +204,7 @@ def caption_with_ray(options: EngineOptions, captioner: Captioner, **arguments: 
         chosen = {"settings": settings, "evidence": evidence, "max_damage": max_damage}
         made = map_videos(VideoCaptioner, arguments | chosen, videos, options, cpus=2)
         predictions: dict[str, Prediction] = {}
-        for row in tqdm(made, total=len(videos), unit="video", disable=not sys.stderr.isatty()):
+        for row in tqdm(made, total=len(videos), unit="video", disable=console.hides_bars()):
             video_id = row["video_id"]
             path = str(videos[video_id])
             if row["error"]:
@@ -233,8 +234,8 @@ def _encoded(rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, EncodedVideo
 
 
 def _damage(row: Mapping[str, Any]) -> Damage:
-    *counts, truncated, whole = map(int, row["damage"])
-    return Damage(*counts, truncated=bool(truncated), whole=bool(whole))
+    frames, corrupt, missing, errors, truncated, whole = map(int, row["damage"])
+    return Damage(frames, corrupt, missing, errors, bool(truncated), bool(whole))
 
 
 def _blocks(videos: Mapping[str, Path], size: int, spans: Mapping[str, Span]) -> list[Any]:
