@@ -26,7 +26,12 @@ class SearchConfig(Options):
         "moment", "moment: by a video's best frame. video: by the mean of its frames, as CLIP4Clip does."
     )
     json: bool = option(False, "Print one JSON object instead of lines.")
-    index: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.", made=SHARED)
+    index: Literal["exact", "ivf"] = option(
+        "exact",
+        "ivf: look at candidates alone, for millions of frames (pip install 'clipcap-video[search]'); below a million, "
+        "search is exact all the same.",
+    )
+    index_dir: Path | None = option(None, "Folder for the search index; FEATURES/search unless given.", made=SHARED)
     encoder: str | None = option(None, "Where the encoder is, if not where the features say.")
     encoder_weights: Path | None = option(None, "A file of weights for the encoder, where its own cannot be had.")
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
@@ -56,7 +61,8 @@ def _search(config: SearchConfig) -> None:
     videos = VideoSearch(
         config.features,
         config.model_dir,
-        index_folder=config.index,
+        index_folder=config.index_dir,
+        ivf=config.index == "ivf",
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
         device=config.device,

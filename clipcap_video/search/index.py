@@ -91,8 +91,8 @@ def fresh_index(features: Path, embedder: FrameEmbedder, folder: Path) -> Search
     files in there need not be looked at.
     """
     file = _file(folder, embedder)
-    index = _read(file)
-    return index if index is not None and features.exists() and _stamp(features)[1] == _stamp(file)[1] else None
+    index = read_index(file)
+    return index if index is not None and features.exists() and stamp_of(features)[1] == stamp_of(file)[1] else None
 
 
 def update_index(store: FeatureStore, embedder: FrameEmbedder, folder: Path, *, progress: bool = True) -> SearchIndex:
@@ -103,21 +103,21 @@ def update_index(store: FeatureStore, embedder: FrameEmbedder, folder: Path, *, 
     check_fingerprints(embedder.fingerprint, store.fingerprint, store.path)
     file = _file(folder, embedder)
     looked = time.time_ns()
-    stamps = np.array([_stamp(store.file(video_id)) for video_id in store.ids()], dtype=np.int64)
-    old = _read(file)
+    stamps = stamps_of(store)
+    old = read_index(file)
     if old is not None and old.fingerprint != store.fingerprint:
         old = None
     try:
         if old is None or old.ids != store.ids() or not np.array_equal(old.stamps, stamps):
             folder.mkdir(parents=True, exist_ok=True)
-            _build(file, store, stamps, embedder, old, progress)
-        settled = _stamp(store.path)[1]
+            build_index(file, store, stamps, embedder, old, progress)
+        settled = stamp_of(store.path)[1]
         os.utime(file, ns=(looked, settled if settled < looked - SETTLED_NS else 0))
     except OSError as error:
         raise ClipcapError(
-            f"cannot write the search index {file} ({error.strerror}); give another place with --index"
+            f"cannot write the search index {file} ({error.strerror}); give another place with --index_dir"
         ) from None
-    index = _read(file)
+    index = read_index(file)
     assert index is not None
     return index
 
@@ -126,13 +126,20 @@ def _file(folder: Path, embedder: FrameEmbedder) -> Path:
     return folder / f"{embedder.key}{SUFFIX}"
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
     """Size and time of the last change: what tells that a file is another."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def _build(
+def stamps_of(store: FeatureStore) -> np.ndarray:
+    """Of each video's file, [V, 2]; a file of many videos is looked at once."""
+    files = [store.file(video_id) for video_id in store.ids()]
+    known = {file: stamp_of(file) for file in dict.fromkeys(files)}
+    return np.array([known[file] for file in files], dtype=np.int64).reshape(-1, 2)
+
+
+def build_index(
     file: Path,
     store: FeatureStore,
     stamps: np.ndarray,
@@ -223,7 +230,7 @@ def mean_vector(vectors: np.ndarray) -> np.ndarray:
     return unit(vectors.astype(np.float32).mean(axis=0))
 
 
-def _read(file: Path) -> SearchIndex | None:
+def read_index(file: Path) -> SearchIndex | None:
     """The index in `file`; None where there is none, or not a whole one."""
     try:
         # One open file throughout, for another process may put a new one in its place.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,14 +33,22 @@ class SearchHit:
 
 
 def search(
-    index: SearchIndex, query: np.ndarray, top: int, rank_by: str = "moment", without: str | None = None
+    index: SearchIndex,
+    query: np.ndarray,
+    top: int,
+    rank_by: str = "moment",
+    without: str | None = None,
+    among: np.ndarray | None = None,
 ) -> list[SearchHit]:
     """The `top` videos that match the query [D] best, best first; equal ones in the order of the index.
 
     rank_by: "moment", by a video's best frame; "video", by the mean of its frames, as CLIP4Clip does.
-    without: id of a video to leave out.
+    without: id of a video to leave out. among: numbers of the videos to compare; all unless given.
     """
     query = query.astype(np.float32) / max(float(np.linalg.norm(query)), 1e-30)
+    if among is not None:
+        chosen = [number for number in among.tolist() if index.ids[number] != without]
+        return _ranked(index, query, chosen, rank_by)[:top]
     if rank_by == "video":
         scores = cosines(index.videos, query)
     else:
@@ -54,16 +63,25 @@ def search(
     # Sums in float32 depend on where a row stands, by a hair. Candidates are summed again, all in one way, so that
     # equal videos are equal.
     least = np.partition(scores, len(scores) - top)[len(scores) - top]
-    candidates = np.flatnonzero(scores >= least - MARGIN)
+    return _ranked(index, query, np.flatnonzero(scores >= least - MARGIN).tolist(), rank_by)[:top]
+
+
+def merged(parts: Sequence[list[SearchHit]], top: int) -> list[SearchHit]:
+    """The `top` best of what was found in several indices; equal ones in their order."""
+    return sorted((hit for part in parts for hit in part), key=lambda hit: -hit.score)[:top]
+
+
+def _ranked(index: SearchIndex, query: np.ndarray, candidates: list[int], rank_by: str) -> list[SearchHit]:
+    """Videos by number, best first, compared in float64."""
     exact = query.astype(np.float64)
     exact_scores = []
-    for number in candidates.tolist():
+    for number in candidates:
         of_frames = _exact(index.frames[index.rows(number)], exact)
         frame = int(of_frames.argmax())
         score = _exact(index.videos[number : number + 1], exact)[0] if rank_by == "video" else of_frames[frame]
         exact_scores.append((-float(score), number, frame))
     hits = []
-    for negative, number, frame in sorted(exact_scores)[:top]:
+    for negative, number, frame in sorted(exact_scores):
         time = float(index.times[index.offsets[number] + frame])
         hits.append(SearchHit(index.ids[number], -negative, frame, None if np.isnan(time) else round(time, 3)))
     return hits

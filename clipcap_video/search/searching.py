@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clipcap_video import console
 from clipcap_video.devices import pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, NoTextSide, VideoError
-from clipcap_video.features.base import VideoFeatures, stack_features, thin_frames
+from clipcap_video.features.base import FeatureStore, VideoFeatures, stack_features, thin_frames
 from clipcap_video.features.encode import encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
 from clipcap_video.search.index import index_folder as default_folder
+from clipcap_video.search.ivf import LEAST_FRAMES, IvfIndex, Queries, fresh_ivf, require_faiss, update_ivf
 from clipcap_video.search.ranking import SearchHit, search
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class VideoSearch:
 
     model_dir: a trained retrieval model; without it, the features' own encoder reads the texts.
     index_folder: where the index lies, if not beside the features.
+    ivf: among a million frames and more, compare the query with candidates alone; see `ivf.py`.
     encoder, encoder_weights: where the features' encoder is, if not where they say.
     The index is made or brought up to date by the first search, once its query is understood.
     Raises ClipcapError when something is missing or does not fit.
@@ -78,6 +81,7 @@ class VideoSearch:
         encoder_weights: Path | None = None,
         device: str = "auto",
         progress: bool = True,
+        ivf: bool = False,
     ) -> None:
         self.features = Path(features)
         self.device = pick_device(device)
@@ -89,18 +93,48 @@ class VideoSearch:
         self._encoder: ImageEncoder | None = None
         self._progress = progress
         self._index_folder = index_folder or default_folder(self.features)
-        self._index = fresh_index(self.features, self._embedder, self._index_folder)
+        self._ivf = require_faiss() is not None if ivf else False
+        self._index: SearchIndex | IvfIndex | None = None
+        if self._ivf:
+            self._index = fresh_ivf(self.features, self._embedder, self._index_folder)
+        self._index = self._index or fresh_index(self.features, self._embedder, self._index_folder)
         self._store = None if self._index is not None else open_features(self.features)
         self.fingerprint = (self._index or self._store).fingerprint  # type: ignore[union-attr]  # one is there
         check_fingerprints(self._embedder.fingerprint, self.fingerprint, self.features)
 
     @property
-    def index(self) -> SearchIndex:
+    def index(self) -> SearchIndex | IvfIndex:
         """The vectors that are searched."""
         if self._index is None:
             store = self._store or open_features(self.features)
-            self._index = update_index(store, self._embedder, self._index_folder, progress=self._progress)
+            if self._ivf and _has_frames(store, LEAST_FRAMES):
+                self._index = update_ivf(
+                    store, self._embedder, self._index_folder, self._queries, console.say, progress=self._progress
+                )
+            else:
+                self._index = update_index(store, self._embedder, self._index_folder, progress=self._progress)
         return self._index
+
+    def _search(self, query: np.ndarray, top: int, rank_by: str, without: str | None = None) -> list[SearchHit]:
+        if isinstance(self.index, IvfIndex):
+            return self.index.search(query, top, rank_by, without)
+        return search(self.index, query, top, rank_by, without)
+
+    def _queries(self) -> Queries:
+        """What an index is made for: texts like those of people, of which half are held out."""
+        texts = sentences()
+        try:
+            vectors = np.stack([self._text_vector(text) for text in texts])
+            kind = "texts"
+        except ClipcapError:  # nothing reads texts here
+            store = open_features(self.features)
+            rng = np.random.default_rng(0)
+            ids = store.ids()
+            drawn = rng.choice(len(ids), min(len(ids), len(texts)), replace=False)
+            vectors = np.stack([self._mean_of(store.load(ids[number])) for number in drawn])
+            kind = "videos, for nothing reads texts for these features"
+        vectors = unit(vectors)
+        return Queries(vectors[::2], vectors[1::2], kind)
 
     def by_text(self, text: str, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:
         """The videos that match a text best. Raises ClipcapError when nothing can read texts for these features."""
@@ -112,20 +146,18 @@ class VideoSearch:
                 f"texts of encoder {self.encoder.name} are {len(query)} wide and the features in {self.features} "
                 f"{self.index.dim}; name the encoder that made them"
             )
-        return search(self.index, query, top, rank_by)
+        return self._search(query, top, rank_by)
 
     def by_video(self, video: str | Path, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:
         """The videos most like another: a file, or the id of one in the features, which is then left out itself."""
         path = Path(video)
         if path.is_file():
-            query = self._mean_of(self._read_video(path))
-            return search(self.index, query, top, rank_by)
+            return self._search(self._mean_of(self._read_video(path)), top, rank_by)
         video_id = str(video)
-        if video_id not in self.index.ids:
+        query = _vector_of(self.index, video_id)
+        if query is None:
             raise ClipcapError(f"{video} is neither a video file nor the id of a video in {self.features}; check it")
-        # The index holds the same vector.
-        query = self.index.videos[self.index.ids.index(video_id)]
-        return search(self.index, query, top, rank_by, without=video_id)
+        return self._search(query, top, rank_by, without=video_id)
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -172,6 +204,38 @@ class VideoSearch:
             raise video
         features = video.features.astype(np.float16).astype(np.float32)  # in the precision of stored ones
         return VideoFeatures(features, video.timestamps)
+
+
+def sentences() -> list[str]:
+    """A few hundred texts as people search for videos, in an order without order."""
+    subjects = (
+        "a man", "a woman", "two children", "a dog", "a group of people", "a cat", "a girl", "an old man", "a band",
+        "a chef", "a cartoon character", "a car", "soccer players", "a news anchor", "a bird",
+    )  # fmt: skip
+    actions = (
+        "riding a horse", "playing the guitar", "cooking in a kitchen", "dancing", "running along a beach", "talking",
+        "swimming", "driving on a road", "jumping over a fence", "playing a video game", "eating at a table", "singing",
+        "showing how to fold paper", "walking through a city", "fighting", "playing with a ball", "applying makeup",
+        "sitting on a couch", "flying over mountains", "opening a box",
+    )  # fmt: skip
+    texts = [f"{subject} {action}" for subject in subjects for action in actions]
+    texts += [f"{subject} is {action} at night" for subject in subjects for action in actions]
+    return [texts[number] for number in np.random.default_rng(0).permutation(len(texts))]
+
+
+def _has_frames(store: FeatureStore, least: int) -> bool:
+    total = 0
+    for video_id in store.ids():
+        total += store.shape(video_id).frames
+        if total >= least:
+            return True
+    return False
+
+
+def _vector_of(index: SearchIndex | IvfIndex, video_id: str) -> np.ndarray | None:
+    if isinstance(index, IvfIndex):
+        return index.vector_of(video_id)
+    return index.videos[index.ids.index(video_id)] if video_id in index.ids else None
 
 
 def _load_embedder(model_dir: Path, device: torch.device) -> ModelEmbedder:

@@ -139,7 +139,7 @@ def test_option_files(place: Place, tmp_path: Path, command: str, name: str) -> 
 FEATURE_READERS = {
     "train": ["train", "--data", "{}", "--lm", "LM", "--caption", "CAPTION", "--out_dir", "NEW"],
     "train-consensus": ["train-consensus", "--model_dir", "MODEL", "--data", "{}", "--caption", "CAPTION"],
-    "search": ["search", "a man", "--features", "{}", "--index", "NEW"],
+    "search": ["search", "a man", "--features", "{}", "--index_dir", "NEW"],
 }
 
 

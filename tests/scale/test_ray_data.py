@@ -61,7 +61,7 @@ def cluster() -> Iterator[Any]:
 
 def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clipcap_video", *map(str, arguments)]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore::FutureWarning", **(env or {})}
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables, timeout=120)
 
 

@@ -129,7 +129,7 @@ def test_features_that_change_are_found(library: Library, tmp_path: Path) -> Non
     (features / "video9.safetensors").write_bytes((library.features / "video9.safetensors").read_bytes())
     assert {hit["video"] for hit in find(own, TEXT)} == {"video1", "video9"}
     other = tmp_path / "elsewhere"
-    find(own, TEXT, "--index", other)
+    find(own, TEXT, "--index_dir", other)
     assert (other / "plain.index").exists()
 
 
