@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What the system says where a disk, a quota or the largest length of a file is reached.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,6 +38,18 @@ def told_of(error: OSError) -> ClipcapError:
         )
     reason = error.strerror or first_line(error)
     return ClipcapError(f"cannot use {where} ({reason}); check the path and its rights")
+
+
+@contextmanager
+def parsing(where: str, remedy: str) -> Iterator[None]:
+    """The boundary of one entry of a file: whatever is thrown at it becomes one sentence. where: it stands."""
+    try:
+        yield
+    except ClipcapError:
+        raise
+    except Exception as error:
+        reason = f"lacks the field {error}" if isinstance(error, KeyError) else f"is malformed ({first_line(error)})"
+        raise ClipcapError(f"{where} {reason}; {remedy}") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError, first_line
+
+# Bytes of a text that is read whole; annotations of the largest data sets have a tenth of it.
+LARGEST_TEXT = 2**31
 
 
 @contextmanager
@@ -81,6 +86,96 @@ def alone_in(folder: Path, doing: str, shared: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def reading(file: Path | str, what: str, remedy: str) -> Iterator[None]:
+    """The boundary of a format: whatever a reader throws at a file becomes one sentence about it.
+
+    what: the file holds, for the message; remedy: what to do about it. Raises ClipcapError also for what is no file,
+    and would be waited for or read for ever.
+    """
+    kind = kind_of(Path(file))
+    if kind not in ("file", "folder", "nothing"):
+        raise ClipcapError(f"{file} is a {kind}, not a file; save what it gives to a file, and give that")
+    try:
+        yield
+    except ClipcapError:
+        raise
+    except Exception as error:
+        raise ClipcapError(f"cannot read {what} {file} ({_why(error, Path(file))}); {remedy}") from None
+
+
+def _why(error: Exception, file: Path) -> str:
+    """What is wrong with a file, by what it begins with or by what its reader says."""
+    begins = b""
+    if file.is_file():
+        with suppress(OSError), file.open("rb") as stream:
+            begins = stream.read(100).lstrip().lower()
+        if file.stat().st_size == 0:
+            return "it is empty"
+    if begins.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself, which `git lfs pull` fetches"
+    if begins.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, not what was to be downloaded"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, KeyError):
+        return f"it lacks the field {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = first_line(error)
+    if "weights_only" in str(error) or "Unpickl" in type(error).__name__:
+        return "it holds more than tensors, or is no whole file of them"
+    # Libraries add what a programmer may set, which is no advice for who has the file.
+    return said.partition("; use ")[0][:200]
+
+
+def read_text(file: Path, what: str, remedy: str) -> str:
+    """A text file whole. Raises ClipcapError when it cannot be read, is too large for that, or is not UTF-8."""
+    with reading(file, what, remedy):
+        if file.is_dir():
+            raise ClipcapError(f"{file} is a folder; give the file itself")
+        check_size(file)
+        return decode_text(file.read_bytes())
+
+
+def check_size(file: Path) -> None:
+    """Raises ClipcapError for a file that is too large to be read whole."""
+    size = file.stat().st_size
+    if size > LARGEST_TEXT:
+        most = LARGEST_TEXT / 1e9
+        raise ClipcapError(f"{file} has {size / 1e9:.1f} GB, and at most {most:.1f} GB of text are read; split it")
+
+
+def read_json(file: Path, what: str, remedy: str) -> Any:
+    """What a JSON file holds. Raises ClipcapError when it cannot be read, or says one key of an object twice."""
+    text = read_text(file, what, remedy)
+    with reading(file, what, remedy):
+        return parse_json(text)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """json.loads, but that it raises ValueError for an object with one key twice, whose first value would be lost."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"the key {max(names, key=names.count)!r} is there twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+def kind_of(path: Path) -> str:
+    """What is at a path, in a word: a file, a folder, a pipe, a device, a socket, or nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "nothing"
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+@contextmanager
 def open_safetensors(file: Path, what: str, remedy: str, framework: str = "pt") -> Iterator[Any]:
     """A safetensors file as `safe_open` has it. what: the file holds, for the message; remedy: what to do about it.
 
@@ -88,11 +183,8 @@ def open_safetensors(file: Path, what: str, remedy: str, framework: str = "pt") 
     """
     from safetensors import safe_open
 
-    try:
-        with safe_open(file, framework) as opened:
-            yield opened
-    except Exception as error:  # whatever the reader, or the block, throws at a damaged file
-        raise ClipcapError(f"cannot read {what} {file} ({first_line(error)}); {remedy}") from None
+    with reading(file, what, remedy), safe_open(file, framework) as opened:
+        yield opened
 
 
 def packaged(package: str, what: str, distribution: str) -> Path:

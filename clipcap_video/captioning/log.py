@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from clipcap_video.captioning.predictions import Prediction, PredictionFile, from_line, to_line
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import write_text
+from clipcap_video.files import reading, write_text
 
 LOG_SUFFIX = ".captions.jsonl"
 FINISHED = '{"finished": true}'
@@ -135,11 +135,11 @@ class _Content:
 
 
 def _read(path: Path, remedy: str) -> _Content:
-    with path.open("rb") as stream:
+    with reading(path, "the captions", remedy), path.open("rb") as stream:
         try:
             header = json.loads(stream.readline())
             content = _Content(dict(header["made_by"]), set(header["writes"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except Exception:
             raise ClipcapError(f"{path} is there already and no file of clipcap-video caption; {remedy}") from None
         content.end = stream.tell()
         for number, line in enumerate(stream, 2):
@@ -157,8 +157,5 @@ def _read(path: Path, remedy: str) -> _Content:
 
 def load_log(path: Path) -> PredictionFile:
     """The captions in a log, finished or not, as a file of predictions. Raises ClipcapError when it is no log."""
-    try:
-        content = _read(path, "give a STEM.captions.jsonl of clipcap-video caption")
-    except OSError as error:
-        raise ClipcapError(f"{path} cannot be read ({error.strerror}); check the path") from None
+    content = _read(path, "give a STEM.captions.jsonl of clipcap-video caption")
     return PredictionFile(str(content.made_by.get("model", "")), None, {}, content.predictions)

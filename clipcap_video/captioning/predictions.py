@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.files import decode_text, write_text
+from clipcap_video.errors import ClipcapError, parsing
+from clipcap_video.files import parse_json, read_json, write_text
 from clipcap_video.video.damage import Damage
 
 VERSION = 1
@@ -134,11 +134,8 @@ def to_line(prediction: Prediction) -> str:
 
 def from_line(line: str, where: str) -> Prediction:
     """Reads what `to_line` wrote. Raises ClipcapError, naming `where` it stands, for anything else."""
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise ClipcapError(f"{where} is not JSON ({error}); write the file anew") from None
-    return _prediction(entry, where)
+    with parsing(where, "write the file anew"):
+        return _prediction(parse_json(line), where)
 
 
 def load_captions(path: Path | str) -> tuple[dict[str, str], str | None]:
@@ -165,14 +162,9 @@ def _is_ours(content: Mapping[str, Any]) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(decode_text(path.read_bytes()))
-    except FileNotFoundError:
-        raise ClipcapError(f"no predictions at {path}; write them with inference_vtt.py") from None
-    except OSError as error:
-        raise ClipcapError(f"{path} cannot be read ({error.strerror}); give a predictions.json") from None
-    except ValueError as error:  # neither UTF-8 nor JSON
-        raise ClipcapError(f"{path} is not JSON ({error}); give a predictions.json") from None
+    if not path.exists():
+        raise ClipcapError(f"no predictions at {path}; write them with inference_vtt.py")
+    content = read_json(path, "the predictions", "give a predictions.json")
     if not isinstance(content, dict):
         raise ClipcapError(f"{path} holds no JSON object; give a predictions.json, or an object of id and caption")
     return content
@@ -194,7 +186,7 @@ def _plain_captions(content: dict[str, Any], path: Path) -> dict[str, str]:
 
 
 def _prediction(entry: Any, where: str) -> Prediction:
-    try:
+    with parsing(where, "write the file anew with inference"):
         captions = [
             Caption(
                 text=_of_type(str, caption["text"], "text"),
@@ -218,10 +210,6 @@ def _prediction(entry: Any, where: str) -> Prediction:
             damage=Damage.from_json(entry.get("damage")),
             **{name: entry.get(name) for name in ("path", "start", "end")},
         )
-    except KeyError as error:
-        raise ClipcapError(f"{where} lacks the field {error.args[0]}; write the file anew with inference") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ClipcapError(f"{where} is malformed ({error}); write the file anew with inference") from None
 
 
 def _of_type(kind: type, value: Any, name: str) -> Any:

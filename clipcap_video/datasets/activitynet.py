@@ -7,11 +7,13 @@ with "v_", as the published files do; some copies of the videos are named withou
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.datasets.source import Source
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import parsing
 from clipcap_video.video.sampling import Span
 
 
@@ -33,17 +35,16 @@ def read(source: Source) -> list[VideoRecord]:
 
 def _segments(video_id: str, video: Any, split: str, where: str) -> list[VideoRecord]:
     aliases = (video_id.removeprefix("v_"),) if video_id.startswith("v_") else (f"v_{video_id}",)
-    try:
+    with parsing(where, "expected duration, timestamps (a list of [start, end]) and as many sentences"):
         duration = float(video["duration"])
         pairs = list(zip(video["timestamps"], video["sentences"], strict=True))
+        if not all(math.isfinite(float(time)) for times, _ in pairs for time in (duration, *times)):
+            raise ValueError("a time is no finite number")
         # A few of the published times are reversed, or run past the end.
+        if turned := sum(times[0] > times[1] for times, _ in pairs):
+            print(f"{where}: {turned} of its segments end before they start; read the other way round", file=sys.stderr)
         spans = [Span(*sorted(min(max(float(time), 0.0), duration) for time in times)) for times, _ in pairs]
         return [
             VideoRecord.segment(video_id, split, [sentence], span, aliases)
             for span, (_, sentence) in zip(spans, pairs, strict=True)
         ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"lacks the field {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-        raise ClipcapError(
-            f"{where} {reason}; expected duration, timestamps (a list of [start, end]) and as many sentences"
-        ) from None

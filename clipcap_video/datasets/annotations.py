@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipcap_video.datasets.records import Listing, VideoRecord
-from clipcap_video.datasets.source import open_source
+from clipcap_video.datasets.source import Source, open_source
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import reading
 
 
 def read_annotations(
@@ -114,9 +115,14 @@ def join_segments(records: Sequence[VideoRecord]) -> list[VideoRecord]:
 
 
 def _read(path: Path) -> list[VideoRecord] | Listing:
+    with reading(path, "the annotations", "check that the download is complete"):
+        return _read_source(open_source(path))
+
+
+def _read_source(source: Source) -> list[VideoRecord] | Listing:
     from clipcap_video.datasets.registry import READERS
 
-    source = open_source(path)
+    path = source.path
     reader = next((reader for reader in READERS if reader.matches(source)), None)
     if reader is None:
         raise ClipcapError(

@@ -12,7 +12,7 @@ from typing import Any
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.datasets.source import Source
 from clipcap_video.datasets.tabular import video_id_of
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import parsing
 from clipcap_video.video.sampling import Span
 
 CHUNK_SECONDS = 5.0
@@ -31,14 +31,9 @@ def read(source: Source) -> list[VideoRecord]:
 
 
 def _segment(entry: Any, split: str, where: str) -> VideoRecord:
-    try:
+    with parsing(where, "expected video, description and times, a list of [first, last] chunk"):
         video, description, times = entry["video"], entry["description"], entry["times"]
         first = sum(chunks[0] for chunks in times) / len(times)
         last = sum(chunks[1] for chunks in times) / len(times)
         span = Span(CHUNK_SECONDS * first, CHUNK_SECONDS * (last + 1))
         return VideoRecord.segment(video_id_of(video), split, [description], span)
-    except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError, ValueError) as error:
-        reason = f"lacks the field {error}" if isinstance(error, KeyError) else f"is malformed ({error})"
-        raise ClipcapError(
-            f"{where} {reason}; expected video, description and times, a list of [first, last] chunk"
-        ) from None

@@ -42,7 +42,7 @@ def read(source: Source) -> list[VideoRecord] | Listing:
             raise ClipcapError(sentence)
         splits[video_id] = split
         captions[video_id] = []
-    if "sentences" not in source.content and any(split != "test" for split in splits.values()):
+    if source.content.get("sentences") is None and any(split != "test" for split in splits.values()):
         raise ClipcapError(
             f"{source.path} lacks the field sentences, which only a file of test videos may do; "
             "check that the download is complete"
@@ -66,7 +66,6 @@ def _listed(source: Source, where: str, row: dict[str, Any], split: str) -> Vide
 
 def _entries(source: Source, name: str) -> list[Any]:
     assert source.content is not None
-    # The field may be null as well as absent.
     entries = source.content.get(name) or []
     if not isinstance(entries, list):
         raise ClipcapError(f"{source.path}: the field {name} is not a list; MSR-VTT annotations have a list there")

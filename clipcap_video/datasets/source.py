@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import decode_text
+from clipcap_video.files import check_size, decode_text, parse_json
 
 SPLIT_WORDS = {
     "train": "train", "training": "train",
@@ -72,6 +72,9 @@ class Source:
         reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=delimiter, strict=True)
         try:
             header = next([cell.strip().lower() for cell in row] for row in reader if row)
+            twice = next((name for name in needed if header.count(name) > 1), None)
+            if twice is not None:
+                raise ClipcapError(f"{self.path}, line {reader.line_num} names the column {twice} twice; leave one")
             if not set(needed) <= set(header):
                 raise ClipcapError(
                     f"{self.path}, line {reader.line_num}: the header is {','.join(header)[:80]!r}; "
@@ -99,12 +102,10 @@ def open_source(path: Path) -> Source:
     """Reads a file. Raises ClipcapError when it is missing, empty or broken."""
     if path.is_dir():
         raise ClipcapError(f"{path} is a folder; give the annotation file itself")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ClipcapError(f"no annotation file {path}; check the path") from None
-    except OSError as error:
-        raise ClipcapError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    if not path.exists():
+        raise ClipcapError(f"no annotation file {path}; check the path")
+    check_size(path)
+    data = path.read_bytes()
     if not data.strip():
         raise ClipcapError(f"{path} is empty; give an annotation file with at least one video")
     suffix = path.suffix.lower()
@@ -119,7 +120,7 @@ def open_source(path: Path) -> Source:
     if suffix in (".csv", ".tsv", ".jsonl", ".ndjson"):
         return Source(path, text, None)
     try:
-        return Source(path, text, json.loads(text))
+        return Source(path, text, parse_json(text))
     except json.JSONDecodeError as error:
         # Several JSON documents in one file are JSONL, whatever the file's name; a table without braces is
         # CSV.

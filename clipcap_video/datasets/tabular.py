@@ -15,6 +15,7 @@ from typing import Any
 from clipcap_video.datasets.records import SplitOverlap, VideoRecord, normal_split
 from clipcap_video.datasets.source import Source
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import parse_json
 from clipcap_video.video.files import SUFFIXES
 
 DEFAULT_SPLIT = "train"
@@ -73,7 +74,7 @@ def _rows(source: Source) -> Iterator[tuple[str, Any]]:
 
 def _parse_line(source: Source, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except json.JSONDecodeError as error:
         raise ClipcapError(
             f"{source.path}, line {number} is not JSON (column {error.colno}: {error.msg}); JSONL has one object a line"

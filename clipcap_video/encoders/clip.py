@@ -60,7 +60,7 @@ def build(weights: StateDict, path: Path) -> CLIP:
             warnings.simplefilter("ignore")
             model = build_model(dict(state))
         model.load_state_dict(state, assign=True)
-    except (KeyError, IndexError, AssertionError, RuntimeError, ZeroDivisionError):
+    except Exception:
         raise ClipcapError(f"{path} does not hold a CLIP model in OpenAI's format; check the file") from None
     mask = model.build_attention_mask()  # no parameter or buffer, so it was left on the meta device
     for block in model.transformer.resblocks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import pickle
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clipcap_video.errors import ClipcapError, first_line
-from clipcap_video.files import open_safetensors
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import open_safetensors, reading
 
 StateDict = dict[str, Tensor]
 
@@ -31,20 +30,19 @@ def read_state_dict(path: Path) -> StateDict:
     if path.suffix == ".safetensors":
         with open_safetensors(path, "the weights", "fetch the file again") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of the file's format
-            content = _read_archive(path) or torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ClipcapError(
-            f"{path} holds no readable weights ({first_line(error)}); save a state dict with torch.save"
-        ) from None
+    with reading(path, "the weights", "save a state dict with torch.save"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the age of the file's format
+        content = _read_archive(path) or torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise ClipcapError(f"{path} holds no state dict; save model.state_dict() with torch.save")
-    return {key.removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}
+    return {
+        str(key).removeprefix("module."): value
+        for key, value in content.items()
+        if isinstance(value, Tensor) and value.layout == torch.strided
+    }
 
 
 def _read_archive(path: Path) -> StateDict | None:

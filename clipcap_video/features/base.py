@@ -126,7 +126,7 @@ class MemoryStore(FeatureStore):
 
 def shape_2d(shape: tuple[int, ...], path: Path, video_id: str) -> FeatureShape:
     """The shape of stored features. Raises ClipcapError unless it is [frames, width]."""
-    if len(shape) != 2 or 0 in shape:
+    if len(shape) != 2 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ClipcapError(f"{path}: features of {video_id} have shape {list(shape)}; expected [frames, width]")
     return FeatureShape(*shape)
 

@@ -10,7 +10,7 @@ import numpy as np
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures, checked, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import sorted_ids, whole_file
+from clipcap_video.files import reading, sorted_ids, whole_file
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 FINGERPRINT = "fingerprint"  # attribute of an HDF5 file that we wrote
@@ -23,18 +23,13 @@ class HDF5Store(FeatureStore):
         import h5py
 
         self.path = path
-        try:
+        with reading(path, "the HDF5 file", "check the download"):
             self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise ClipcapError(f"{path} is not a readable HDF5 file ({error}); check the download") from None
-        self._ids = sorted_ids(self._file.keys())
-        if not self._ids:
-            raise ClipcapError(f"{path} holds no datasets; expected one [frames, width] array a video")
-        try:
+            self._ids = sorted_ids(self._file.keys())
+            if not self._ids:
+                raise ClipcapError(f"{path} holds no datasets; expected one [frames, width] array a video")
             said = self._file.attrs.get(FINGERPRINT)
             self.fingerprint = None if said is None else Fingerprint.from_json(str(said))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClipcapError(f"{path} does not say how it was made ({error}); extract again") from None
 
     def ids(self) -> list[str]:
         return self._ids
@@ -45,11 +40,13 @@ class HDF5Store(FeatureStore):
     def shape(self, video_id: str) -> FeatureShape:
         if video_id not in self:
             raise self._missing(video_id)
-        return shape_2d(self._file[video_id].shape, self.path, video_id)
+        with reading(self.path, f"the features of {video_id} in", "extract again"):
+            return shape_2d(self._file[video_id].shape, self.path, video_id)
 
     def load(self, video_id: str) -> VideoFeatures:
         self.shape(video_id)
-        return checked(np.asarray(self._file[video_id]), None, f"{self.path}: {video_id}")
+        with reading(self.path, f"the features of {video_id} in", "extract again"):
+            return checked(np.asarray(self._file[video_id]), None, f"{self.path}: {video_id}")
 
 
 def check_replaceable(out: Path, covered: Collection[str]) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ import numpy as np
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, checked, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import open_safetensors, sorted_ids, whole_file
+from clipcap_video.files import open_safetensors, reading, sorted_ids, whole_file
 from clipcap_video.video.damage import Damage
 
 SUFFIX = ".safetensors"
+AGAIN = "delete it and extract again"
 
 
 class SafetensorsStore(FeatureStore):
@@ -81,17 +83,16 @@ class NumpyStore(FeatureStore):
         if video_id not in self:
             raise self._missing(video_id)
         file = self.file(video_id)
-        try:
+        with reading(file, "the features", AGAIN):
             return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ClipcapError(f"{file} is damaged ({error}); delete it and extract again") from None
 
     def shape(self, video_id: str) -> FeatureShape:
         return shape_2d(self._open(video_id).shape, self.path, video_id)
 
     def load(self, video_id: str) -> VideoFeatures:
         self.shape(video_id)
-        return checked(np.array(self._open(video_id)), None, self.file(video_id))
+        with reading(self.file(video_id), "the features", AGAIN):
+            return checked(np.array(self._open(video_id)), None, self.file(video_id))
 
 
 def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
@@ -99,7 +100,7 @@ def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
 
     Raises ClipcapError when the file is damaged or not ours.
     """
-    try:
+    with reading(file, "the features", AGAIN):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > 1_000_000:
@@ -111,27 +112,22 @@ def read_header(file: Path) -> tuple[Fingerprint, FeatureShape]:
         if size != 8 + length + end:
             raise ValueError(f"{size} bytes, expected {8 + length + end}")
         fingerprint = Fingerprint.from_json(metadata["fingerprint"])
-        shape = shape_2d(tuple(header["features"]["shape"]), file.parent, file.stem)
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ClipcapError(f"{file} is not a whole feature file ({error}); delete it and extract again") from None
-    return fingerprint, shape
+        return fingerprint, shape_2d(tuple(header["features"]["shape"]), file.parent, file.stem)
 
 
 def read_origin(file: Path) -> Origin:
     """Which decoder made one feature file, and what it found; nothing is known of a file of another kind."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            metadata = json.loads(stream.read(min(length, 1_000_000)))["__metadata__"]
+    with suppress(Exception), file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        metadata = json.loads(stream.read(min(length, 1_000_000)))["__metadata__"]
         damage = Damage.from_json(json.loads(metadata.get("damage", "null")))
         return Origin(metadata.get("decoder"), damage)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        return Origin()
+    return Origin()
 
 
 def read_features(file: Path) -> VideoFeatures:
     """What one feature file holds. Raises ClipcapError when it is damaged."""
-    with open_safetensors(file, "the features", "delete it and extract again", "numpy") as opened:
+    with open_safetensors(file, "the features", AGAIN, "numpy") as opened:
         features, timestamps = opened.get_tensor("features"), opened.get_tensor("timestamps")
     return checked(features, timestamps, file)
 

@@ -86,6 +86,14 @@ class CaptionModel(nn.Module, ABC):
         Raises ClipcapError when a part is missing or does not fit.
         """
 
+    @classmethod
+    def outline(cls, config: Any, checkpoint: Path) -> nn.Module:
+        """Modules that hold, under their names, what weights of the checkpoint will fill; made without storage.
+
+        They are held against the weights' shapes before any are read; those left out are only when they are filled.
+        """
+        return nn.Module()
+
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         """Writes what a checkpoint holds of it beside config and weights. dtype: of further weights."""
         self.tokenizer.save_pretrained(folder / TOKENIZER)

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from clipcap_video.encoders.weights import read_state_dict, write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import open_safetensors
+from clipcap_video.files import open_safetensors, read_json, reading
 from clipcap_video.models.base import (
     CONFIG,
     ENCODER_WEIGHTS,
@@ -35,8 +35,10 @@ from clipcap_video.models.base import (
 )
 from clipcap_video.models.legacy import find_legacy
 from clipcap_video.models.registry import CAPTIONERS
+from clipcap_video.models.sizes import check_outline, check_types, sizes_of
 from clipcap_video.runs.record import RUN_FILE
 
+FORMAT, VERSION = "clipcap-video", 1
 # Options of a run that name places on the machine that trained it.
 PATHS = ("data", "caption", "out_dir", "init_from", "videos", "encoder_weights")
 CONSENSUS = "consensus.safetensors"
@@ -90,8 +92,8 @@ def write_checkpoint(
 ) -> None:
     """The part of a save that all kinds of model share. kind: goes into the config as `model`."""
     config = {
-        "format": "clipcap-video",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "model": kind,
         **model_config,
         "features": None if info.fingerprint is None else asdict(info.fingerprint),
@@ -257,7 +259,10 @@ def _read_kind(checkpoint: Path) -> tuple[tuple[type[CaptionModel], Any], Checkp
 
     def captioner(raw: dict[str, Any]) -> tuple[type[CaptionModel], Any]:
         kind = CAPTIONERS[raw.get("model", "prefix")].captioner_class()
-        return kind, kind.read_config(raw["captioner"])
+        config = kind.read_config(raw["captioner"])
+        if is_dataclass(config):
+            check_types(config)
+        return kind, config
 
     return parse_config(checkpoint, tuple(CAPTIONERS), captioner)
 
@@ -270,8 +275,14 @@ def parse_config(
     Raises ClipcapError when the file is missing or damaged, or of a model of none of these kinds.
     """
     file = checkpoint / CONFIG
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+    remedy = "the checkpoint is incomplete, or of another program; use another one"
+    raw = read_json(file, "the configuration", remedy)
+    with reading(file, "the configuration", remedy):
+        if (raw.get("format", FORMAT), raw.get("version", VERSION)) != (FORMAT, VERSION):
+            raise ClipcapError(
+                f"{file} is of the format {raw.get('format')!r}, version {raw.get('version')!r}, and this program "
+                f"reads {FORMAT!r}, version {VERSION}; use a newer one"
+            )
         kind = raw.get("model", kinds[0])
         known = {**dict.fromkeys(CAPTIONERS, CAPTIONER), **OTHERS}
         if kind not in kinds and kind in known:
@@ -284,14 +295,7 @@ def parse_config(
         config = parse(raw)
         features = raw["features"]
         fingerprint = None if features is None else Fingerprint.from_json(json.dumps(features))
-        info = CheckpointInfo(fingerprint, raw.get("training", {}), raw.get("progress", {}))
-    except OSError as error:
-        raise ClipcapError(f"cannot read {file} ({error.strerror}); the checkpoint is incomplete") from None
-    except KeyError as error:
-        raise ClipcapError(f"{file} lacks the field {error}; the checkpoint is damaged or of another program") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ClipcapError(f"{file} is damaged ({error}); use another checkpoint") from None
-    return config, info
+        return config, CheckpointInfo(fingerprint, dict(raw.get("training", {})), dict(raw.get("progress", {})))
 
 
 def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tuple[CaptionModel, CheckpointInfo]:
@@ -301,6 +305,7 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
     Raises ClipcapError when a part is missing, damaged or does not fit.
     """
     (kind, config), info = _read_kind(checkpoint)
+    check_outline(lambda: kind.outline(config, checkpoint), sizes_of(config), checkpoint / WEIGHTS)
     model = kind.load(config, checkpoint, language_model)
     load_weights(model, checkpoint / WEIGHTS)
     return model.eval(), info

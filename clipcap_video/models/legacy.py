@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import reading
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.prefix import STOP_TEXT, CaptionerConfig, PrefixCaptioner
@@ -124,18 +125,12 @@ def load_legacy(
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    try:
+    with reading(file, "the weights", "save the model's state_dict()"):
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ClipcapError(f"cannot read {file} ({error.strerror or error}); check the path") from None
-    except Exception as error:  # a pickle that is damaged, or holds more than tensors, can raise anything
-        raise ClipcapError(
-            f"{file} is no file of weights alone ({first_line(error)}); save the model's state_dict()"
-        ) from None
     if not isinstance(state, Mapping):
         raise ClipcapError(f"{file} holds a {type(state).__name__}; expected a state dict of a ClipCap program")
     for key, value in state.items():
-        if not isinstance(value, Tensor):
+        if not (isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided):
             raise ClipcapError(f"{file}: the key {key!r} holds no tensor; expected a state dict of a ClipCap program")
         if not key.startswith(("gpt.", "clip_project.")):
             raise ClipcapError(f"{file}: the key {key!r} fits no layout; ClipCap's begin with gpt. and clip_project.")

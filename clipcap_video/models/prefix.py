@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
-from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
+from clipcap_video.models.base import (
+    CONFIG,
+    LANGUAGE_MODEL,
+    TOKENIZER,
+    WEIGHTS,
+    CaptionModel,
+    ModelConfig,
+    TrainingFacts,
+)
 from clipcap_video.models.language_model import (
     digest_language_model,
     keep_in,
@@ -28,6 +36,7 @@ from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.packed_mask import BLOCK, PADDING, block_attention, block_mask, dense_mask, suits_blocks
 from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.models.sizes import weight_shapes
 
 STOP_TEXT = "."  # of the ClipCap programs
 
@@ -143,6 +152,14 @@ class PrefixCaptioner(CaptionModel):
         if not (folder / CONFIG).is_file():
             raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
         return cls(config, language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER))
+
+    @classmethod
+    def outline(cls, config: CaptionerConfig, checkpoint: Path) -> nn.Module:
+        parts = {"mapping": build_mapping(config.mapping)}
+        if not config.frozen_decoder and (checkpoint / LANGUAGE_MODEL / CONFIG).is_file():
+            weights = weight_shapes(checkpoint / WEIGHTS)
+            parts["language_model"] = language_model_from_config(checkpoint / LANGUAGE_MODEL, weights)
+        return nn.ModuleDict(parts)
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         super().save(folder, dtype)

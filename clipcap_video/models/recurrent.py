@@ -249,6 +249,10 @@ class RecurrentCaptioner(CaptionModel):
             raise ClipcapError(f"{checkpoint} has no language model, for it is a recurrent captioner; leave out --lm")
         return cls(config, load_tokenizer(checkpoint / TOKENIZER))
 
+    @classmethod
+    def outline(cls, config: RecurrentConfig, checkpoint: Path) -> nn.Module:
+        return nn.ModuleDict({"reader": FrameReader(config), "writer": WordWriter(config, ())})
+
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         super().save(folder, dtype)
         if self.trained_encoder is not None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import reading
 from clipcap_video.models.language_model import quiet_transformers
 
 END, UNKNOWN = "</s>", "<unk>"
@@ -52,13 +53,9 @@ def subword_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(name).parent if Path(name).is_file() else name
-    try:
+    remedy = "give --tokenizer a Hugging Face name or the folder of a language model, or leave it out for words"
+    with reading(folder, "the tokenizer", remedy):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ClipcapError(
-            f"cannot load tokenizer {name!r} ({first_line(error)}); give --tokenizer a Hugging Face name, the folder "
-            "of a language model, or leave it out for a vocabulary of words"
-        ) from None
     if tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token  # BERT's kind ends texts in [SEP]
     if tokenizer.eos_token_id is None:

@@ -22,6 +22,7 @@ from clipcap_video.models.checkpoint import (
     write_checkpoint,
 )
 from clipcap_video.models.contrastive import LARGEST_SCALE, contrastive_loss
+from clipcap_video.models.sizes import check_outline, check_types, sizes_of
 from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from clipcap_video.retrieval.gathering import gather, process_count
 from clipcap_video.retrieval.heads import pool
@@ -273,7 +274,9 @@ def read_retrieval_config(checkpoint: Path) -> tuple[RetrievalConfig, Checkpoint
     """The configuration of a checkpoint directory, without its weights."""
 
     def retrieval(raw: dict[str, Any]) -> RetrievalConfig:
-        return RetrievalConfig(**raw["retrieval"])
+        config = RetrievalConfig(**raw["retrieval"])
+        check_types(config)
+        return config
 
     return parse_config(checkpoint, ("retrieval",), retrieval)
 
@@ -288,6 +291,7 @@ def load_retrieval(folder: Path) -> tuple[RetrievalModel, CheckpointInfo]:
         raise ClipcapError(f"{folder} holds checkpoints of ClipCap, which do not retrieve; give a retrieval model")
     config, info = read_retrieval_config(checkpoint)
     file = checkpoint / WEIGHTS
+    check_outline(lambda: RetrievalModel(config), sizes_of(config), file)
     weights = read_weights(file)
     clip = None
     if config.text_encoder is None:

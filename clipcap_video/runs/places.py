@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import kind_of
 from clipcap_video.runs.options import BESIDE, FILE, FOLDER, SHARED, called, option_fields
 from clipcap_video.runs.record import RUN_FILE, file_digest, inputs_of, read_record, record_file
 
@@ -72,16 +72,6 @@ def refuse_outputs_among(paths: Mapping[str, Path], config: Any) -> None:
         for read in paths.values():
             if read.exists() and path.samefile(read):
                 raise ClipcapError(f"{name} {path} is read by this run, so it is not written to; give another")
-
-
-def kind_of(path: Path) -> str:
-    """What is at a path, in a word: a file, a folder, a pipe, a device, a socket, or nothing."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return "nothing"
-    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 def _named_inputs(config: Any, config_file: Path | None) -> Iterator[tuple[Path, str]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import decode_text, write_text
+from clipcap_video.files import read_text, reading, write_text
 from clipcap_video.runs.options import (
     BESIDE,
     CALLED,
@@ -171,8 +171,8 @@ def read_record(file: Path) -> dict[str, Any] | None:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load(read_text(file, "the record", "give another place"))
+    except Exception:
         return None
     record = content.get(RECORD) if isinstance(content, dict) else None
     return record if isinstance(record, dict) else None
@@ -187,13 +187,10 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
     """
     import yaml
 
-    try:
-        content = yaml.safe_load(decode_text(file.read_bytes()))
-    except OSError as error:
-        raise ClipcapError(f"no option file {file} ({error.strerror}); check the path") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        message = " ".join(str(error).split())
-        raise ClipcapError(f"{file} is not YAML ({message}); write one `option: value` a line") from None
+    remedy = "write one `option: value` a line"
+    text = read_text(file, "the options", remedy)
+    with reading(file, "the options", remedy):
+        content = yaml.safe_load(text)
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ClipcapError(f"{file} holds no options; write one `option: value` a line")

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from clipcap_video.errors import ClipcapError
-from clipcap_video.files import whole_file
+from clipcap_video.files import reading, whole_file
 from clipcap_video.models.base import STATE
 from clipcap_video.training.optimisation import WeightAverage
 
@@ -45,16 +44,12 @@ def load_state(directory: Path, optimizer: torch.optim.Optimizer, average: Weigh
     average: holds the checkpoint's weights, and the model gets those of the last step instead.
     """
     file = directory / STATE
-    try:
+    with reading(file, "where the run stands,", "start the run anew in another --out"):
         state = torch.load(file, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.resume(state["weights"])
         return Progress(**state["progress"])
-    except OSError as error:
-        raise ClipcapError(f"cannot read {file} ({error.strerror}); without it the run cannot be resumed") from None
-    except Exception as error:  # a damaged pickle can raise anything; what it was is in the message
-        raise ClipcapError(f"{file} is damaged ({error}); start the run anew in another --out") from None
 
 
 class MetricsLog:
@@ -64,8 +59,9 @@ class MetricsLog:
         """resume_at: lines of later steps are dropped, for they will be written again; None starts anew."""
         self.file = file
         if resume_at is not None and file.exists():
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            kept = [line for line in lines if line["step"] <= resume_at]
+            with reading(file, "the metrics", "move it away"):
+                lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+                kept = [line for line in map(json.loads, lines) if line["step"] <= resume_at]
             with whole_file(file) as partial:
                 partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         else:

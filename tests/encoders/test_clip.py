@@ -139,7 +139,7 @@ def test_bad_files_are_refused_and_never_unpickled(tmp_path):
     (tmp_path / "text.pt").write_text("not weights at all")
     (tmp_path / "empty.pt").write_bytes(b"")
     for name in ("exploit.pt", "plain.pt", "text.pt", "empty.pt"):
-        with pytest.raises(ClipcapError, match=rf"{name} holds no readable weights") as error:
+        with pytest.raises(ClipcapError, match=rf"cannot read the weights .*{name}") as error:
             load_encoder(str(tmp_path / name), CPU)
         assert "\n" not in str(error.value)
     torch.save({"layer.weight": torch.ones(2)}, tmp_path / "other.pt")

@@ -1,0 +1,84 @@
+"""Sizes that a configuration claims, held against the headers of the weights before anything of that size is made."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from clipcap_video.errors import ClipcapError
+from clipcap_video.files import open_safetensors, reading
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def weight_shapes(file: Path) -> Shapes:
+    """The shapes of the tensors in a safetensors file, from its header."""
+    with open_safetensors(file, "the weights", "the checkpoint is incomplete") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no dict)
+
+
+def check_types(config: Any, where: str = "") -> None:
+    """Raises TypeError for a field of a dataclass that is of another type than it is declared with."""
+    for item in fields(config):
+        value, hint = getattr(config, item.name), get_type_hints(type(config))[item.name]
+        if is_dataclass(value):
+            check_types(value, f"{where}{item.name}.")
+        elif not _is_of(value, hint):
+            raise TypeError(f"the field {where}{item.name} is {value!r}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_is_of(value, kind) for kind in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    kind = get_origin(hint) or hint
+    if kind is Any or not isinstance(kind, type):
+        return True
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def check_outline(outline: Callable[[], nn.Module], sizes: Mapping[str, Any], file: Path) -> None:
+    """Raises ClipcapError where a configuration does not fit the weights in `file`.
+
+    outline: makes the modules that they fill, here without storage. sizes: the configuration; nested, if it is.
+    """
+    shapes = weight_shapes(file)
+    check_layers(sizes, shapes, str(file))
+    with reading(file, "the sizes of", "its configuration does not fit it; use another checkpoint"):
+        with torch.device("meta"):
+            wanted = outline().state_dict()
+        for name, tensor in wanted.items():
+            if name in shapes and shapes[name] != tuple(tensor.shape):
+                raise ClipcapError(
+                    f"{file} has the wrong shape for tensor {name}: {list(shapes[name])}, where the configuration "
+                    f"says {list(tensor.shape)}; the checkpoint is damaged"
+                )
+
+
+def check_layers(sizes: Mapping[str, Any], shapes: Shapes, where: str) -> None:
+    """Raises ClipcapError where a number of layers is larger than the number of tensors, which no layer is without."""
+    for name, value in _numbers(sizes):
+        if "layer" in name and value > max(1, len(shapes)):
+            raise ClipcapError(f"{where} has {len(shapes)} tensors, and {name} is said to be {value}; it is damaged")
+
+
+def _numbers(sizes: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in sizes.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int):
+            yield name, value
+
+
+def sizes_of(config: Any) -> dict[str, Any]:
+    """The fields of a configuration by name; none where it is no dataclass."""
+    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
