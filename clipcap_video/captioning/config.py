@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.runs.engine import EngineOptions
-from clipcap_video.runs.options import ANY, BESIDE, FILE, Options, Part, absolute, option
+from clipcap_video.runs.options import ANY, BESIDE, FILE, LARGEST_SEED, Options, Part, absolute, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class BeamOptions(Part):
     """How captions are decoded, sampling left out. The checkpoint says what is unset; see `run.with_defaults_of`."""
 
     entry_length: int | None = _decoding(
-        None, "Most tokens of a caption: 40, or 10 with a checkpoint of the ClipCap programs."
+        None, "Most tokens of a caption: 40, or 10 with a checkpoint of the ClipCap programs.", most=10_000
     )
     use_beam_search: bool = _decoding(
         False, "Beam search; otherwise greedy, or sampling if one of its options is given."
     )
     beam_size: int | None = _decoding(
-        None, "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them."
+        None, "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them.", most=1000
     )
     no_consensus: bool = _decoding(
         False,
@@ -93,10 +93,10 @@ class DecodingOptions(BeamOptions):
     top_k: int | None = _decoding(None, "Sample from this many likeliest tokens.")
     temperature: float = _decoding(1.0, "Sample from logits divided by this; below 1 is more careful.")
     sample: bool = _decoding(False, "Sample, even with no other option of sampling.")
-    num_return: int = _decoding(1, "Captions for each video, best first.")
+    num_return: int = _decoding(1, "Captions for each video, best first.", most=1000)
     repetition_penalty: float = _decoding(1.0, "Make tokens that were used already less likely by this factor.")
     no_repeat_ngram: int = _decoding(0, "Never write the same n tokens in a row twice; 0 is off.")
-    seed: int = _run(0, "Seed of sampling.")
+    seed: int = _run(0, "Seed of sampling.", most=LARGEST_SEED)
 
 
 @dataclass

@@ -27,7 +27,9 @@ class DoctorConfig(Options):
     min_seconds: float = option(0.5, "Shorter videos are a finding.", panel="Limits", least=0)
     min_frames: int = option(2, "Videos with fewer frames are a finding.", panel="Limits", least=0)
     strict: bool = option(False, "Exit with 1 on warnings too, not on errors alone.", panel="Run")
-    workers: int = option(0, "Videos read at once; 0 is as many as the machine has processors.", panel="Run", least=0)
+    workers: int = option(
+        0, "Videos read at once; 0 is as many as the machine has processors.", panel="Run", least=0, most=1000
+    )
 
 
 def _doctor(config: DoctorConfig) -> None:

@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import BESIDE, FILE, Options, option
+from clipcap_video.runs.options import BESIDE, FILE, LARGEST_SEED, Options, option
 
 
 @dataclass
@@ -40,7 +40,7 @@ class EvaluateConfig(Options):
         "Resamples of the videos that give each figure a 95 % interval; 1000 is usual, 0 gives none.",
         least=0,
     )
-    seed: int = option(0, "Seed of --bootstrap.", least=0)
+    seed: int = option(0, "Seed of --bootstrap.", most=LARGEST_SEED)
     confidence_curve: Path | None = option(
         None,
         "Draw CIDEr by the captions' confidence to this file (.png, .svg or .pdf), and print it as a table: what a "

@@ -97,7 +97,7 @@ class ExtractConfig(EngineOptions, Options):
         most=1,
     )
 
-    workers: int = option(2, "Threads that decode videos.", panel="Run", least=1)
+    workers: int = option(2, "Threads that decode videos.", panel="Run", least=1, most=1000)
     shard: str | None = option(
         None,
         "Do a share of the videos: 3/16 is the third of sixteen. Runs of all shares, at any time and on any machine, "

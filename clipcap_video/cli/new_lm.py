@@ -6,7 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import FOLDER, Options, option
+from clipcap_video.runs.options import DEEPEST, FOLDER, LARGEST_SEED, WIDEST, Options, option
 
 
 @dataclass
@@ -17,10 +17,10 @@ class NewLmConfig(Options):
     out: Path = option(MISSING, "Folder for the language model and its tokenizer.", made=FOLDER)
     split: str = option("train", "Split that the vocabulary is learned from.")
     vocab_size: int = option(8000, "Subwords in the vocabulary, at most.", least=300)
-    layers: int = option(6, "Transformer layers.", least=1)
-    width: int = option(384, "Width of the embeddings.", least=8)
+    layers: int = option(6, "Transformer layers.", least=1, most=DEEPEST)
+    width: int = option(384, "Width of the embeddings.", least=8, most=WIDEST)
     heads: int = option(6, "Attention heads; divides the width.", least=1)
-    seed: int = option(0, "Seed of the initial weights.", least=0)
+    seed: int = option(0, "Seed of the initial weights.", most=LARGEST_SEED)
 
 
 def _new_lm(config: NewLmConfig) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.runs.options import Options, option
+from clipcap_video.runs.options import LARGEST_SEED, WIDEST, Options, option
 
 
 @dataclass
@@ -19,15 +19,17 @@ class ConsensusTrainConfig(Options):
     eval_split: str = option("validate", "Split to report on; skipped when the annotations have none.")
     raw_captions: bool = option(False, "Learn from captions as they are; see clipcap-video train.")
     ngrams: int = option(8000, "Commonest n-grams of the training captions that are predicted.", least=1)
-    networks: int = option(3, "Networks that are trained, each from another seed, and folded into one.", least=1)
-    hidden: int = option(192, "Width of the hidden layer of each.", least=1)
+    networks: int = option(
+        3, "Networks that are trained, each from another seed, and folded into one.", least=1, most=100
+    )
+    hidden: int = option(192, "Width of the hidden layer of each.", least=1, most=WIDEST)
     dropout: float = option(0.5, "Dropout before both layers.", least=0, below=1)
     mixup: float = option(
         1.0, "Videos are mixed in pairs by shares of a Beta(A, A) distribution of this A; 0 is off.", least=0
     )
     epochs: int = option(24, "Passes over the videos.", least=1)
     bs: int = option(64, "Videos in a batch.", least=1)
-    lr: float = option(1e-3, "Learning rate at the start; it falls to nothing.", least=0)
+    lr: float = option(1e-3, "Learning rate at the start; it falls to nothing.", least=0, most=100)
     weight_decay: float = option(0.05, "Weight decay of matrices.", least=0)
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
-    seed: int = option(0, "Every random choice follows from it.")
+    seed: int = option(0, "Every random choice follows from it.", most=LARGEST_SEED)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping import MAPPING_NETWORKS
-from clipcap_video.runs.options import ANY, Part, absolute, load_object, option
+from clipcap_video.runs.options import ANY, DEEPEST, WIDEST, Part, absolute, load_object, option
 
 if TYPE_CHECKING:
     from clipcap_video.models.base import CaptionModel
@@ -76,11 +76,14 @@ class PrefixOptions(ModelOptions):
         "the extra lora.",
         fixed=True,
         least=0,
+        most=WIDEST,
         unless={"only_prefix": True},
     )
-    prefix_length: int = _of_prefix(10, "Language-model embeddings that stand before the caption.", fixed=True, least=1)
+    prefix_length: int = _of_prefix(
+        10, "Language-model embeddings that stand before the caption.", fixed=True, least=1, most=10_000
+    )
     num_layers: int = _of_prefix(
-        8, "Layers of the mapping transformer.", fixed=True, least=1, unless={"mapping_type": "mlp"}
+        8, "Layers of the mapping transformer.", fixed=True, least=1, most=DEEPEST, unless={"mapping_type": "mlp"}
     )
     normalize_prefix: bool = _of_prefix(False, "Divide each frame feature by its L2 norm.", fixed=True)
     lm: str = _of_prefix(
@@ -95,7 +98,11 @@ class PrefixOptions(ModelOptions):
         fixed=True,
     )
     lm_lr: float = _of_prefix(
-        2e-5, "Peak learning rate of the language model, where it is fine-tuned.", above=0, unless={"only_prefix": True}
+        2e-5,
+        "Peak learning rate of the language model, where it is fine-tuned.",
+        above=0,
+        most=100,
+        unless={"only_prefix": True},
     )
 
     def __post_init__(self) -> None:
@@ -136,9 +143,11 @@ class LstmOptions(ModelOptions):
         "encoder's last state holds.",
         fixed=True,
     )
-    rnn_layers: int = _of_lstm(1, "Recurrent layers of the encoder, and of the decoder.", fixed=True, least=1)
-    rnn_width: int = _of_lstm(512, "Width of the recurrent layers.", fixed=True, least=1)
-    word_width: int = _of_lstm(256, "Width of a word's embedding.", fixed=True, least=1)
+    rnn_layers: int = _of_lstm(
+        1, "Recurrent layers of the encoder, and of the decoder.", fixed=True, least=1, most=DEEPEST
+    )
+    rnn_width: int = _of_lstm(512, "Width of the recurrent layers.", fixed=True, least=1, most=WIDEST)
+    word_width: int = _of_lstm(256, "Width of a word's embedding.", fixed=True, least=1, most=WIDEST)
     embeddings: Literal["tied", "separate"] = _of_lstm(
         "tied", "Whether the words that are read and those that are written share their embeddings.", fixed=True
     )
@@ -161,7 +170,7 @@ class LstmOptions(ModelOptions):
         fixed=True,
     )
     head_width: int = _of_lstm(
-        512, "Width of that linear layer.", fixed=True, least=1, unless={"train_encoder": "none"}
+        512, "Width of that linear layer.", fixed=True, least=1, most=WIDEST, unless={"train_encoder": "none"}
     )
 
     videos: list[Path] | None = _of_encoder(
@@ -173,7 +182,7 @@ class LstmOptions(ModelOptions):
     freeze_until: Literal["stem", "layer1", "layer2", "layer3", "layer4"] = _of_encoder(
         "layer4", "The first stage of the encoder that is trained; those before it are frozen."
     )
-    encoder_lr: float = _of_encoder(2e-5, "Peak learning rate of the encoder.", above=0)
+    encoder_lr: float = _of_encoder(2e-5, "Peak learning rate of the encoder.", above=0, most=100)
     encoder_weights: Path | None = _of_encoder(
         None, "A file of weights for the encoder, where its own cannot be downloaded.", free=True
     )

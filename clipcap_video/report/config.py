@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from clipcap_video.runs.options import FILE, Options, option
+from clipcap_video.runs.options import FILE, LARGEST_SEED, Options, option
 
 
 @dataclass
@@ -38,8 +38,10 @@ class ReportConfig(Options):
         "The page then shows each verdict and their number.",
     )
     sample: int = option(0, "Show so many videos, drawn at random, such as to judge them; 0 shows all.")
-    seed: int = option(0, "What --sample draws follows from it and the names of the videos.")
-    frames: int | None = option(None, "Frames shown of each video: 8, or 5 on a page of more than 300, unless given.")
+    seed: int = option(0, "What --sample draws follows from it and the names of the videos.", most=LARGEST_SEED)
+    frames: int | None = option(
+        None, "Frames shown of each video: 8, or 5 on a page of more than 300, unless given.", most=1000
+    )
     frame_size: int | None = option(
-        None, "Their longer side in pixels: 240, or 160 on a page of more than 300, unless given."
+        None, "Their longer side in pixels: 240, or 160 on a page of more than 300, unless given.", most=4096
     )

@@ -8,7 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.runs.defaults import default_annotations, default_features
-from clipcap_video.runs.options import ANY, FILE, SHARED, Options, Registry, absolute, check_prefix, option
+from clipcap_video.runs.options import (
+    ANY,
+    DEEPEST,
+    FILE,
+    LARGEST_SEED,
+    SHARED,
+    WIDEST,
+    Options,
+    Registry,
+    absolute,
+    check_prefix,
+    option,
+)
 
 SIMILARITY_HEADS = Registry(
     "similarity head",
@@ -64,13 +76,14 @@ class RetrievalTrainConfig(Options):
         "2", "Of more frames than that take 0: the first, 1: the last, 2: some at equal distances."
     )
     feature_framerate: float = _data(1.0, "Frames a second taken of --videos.", above=0, needs={"videos": ANY})
-    workers: int = _data(2, "Threads that decode --videos.", free=True, least=1, needs={"videos": ANY})
+    workers: int = _data(2, "Threads that decode --videos.", free=True, least=1, most=1000, needs={"videos": ANY})
 
     sim_header: str = _model("meanP", "Similarity head.", choices=SIMILARITY_HEADS)
     cross_num_hidden_layers: int = _model(
         4,
         "Layers of the heads seqTransf and tightTransf.",
         least=1,
+        most=DEEPEST,
         unless={"sim_header": ("meanP", "seqLSTM"), "init_from": ANY},
     )
     text_encoder: str = _model(
@@ -82,6 +95,7 @@ class RetrievalTrainConfig(Options):
         256,
         "Width of the space where stored features and texts meet; 0: theirs, without projections.",
         least=0,
+        most=WIDEST,
         unless={"videos": ANY, "init_from": ANY},
     )
     dropout: float = _model(
@@ -107,8 +121,8 @@ class RetrievalTrainConfig(Options):
     epochs: int = _step(5, "Passes over the data.", least=1)
     bs: int = _step(128, "Pairs of text and video in a batch, each of which is negative for the others.", least=2)
     grad_accum: int = _step(1, "Batches a step; negatives stay within a batch.", least=1)
-    lr: float = _step(1e-4, "Peak learning rate of everything but CLIP.", above=0)
-    coef_lr: float = _step(1e-3, "CLIP's learning rate is --lr times this.", above=0, needs={"videos": ANY})
+    lr: float = _step(1e-4, "Peak learning rate of everything but CLIP.", above=0, most=100)
+    coef_lr: float = _step(1e-3, "CLIP's learning rate is --lr times this.", above=0, most=1e6, needs={"videos": ANY})
     warmup_proportion: float = _step(0.1, "Share of the run in which the rate rises.", least=0, below=1)
     weight_decay: float = _step(0.2, "Weight decay of matrices; biases and norms have none.", least=0)
     clip_norm: float = _step(1.0, "Gradients are scaled down to this norm; 0 is off.", least=0)
@@ -117,7 +131,7 @@ class RetrievalTrainConfig(Options):
     )
     precision: Literal["auto", "fp32", "bf16"] = _step("auto", "auto is bf16 where the device is fast at it.")
     device: str = _step("auto", "auto takes CUDA, then MPS, then the CPU.", free=True)
-    seed: int = _step(0, "Every random choice follows from it.", least=0)
+    seed: int = _step(0, "Every random choice follows from it.", most=LARGEST_SEED)
 
     prefix: str = _kept("prefix", "Name of the kept checkpoints: OUT/PREFIX-EPOCH.", free=True)
     save_every: int = _kept(
@@ -161,7 +175,7 @@ class RetrievalEvaluationConfig(Options):
         "tightTransf, which reads each pair of text and video anew.",
     )
     out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=FILE)
-    workers: int = option(2, "Threads that decode videos.", least=1)
+    workers: int = option(2, "Threads that decode videos.", least=1, most=1000)
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
 
     def __post_init__(self) -> None:

@@ -18,6 +18,9 @@ from clipcap_video.errors import ClipcapError
 # What a command makes: a file; a file beside that, under a name that nobody chose; a folder of the run's own; a folder
 # (or store) that runs add to, and whose command looks itself at what is there.
 FILE, BESIDE, FOLDER, SHARED = "file", "beside", "folder", "shared"
+MOST = 1_000_000  # of any number whose option names no bound of its own
+LARGEST_SEED = 2**63 - 1
+DEEPEST, WIDEST = 1000, 16_384  # layers, and units in one: far more than anybody trains here
 ANY = "(any)"  # in needs and unless: whatever the other option is set to
 # Fields, and names of earlier versions -> what the option is called. The old names are still understood.
 CALLED = {"data": "features", "caption": "annotations", "out_dir": "out"}
@@ -26,8 +29,8 @@ CALLED = {"data": "features", "caption": "annotations", "out_dir": "out"}
 def option(default: Any, help: str, **extra: Any) -> Any:
     """A dataclass field with the text that `--help` shows for it. A default of MISSING makes the option required.
 
-    least, most, above, below: bounds of the value, the last two excluded. choices: names, e.g. a Registry, or
-    what returns them; read when they are needed.
+    least, most, above, below: bounds of the value, the last two excluded; 0 and MOST where none are named.
+    choices: names, e.g. a Registry, or what returns them; read when they are needed.
     needs, unless: other options and the value (or values, or ANY) with which alone, or with which not, this one has an
         effect; one that has none is refused.
     free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
@@ -152,6 +155,10 @@ def _check_value(item: Field[Any], value: Any, hint: Any) -> None:
     if choices and value not in choices:
         raise ClipcapError(f"--{called(item.name)} must be one of {', '.join(choices)}, not {value!r}")
     least, most, above, below = (item.metadata.get(name) for name in ("least", "most", "above", "below"))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Larger numbers are slips of the hand, on which a run would hang or eat the memory.
+        least = 0 if least is None and above is None and not value >= 0 else least
+        most = MOST if most is None and below is None and not value <= MOST else most
     # Written so that NaN fails.
     low = (least is None or value >= least) and (above is None or value > above)
     if low and (most is None or value <= most) and (below is None or value < below):

@@ -14,6 +14,7 @@ from clipcap_video.models.options import ModelOptions
 from clipcap_video.models.registry import CAPTIONERS
 from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import (
+    LARGEST_SEED,
     SHARED,
     Options,
     Part,
@@ -119,7 +120,7 @@ class OptimisationOptions(Part):
     epochs: int = _step(10, "Passes over the videos.", least=1)
     bs: int = _step(40, "Videos in a batch, each with all its captions of the epoch.", least=1)
     grad_accum: int = _step(1, "Batches a step.", least=1)
-    lr: float = _step(1e-4, "Peak learning rate of what is trained from scratch.", above=0)
+    lr: float = _step(1e-4, "Peak learning rate of what is trained from scratch.", above=0, most=100)
     warmup_steps: int = _step(
         -1, "Steps of linear warm-up, at most the whole run; -1 is a twentieth of the run.", least=-1
     )
@@ -133,7 +134,7 @@ class OptimisationOptions(Part):
     )
     precision: Literal["auto", "fp32", "bf16"] = _step("auto", "auto is bf16 where the device is fast at it.")
     device: str = _step("auto", "auto takes CUDA, then MPS, then the CPU.", free=True)
-    seed: int = _step(0, "Every random choice follows from it.", least=0)
+    seed: int = _step(0, "Every random choice follows from it.", most=LARGEST_SEED)
 
 
 @dataclass
@@ -146,7 +147,12 @@ class CheckpointOptions(Part):
     )
     eval_every: int = _kept(1, "Validate every so many epochs, and at the end; 0 never.", free=True, least=0)
     eval_beam_size: int = _kept(
-        5, "Beams of the captions that validation scores; 1 is greedy.", free=True, least=1, unless={"eval_every": 0}
+        5,
+        "Beams of the captions that validation scores; 1 is greedy.",
+        free=True,
+        least=1,
+        most=1000,
+        unless={"eval_every": 0},
     )
     best_by: str = _kept(
         "CIDEr",

@@ -25,6 +25,8 @@ Picture = Callable[[], np.ndarray | None]
 # Frames that are looked at, a second: every frame of usual videos, every second one of those for games and sport.
 MOST_LOOKS = 30.0
 
+SHORTEST = 0.1  # seconds of a segment: there are few frames in less
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -43,8 +45,8 @@ class Segmentation:
     longest: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self.length > 0:
-            raise ClipcapError(f"segments cannot be {self.length:g} seconds long; give a number above 0")
+        if not self.length >= SHORTEST:
+            raise ClipcapError(f"segments cannot be {self.length:g} seconds long; give {SHORTEST:g} or more")
         if not 0 <= self.shortest < math.inf:
             raise ClipcapError(f"the shortest shot cannot be {self.shortest:g} seconds; give 0 or more")
         if not (self.longest > 0 and 2 * self.shortest <= self.longest):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import yaml
 
 from clipcap_video.captioning.config import InferConfig
+from clipcap_video.cli import COMMANDS
 from clipcap_video.errors import ClipcapError
 from clipcap_video.retrieval.config import RetrievalTrainConfig
-from clipcap_video.runs.options import ANY, Options, option
+from clipcap_video.runs.options import ANY, Options, _check_value, option, option_fields, option_hints
 from clipcap_video.training.config import TrainConfig
 from tests.cli.test_cli import refused, run
 from tests.conftest import TinyProject
@@ -188,3 +190,16 @@ def test_dashes_are_taken_for_underscores(tmp_path: Path) -> None:
     assert "--captions-per-video" not in run("train_vtt.py", "--help").stdout
     assert "--captions_per_video" in run("train_vtt.py", "--help").stdout
     assert "not 0" in refused("clipcap-video", "train-retrieval", "--grad-accum", "0")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_has_bounds(name: str) -> None:
+    """Of every option of every command: what is beyond all reason, or no number, is refused by the option's name."""
+    module, command = COMMANDS[name]
+    kind = getattr(import_module(f"clipcap_video.cli.{module}"), command).config_class
+    hints = option_hints(kind)
+    for item in option_fields(kind):
+        if {int, float} & {hints[item.name], *get_args(hints[item.name])}:
+            for value in (10**20, -(10**20), math.inf, -math.inf, math.nan, 1e308):
+                with pytest.raises(ClipcapError, match=f"--{item.name} must be"):
+                    _check_value(item, value, hints[item.name])

@@ -293,7 +293,9 @@ class TestEveryCommand:
 
     def test_a_must_may_stand_in_the_file_and_bare_words_too(self, tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text("old: gone.pt\nout: new\n")
-        assert "cannot read the weights gone.pt" in refused("clipcap-video", "convert", "--config", "c.yaml", cwd=tmp_path)
+        assert "cannot read the weights gone.pt" in refused(
+            "clipcap-video", "convert", "--config", "c.yaml", cwd=tmp_path
+        )
         (tmp_path / "v.yaml").write_text("videos: [gone.mp4, other.mp4]\n")
         assert "nothing at gone.mp4" in refused("clipcap-video", "caption", "--config", "v.yaml", cwd=tmp_path)
         (tmp_path / "n.yaml").write_text("caption: a.json\nout: lm\nheads: 0\n")

@@ -274,7 +274,7 @@ class TestBadInput:
         (tmp_path / "empty").mkdir()
         self.refused(tiny_project, out, "no features in folder", data=tmp_path / "empty")
         self.refused(tiny_project, out, r"nowhere\.json", caption=[tmp_path / "nowhere.json"])
-        self.refused(tiny_project, out, "cannot load language model", lm=str(tmp_path / "empty"))
+        self.refused(tiny_project, out, "cannot read the language model", lm=str(tmp_path / "empty"))
         self.refused(tiny_project, out, "no GGUF file", lm=str(tmp_path / "x.gguf"))
         self.refused(tiny_project, out, "no split 'dev2'", train_split="dev2")
 

@@ -137,7 +137,7 @@ class TestOptions:
             (["--model", "lstm", "--train_encoder", "none", "--head_width", "9"], "--head_width has no effect"),
             (["--model", "lstm", "--tokenizer", "x", "--min_count", "9"], "--min_count has no effect with"),
             (["--model", "lstm", "--min_count", "0"], "--min_count must be at least 1"),
-            (["--model", "lstm", "--tokenizer", "/nowhere/tokenizer"], "cannot load tokenizer"),
+            (["--model", "lstm", "--tokenizer", "/nowhere/tokenizer"], "cannot read the tokenizer"),
             (["--model", "lstm", "--min_count", "999"], "lower --min_count"),
             (["--model", "lstm", "--train_encoder", "all", "--videos", "no/folder"], "nothing at no/folder"),
         ],
