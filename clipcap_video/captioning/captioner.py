@@ -30,7 +30,14 @@ from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureStore, MemoryStore, Origin, VideoFeatures, stack_features, thin_frames
+from clipcap_video.features.base import (
+    FeatureStore,
+    MemoryStore,
+    Origin,
+    VideoFeatures,
+    stack_features,
+    thin_frames,
+)
 from clipcap_video.features.encode import EncodedVideo, encode_frames, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.logs import ExtractionSummary
@@ -235,16 +242,20 @@ class Captioner(HubModel):
         settings: DecodingSettings | None = None,
         *,
         batch_size: int = 64,
+        damaged: dict[str, str] | None = None,
     ) -> list[Prediction]:
         """Captions of stored features, in the order of `video_ids`.
 
+        damaged: takes the videos whose features cannot be read, with the reason; unless given, they are an error.
         Raises ClipcapError when the features were made in another way than those the model was trained on.
         """
         self.check_features(store)
         predictions = []
         for start in range(0, len(video_ids), batch_size):
-            ids = video_ids[start : start + batch_size]
-            videos = [thin_frames(store.load(video_id), self.model.max_frames) for video_id in ids]
+            found = store.load_sound(video_ids[start : start + batch_size], damaged)
+            if not found:
+                continue
+            ids, videos = list(found), [thin_frames(video, self.model.max_frames) for video in found.values()]
             hypotheses_of = self.caption_features([video.features for video in videos], settings, keys=ids)
             for video_id, video, hypotheses in zip(ids, videos, hypotheses_of, strict=True):
                 predictions.append(

@@ -265,11 +265,16 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     stored = find_stored(config, captioner)
     records, split = stored.records, stored.split
     started = time.perf_counter()
+    damaged: dict[str, str] = {}
     if stored.from_files:
         # The features of its data are those of the encoder before it was trained along.
         predictions = caption_trained_on(config, settings, captioner, stored.ids)
     else:
-        predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs)
+        predictions = captioner.caption_store(stored.store, stored.ids, settings, batch_size=config.bs, damaged=damaged)
+    for video_id, reason in damaged.items():
+        print(f"could not read {video_id}: {reason}", file=sys.stderr)
+    if not predictions:
+        raise ClipcapError(f"none of the features in {stored.store.path} can be read; extract them again")
     seconds = time.perf_counter() - started
     spans = {record.video_id: record.span for record in records if record.span is not None}
     predictions = [
@@ -290,7 +295,7 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         references = {record.video_id: record.captions for record in records}
         files = write_program_files(out.parent, captions, references, settings.use_beam_search)
         print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
-    return CaptionedVideos(0, predictions, captioner.describe(), records, cider)
+    return CaptionedVideos(len(damaged), predictions, captioner.describe(), records, cider)
 
 
 def caption_trained_on(

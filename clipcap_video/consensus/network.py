@@ -251,8 +251,12 @@ class ConsensusRanker(nn.Module):
             ngrams = [tuple(text.split(" ")) for text in described["ngrams"]]
             table = NgramTable(ngrams, tensors["rarity"], tensors["unknown"], tensors["weight"], tensors["lengths"])
             config = ConsensusConfig(len(tensors["mean"]) // 2, described["hidden_dim"], described["dropout"])
-            ranker = cls(config, table)
-            ranker.load_state_dict(tensors)
+            # Without storage until the tensors are in their places: sizes are believed last.
+            with torch.device("meta"):
+                ranker = cls(config, table)
+            ranker.load_state_dict(tensors, assign=True)
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                raise ValueError("some of its weights are no finite numbers")
         return ranker.eval()
 
 

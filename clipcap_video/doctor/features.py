@@ -15,8 +15,8 @@ from clipcap_video.features.hdf5 import HDF5_SUFFIXES
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.shards import SUFFIX as PARQUET
 from clipcap_video.features.store import SUFFIX, read_features, read_header
-from clipcap_video.files import open_safetensors, sorted_ids
-from clipcap_video.models.checkpoint import WEIGHTS, find_checkpoint, read_config
+from clipcap_video.files import sorted_ids
+from clipcap_video.models.checkpoint import check_loads, find_checkpoint, read_config
 
 
 @dataclass
@@ -106,18 +106,14 @@ def compare_features(facts: StoreFacts, wanted: Collection[str], path: Path, wan
 def examine_model(model_dir: Path, facts: StoreFacts | None, data: Path | None) -> tuple[list[Finding], list[str]]:
     """Whether a checkpoint is whole and the features are those that it was trained on; findings and notes.
 
-    Reads headers only: neither the weights nor the language model are loaded.
+    Nothing is fetched for that: of a frozen language model under a name only the checkpoint itself is read.
     """
     try:
         checkpoint = find_checkpoint(model_dir)
         if checkpoint.is_file():
             return [], [f"{checkpoint} is of the ClipCap programs and does not say what features it was trained on"]
         config, info = read_config(checkpoint)
-        check_weights_file(checkpoint / WEIGHTS)
-        # A frozen language model that is a path has to be where it was; names are fetched when they are needed.
-        path = None if config.outside_model is None else Path(config.outside_model[0])
-        if path is not None and path.is_absolute() and not path.exists():
-            raise ClipcapError(f"{checkpoint} needs the language model {path}, which is gone; give its place with --lm")
+        check_loads(checkpoint)
     except ClipcapError as error:
         return [Finding("bad_model", model_dir.name, str(error), (str(model_dir),))], []
     if facts is None:
@@ -141,9 +137,3 @@ def examine_model(model_dir: Path, facts: StoreFacts | None, data: Path | None) 
     known = info.fingerprint is not None and facts.fingerprint is not None
     notes = [] if known else [f"{data} or {checkpoint} does not say how its features were made: only widths compared"]
     return findings, notes
-
-
-def check_weights_file(file: Path) -> None:
-    """Raises ClipcapError unless a safetensors file is as long as its header says."""
-    with open_safetensors(file, "the weights", "the checkpoint is incomplete"):
-        pass

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class MixedFeatures(ClipcapError):
+    """Features in one place were made in different ways."""
+
+
 @dataclass
 class VideoFeatures:
     """features: float32 [T, D]; timestamps: float32 [T] in seconds, or None where the store has none."""
@@ -74,6 +78,21 @@ class FeatureStore(ABC):
     def load_many(self, video_ids: Sequence[str]) -> list[VideoFeatures]:
         """The features of several videos."""
         return [self.load(video_id) for video_id in video_ids]
+
+    def load_sound(self, video_ids: Sequence[str], damaged: dict[str, str] | None = None) -> dict[str, VideoFeatures]:
+        """The features of several videos, by id.
+
+        damaged: takes those that cannot be read, with the reason; unless given, they are an error.
+        """
+        found = {}
+        for video_id in video_ids:
+            try:
+                found[video_id] = self.load(video_id)
+            except ClipcapError as error:  # noqa: PERF203
+                if damaged is None or isinstance(error, MixedFeatures):
+                    raise
+                damaged[video_id] = str(error)
+        return found
 
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._id_set

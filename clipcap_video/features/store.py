@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, checked, shape_2d
+from clipcap_video.features.base import (
+    FeatureShape,
+    FeatureStore,
+    MixedFeatures,
+    Origin,
+    VideoFeatures,
+    checked,
+    shape_2d,
+)
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.files import open_safetensors, reading, sorted_ids, whole_file
 from clipcap_video.video.damage import Damage
@@ -32,7 +40,13 @@ class SafetensorsStore(FeatureStore):
         self.path = path
         self._ids = sorted_ids(file.name[: -len(SUFFIX)] for file in path.glob(f"*{SUFFIX}"))
         self._headers: dict[str, FeatureShape] = {}
-        self.fingerprint = self._read(self._ids[0]) if self._ids else None
+        for video_id in self._ids:
+            try:
+                self.fingerprint = self._read(video_id)
+                break
+            except ClipcapError:  # a damaged file, which is an error for who wants just that one
+                if video_id == self._ids[-1]:
+                    raise
 
     def ids(self) -> list[str]:
         return self._ids
@@ -44,7 +58,7 @@ class SafetensorsStore(FeatureStore):
         file = self.file(video_id)
         fingerprint, shape = read_header(file)
         if self.fingerprint is not None and not fingerprint.matches(self.fingerprint):
-            raise ClipcapError(
+            raise MixedFeatures(
                 f"features of two kinds in {self.path}: {file.name} is {fingerprint}, "
                 f"others are {self.fingerprint}; extract them into separate folders"
             )

@@ -100,6 +100,7 @@ def write_checkpoint(
         "training": info.training,
         "progress": info.progress,
     }
+    check_finite(weights, f"the model that was to be saved to {directory}", "lower --lr, and go on from the last one")
     with _replaced(directory) as partial:
         write_weights(partial / WEIGHTS, weights, dtype)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -311,6 +312,19 @@ def load_checkpoint(checkpoint: Path, language_model: str | None = None) -> tupl
     return model.eval(), info
 
 
+def check_loads(checkpoint: Path) -> None:
+    """Raises ClipcapError unless a captioner's checkpoint can be loaded; a model is not fetched for that."""
+    (kind, config), _ = _read_kind(checkpoint)
+    outside = None if config.outside_model is None else Path(config.outside_model[0])
+    if outside is None or outside.exists():
+        load_checkpoint(checkpoint)
+    elif outside.is_absolute():
+        raise ClipcapError(f"{checkpoint} needs the language model {outside}, which is gone; give its place with --lm")
+    else:
+        check_outline(lambda: kind.outline(config, checkpoint), sizes_of(config), checkpoint / WEIGHTS)
+        read_weights(checkpoint / WEIGHTS)
+
+
 def load_weights(model: CaptionModel, file: Path) -> None:
     """Fills the model with the weights of a checkpoint; every tensor must be there and fit."""
     wanted, weights = trained_weights(model), read_weights(file)
@@ -332,17 +346,29 @@ def objective_weights(checkpoint: Path) -> dict[str, Tensor]:
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint's weights."""
     with open_safetensors(file, "the weights", "the checkpoint is incomplete") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+    check_finite(weights, str(file), "use another checkpoint")
+    return weights
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str, remedy: str) -> None:
+    """Raises ClipcapError for weights that are no finite numbers, with which all captions are wrong."""
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise ClipcapError(f"{where} has weights in {name} that are no finite numbers; {remedy}")
 
 
 def fill(model: nn.Module, wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], file: Path) -> None:
     """Puts `weights`, read from `file`, into `model`; they must have the names and shapes of `wanted`."""
     missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [name for name in sorted(wanted.keys() & weights.keys()) if wanted[name].shape != weights[name].shape]
+    kinds = [name for name in wanted if name in weights and wanted[name].dtype.is_floating_point]
+    other = sorted(name for name in kinds if not weights[name].dtype.is_floating_point)
     for problem, names in (
         ("lacks", missing),
         ("has an unknown", unknown),
         ("has the wrong shape for", wrong),
+        ("has no floating-point numbers in", other),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
