@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from dataclasses import dataclass
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np

@@ -208,7 +208,7 @@ def test_a_page_of_a_sample(project: Project, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(page_of(tmp_path / "page.html").cards) == 2
     assert "2 of 5, seed 0" in (tmp_path / "page.html").read_text()
-    assert "--sample must be 0 or more" in refused("clipcap-video", "report", project.predictions, "--sample", "-1")
+    assert "--sample must be at least 0" in refused("clipcap-video", "report", project.predictions, "--sample", "-1")
 
 
 def test_a_video_that_broke_since_has_a_card_without_frames(project: Project, tmp_path: Path) -> None:
