@@ -43,9 +43,9 @@ def make_store(folder: Path, frames: int) -> None:
         for start in range(0, frames // LENGTH, 256):
             rng = np.random.default_rng([1, start])
             about = topics(rng, 256)
-            shown = about[:, None] + 0.4 * rng.normal(size=(256, LENGTH, TOPICS))
-            noise = 0.5 * rng.normal(size=(256, LENGTH, DIM)).astype(np.float32)
-            vectors = unit(FRAMES_AT + shown.astype(np.float32) @ MIXING.astype(np.float32) + noise)
+            shown = about[:, None].astype(np.float32) + 0.4 * rng.standard_normal((256, LENGTH, TOPICS), np.float32)
+            noise = 0.5 * rng.standard_normal((256, LENGTH, DIM), np.float32)
+            vectors = unit(FRAMES_AT.astype(np.float32) + shown @ MIXING.astype(np.float32) + noise)
             for number, video in enumerate(vectors, start):
                 writer.add(f"v{number}", video, np.arange(LENGTH) / 2)
 
@@ -71,7 +71,6 @@ def main() -> None:
         lambda: update_ivf(store, PlainEmbedder(), features / "search", lambda: make_queries(250), print),
     )
     print(index.about)
-    store.files  # noqa: B018
     with ShardWriter(features, DIM, store.fingerprint) as writer:
         vectors = np.random.default_rng(time.time_ns()).normal(size=(1000, LENGTH, DIM))
         for number, video in enumerate(unit(vectors)):

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +21,55 @@ from clipcap_video.errors import ClipcapError, first_line
 LARGEST_TEXT = 2**31
 
 
+def url_of(path: Path | str) -> str | None:
+    """The URL that a path was made of, s3://bucket/key say, whose slashes pathlib takes for one; None for a file here.
+
+    A scheme has two letters at least: C:/ is a drive.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])", str(path))
+    if found is None:
+        return None
+    root = "/" if found[1] in ("file", "local") else ""
+    return f"{found[1]}://{root}{str(path)[found.end() :]}"
+
+
+def spelled(path: Path | str) -> str:
+    """A path as text: a URL as it was given."""
+    return url_of(path) or str(path)
+
+
+@contextmanager
+def remote_files(url: str) -> Iterator[tuple[Any, str]]:
+    """The fsspec file system of a URL, and the place in it. Credentials and settings are fsspec's business.
+
+    Raises ClipcapError for whatever it throws, in the block too: no package for the scheme, no such bucket, no rights.
+    """
+    import fsspec
+
+    try:
+        yield fsspec.core.url_to_fs(url)
+    except ClipcapError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise ClipcapError(f"{url} cannot be reached ({first_line(error)}); install what its scheme needs") from None
+    except Exception as error:  # each file system throws its own
+        raise ClipcapError(
+            f"{url} cannot be used ({first_line(error)}); check the address, and that its credentials are set"
+        ) from None
+
+
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `file` when the block ends without an error, and else is gone.
 
-    A process that is killed leaves `.NAME.TOKEN.partial`, and `file` as it was.
+    A process that is killed leaves `.NAME.TOKEN.partial`, and `file` as it was. A file at a URL is written here first.
     """
+    if (url := url_of(file)) is not None:
+        with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
+            yield Path(folder) / file.name
+            with remote_files(url) as (system, place):
+                system.put_file(str(Path(folder) / file.name), place)
+        return
     token = secrets.token_hex(4)  # numbers of processes repeat on other machines that share the folder
     name = f".{file.name}.{token}.partial"
     if not fits_a_name(name):

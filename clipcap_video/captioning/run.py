@@ -352,7 +352,6 @@ def _save(
     settings: DecodingSettings,
     split: str | None,
 ) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     PredictionFile(str(captioner.source), split, asdict(settings), predictions).save(out)
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clipcap_video.cli.command import Command
+from clipcap_video.files import remote_files, spelled, url_of
 from clipcap_video.runs.engine import EngineOptions
 from clipcap_video.runs.options import ANY, SHARED, Options, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
     from clipcap_video.features.extract import Encode
+    from clipcap_video.features.logs import ExtractionSummary
     from clipcap_video.features.resume import Request, Shard
     from clipcap_video.video.sampling import Span
 
@@ -118,6 +123,12 @@ class ExtractConfig(EngineOptions, Options):
 
         if Path(self.encoder).is_file():
             self.encoder = str(Path(self.encoder).resolve())
+        if self.out is not None and url_of(self.out) is not None:
+            if self.format == "hdf5" or "safetensors" in (self.format if "format" in self.given else ""):
+                raise ClipcapError(
+                    f"--out {url_of(self.out)}: at a URL features lie in Parquet files; leave out --format"
+                )
+            self.format = "parquet"
         self.share  # noqa: B018  (refused before any work)
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
@@ -147,9 +158,8 @@ def _extract(config: ExtractConfig) -> None:
     """
     from clipcap_video.datasets.annotations import read_annotations
     from clipcap_video.datasets.matching import count_ids, match_videos
-    from clipcap_video.features.resume import Request, clear_leftovers, missing_videos
+    from clipcap_video.features.resume import Request
     from clipcap_video.features.shards import require_pyarrow
-    from clipcap_video.runs.places import check_writable
     from clipcap_video.video.files import find_all_videos
     from clipcap_video.video.sampling import SamplingSpec
 
@@ -170,27 +180,64 @@ def _extract(config: ExtractConfig) -> None:
         spans = {video_id: span for video_id, span in spans.items() if video_id in videos}
     name = str(Path(config.encoder).resolve()) if Path(config.encoder).is_file() else config.encoder
     request = Request(name, config.encoder_weights, spec, config.normalize)
+    with _home(folder) as (home, place):
+        _do_missing(config, request, home, place, videos, spans)
+
+
+def _do_missing(
+    config: ExtractConfig, request: Request, folder: Path, place: Path | None, videos: dict[str, Path],
+    spans: dict[str, Span],
+) -> None:  # fmt: skip
+    from clipcap_video.features.resume import clear_leftovers, missing_videos
+    from clipcap_video.runs.places import check_writable
+
+    assert config.out is not None
+    shard = config.share
     # Nothing to do is found out before torch and the encoder are loaded.
     known = request.recall(folder) if config.format != "hdf5" and not (config.overwrite or config.dry_run) else None
     parquet = config.format == "parquet"
-    if known is not None and not missing_videos(videos, folder, known, overwrite=False, parquet=parquet):
+    if known is not None and not missing_videos(videos, place or folder, known, overwrite=False, parquet=parquet):
         clear_leftovers(folder, shard)
-        print(f"all {len(videos)} videos done before; nothing to do in {folder}")
+        print(f"all {len(videos)} videos done before; nothing to do in {spelled(place or folder)}")
         return
-    if not config.dry_run:
+    if not config.dry_run and place is None:
         check_writable("--out", config.out)
-    _make(config, request, folder, videos, spans)
+    _make(config, request, folder, place, videos, spans)
+
+
+@contextmanager
+def _home(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """The folder for all that a run writes beside features, and where those go if elsewhere: of a URL a folder here,
+    whose files are put there in the end."""
+    if (url := url_of(folder)) is None:
+        yield folder, None
+        return
+    with tempfile.TemporaryDirectory(prefix="clipcap-video-") as here:
+        with remote_files(url) as (system, place):
+            before = [name for name in (system.ls(place, detail=False) if system.exists(place) else [])
+                      if name.endswith((".jsonl", ".json", ".yaml"))]  # fmt: skip
+            for name in before:
+                system.get_file(name, str(Path(here) / Path(name).name))
+        try:
+            yield Path(here), folder
+        finally:
+            with remote_files(url) as (system, place):
+                for name in before:
+                    if not (Path(here) / Path(name).name).exists():
+                        system.rm(name)
+                for file in Path(here).iterdir():
+                    system.put_file(str(file), f"{place}/{file.name}")
 
 
 def _make(
-    config: ExtractConfig, request: Request, folder: Path, videos: dict[str, Path], spans: dict[str, Span]
-) -> None:
+    config: ExtractConfig, request: Request, folder: Path, place: Path | None, videos: dict[str, Path],
+    spans: dict[str, Span],
+) -> None:  # fmt: skip
     """Makes the features, and leaves what tells how."""
     from clipcap_video.devices import pick_device, pick_precision
     from clipcap_video.encoders import load_encoder
-    from clipcap_video.features.extract import FAILURES_FILE, extract, fingerprint_of, plan_extraction
-    from clipcap_video.features.hdf5 import check_replaceable, write_hdf5
-    from clipcap_video.features.layouts import open_features
+    from clipcap_video.features.extract import extract, fingerprint_of, plan_extraction
+    from clipcap_video.features.hdf5 import check_replaceable
     from clipcap_video.runs.options import options_of
     from clipcap_video.runs.record import RUN_FILE, videos_digest, write_run
 
@@ -225,24 +272,36 @@ def _make(
         )
 
     try:
-        summary = extract(videos, encoder, request.sampling, folder, shard=config.share, encode=encode, **choices)
+        summary = extract(
+            videos, encoder, request.sampling, folder, shard=config.share, encode=encode, place=place, **choices
+        )
     except KeyboardInterrupt:
         record()
         print("stopped; the same command resumes from here", file=sys.stderr)
         sys.exit(130)
     record()
     request.remember(folder, summary.fingerprint)
+    _report(config, summary, folder, spelled(place or folder))
+
+
+def _report(config: ExtractConfig, summary: ExtractionSummary, folder: Path, place: str) -> None:
+    """Says what was done, and ends with status 1 where something failed. place: where the features are, in words."""
+    from clipcap_video.features.hdf5 import write_hdf5
+    from clipcap_video.features.layouts import open_features
+    from clipcap_video.features.resume import FAILURES_FILE
+
+    assert config.out is not None
     for video_id, warning in summary.warnings.items():
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
     print(
         f"{summary.done} videos done, {summary.skipped} done before, {summary.failed} failed; "
-        f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s) to {folder}"
+        f"{summary.frames} frames in {summary.seconds:.1f} s ({rate:.1f} frames/s) to {place}"
     )
     if config.format == "hdf5" and summary.done + summary.skipped:
         print(f"{write_hdf5(open_features(folder), config.out)} videos in {config.out}")
     if summary.failed:
-        print(f"failures and their reasons: {folder / FAILURES_FILE}", file=sys.stderr)
+        print(f"failures and their reasons: {place}/{FAILURES_FILE}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -19,7 +19,7 @@ from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.features.base import Origin
 from clipcap_video.features.encode import EncodedVideo, encode_videos
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.features.logs import ExtractionSummary, Log, Warned, keep_warnings
+from clipcap_video.features.logs import ExtractionSummary, Failure, Log, Warned, keep_warnings
 from clipcap_video.features.resume import (
     FAILURES_FILE,
     WARNINGS_FILE,
@@ -62,6 +62,7 @@ def extract(
     shard: Shard | None = None,
     shard_mb: float | None = None,
     encode: Encode | None = None,
+    place: Path | None = None,
 ) -> ExtractionSummary:
     """Writes the features of each of `videos` (id -> path) that `out` lacks, in their order.
 
@@ -72,6 +73,7 @@ def extract(
     max_damage: the largest share of damaged frames with which a video is used.
     shard: which share of all videos `videos` are, where other runs do the others in the same folder.
     shard_mb: megabytes of a Parquet file; None is a file `<out>/<video_id>.safetensors` a video.
+    place: where the features go, a URL say, if not to `out` with all else.
     encode: makes the features; this process does, with these choices, unless given.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
@@ -84,20 +86,17 @@ def extract(
         raise ClipcapError(f"batch size {batch_size} and workers {workers} must both be 1 or more")
     start = time.perf_counter()
     fingerprint = fingerprint_of(encoder, spec, normalize)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
+    _make_folder(out)
     with alone_in(out, "extracting into", shared=shard is not None):
-        todo = missing_videos(videos, out, fingerprint, overwrite, shard_mb is not None)
+        todo = missing_videos(videos, place or out, fingerprint, overwrite, shard_mb is not None)
         clear_leftovers(out, shard)
         failed, warned = (shard.part_of(name) if shard else name for name in (FAILURES_FILE, WARNINGS_FILE))
         summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
         bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=console.hides_bars(progress))
         keep_warnings(out / warned, todo)
-        writer: FileWriter | ShardWriter = FileWriter(out, fingerprint)
-        if shard_mb is not None:
-            writer = ShardWriter(out, encoder.dim, fingerprint, shard_mb)
+        writer = (
+            ShardWriter(place or out, encoder.dim, fingerprint, shard_mb) if shard_mb else FileWriter(out, fingerprint)
+        )
         encode = encode or partial(
             encode_videos, encoder=encoder, spec=spec, batch_size=batch_size, workers=workers, normalize=normalize,
             max_damage=max_damage,
@@ -106,13 +105,9 @@ def extract(
             unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
             encoded = encode({name: path for name, path in todo.items() if name not in unnamed}, spans=spans)
             for video_id, video in chain(unnamed.items(), encoded):
-                line = summary.count(video_id, todo[video_id], video)
+                line = _keep(video_id, todo[video_id], video, writer, summary)
                 if line is not None:
                     (warnings if isinstance(line, Warned) else failures).add(line)
-                if isinstance(video, EncodedVideo):
-                    writer.add(video_id, video.features, video.timestamps, Origin(DECODER, video.damage))
-                else:
-                    writer.fail(video_id, str(video))
                 bar.set_postfix_str(f"{summary.frames / (time.perf_counter() - start):.0f} frames/s", refresh=False)
                 bar.update()
         if shard is not None:
@@ -120,6 +115,28 @@ def extract(
             join_parts(out, WARNINGS_FILE, shard.count, todo)
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ClipcapError(f"{out} is not a folder; give another place for the features") from None
+
+
+def _keep(
+    video_id: str,
+    path: Path,
+    video: EncodedVideo | VideoError,
+    writer: FileWriter | ShardWriter,
+    summary: ExtractionSummary,
+) -> Failure | Warned | None:
+    """Writes what became of a video. Returns the line that is to be kept of it, if one."""
+    if isinstance(video, EncodedVideo):
+        writer.add(video_id, video.features, video.timestamps, Origin(DECODER, video.damage))
+    else:
+        writer.fail(video_id, str(video))
+    return summary.count(video_id, path, video)
 
 
 def _too_long(name: str) -> VideoError:

@@ -12,6 +12,7 @@ from clipcap_video.features.hdf5 import HDF5_SUFFIXES, HDF5Store, write_hdf5
 from clipcap_video.features.shards import SHARD_MB, ParquetStore, write_shards
 from clipcap_video.features.shards import SUFFIX as PARQUET
 from clipcap_video.features.store import SUFFIX, NumpyStore, SafetensorsStore, write_features
+from clipcap_video.files import url_of
 
 
 def open_features(path: str | Path) -> FeatureStore:
@@ -20,6 +21,11 @@ def open_features(path: str | Path) -> FeatureStore:
     Raises ClipcapError when nothing is there or its layout is unknown.
     """
     path = Path(path)
+    if url_of(path) is not None:
+        remote = ParquetStore(path)
+        if not remote.files:
+            raise ClipcapError(f"no features at {url_of(path)}; a URL is to name a folder of .parquet files")
+        return remote
     if not path.exists():
         raise ClipcapError(f"no features at {path}; make them with extract_features.py --videos DIR --out {path}")
     if path.is_file():

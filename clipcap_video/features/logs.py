@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from clipcap_video.errors import VideoError
 from clipcap_video.features.encode import EncodedVideo
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import write_text
+from clipcap_video.files import spelled, write_text
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class ExtractionSummary:
         """Takes in what became of a video. Returns the line that is to be kept of it, if one."""
         if isinstance(video, VideoError):
             self.failed += 1
-            self.failures.append(Failure(video_id, str(path), str(video)))
+            self.failures.append(Failure(video_id, spelled(path), str(video)))
             return self.failures[-1]
         self.done += 1
         self.frames += len(video.features)
         if video.warning is None:
             return None
-        self.warnings[video_id] = Warned(video_id, str(path), video.warning, video.damage.to_json())
+        self.warnings[video_id] = Warned(video_id, spelled(path), video.warning, video.damage.to_json())
         return self.warnings[video_id]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.features.base import FeatureShape, FeatureStore, Origin, VideoFeatures, checked
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import sorted_ids, whole_file
+from clipcap_video.files import remote_files, sorted_ids, url_of, whole_file
 from clipcap_video.video.damage import Damage
 
 SUFFIX = ".parquet"
@@ -58,6 +58,16 @@ def schema(dim: int, fingerprint: Fingerprint | None) -> Any:
     }
     said = None if fingerprint is None else {FINGERPRINT: fingerprint.to_json().encode()}
     return pa.schema(list(columns.items()), metadata=said)
+
+
+def shard_files(path: Path) -> list[Path]:
+    """The shards in a folder, here or at a URL; the last written last."""
+    url = url_of(path)
+    if url is None:
+        return sorted(path.glob(f"*{SUFFIX}"))
+    with remote_files(url) as (system, place):
+        names = system.find(place, maxdepth=1) if system.exists(place) else []
+    return sorted(path / Path(name).name for name in names if str(name).endswith(SUFFIX))
 
 
 class ShardWriter:
@@ -152,7 +162,7 @@ class ParquetStore(FeatureStore):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = sorted(path.glob(f"*{SUFFIX}"))
+        self.files = shard_files(path)
         self.errors: dict[str, str] = {}
         self._places: dict[str, tuple[int, int]] = {}  # id -> number of the file, row in it
         self._frames: list[np.ndarray] = []
@@ -166,7 +176,7 @@ class ParquetStore(FeatureStore):
 
     def _survey(self, number: int, file: Path) -> None:
         try:
-            opened = require_pyarrow().parquet.ParquetFile(file, memory_map=True)
+            opened = self._open(file)
             columns = opened.read(["video_id", "frames", "error"]).to_pydict()
             said = (opened.schema_arrow.metadata or {}).get(FINGERPRINT)
             fingerprint = None if said is None else Fingerprint.from_json(said.decode())
@@ -193,6 +203,13 @@ class ParquetStore(FeatureStore):
                 self.errors.pop(video_id, None)
             elif video_id not in self._places:
                 self.errors[video_id] = reason
+
+    def _open(self, file: Path) -> Any:
+        pa, url = require_pyarrow(), url_of(file)
+        if url is None:
+            return pa.parquet.ParquetFile(file, memory_map=True)
+        with remote_files(url) as (system, place):
+            return pa.parquet.ParquetFile(system.open(place, "rb"), pre_buffer=True)
 
     def ids(self) -> list[str]:
         return self._ids

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import url_of
 
 # What a command makes: a file; a file beside that, under a name that nobody chose; a folder of the run's own; a folder
 # (or store) that runs add to, and whose command looks itself at what is there.
@@ -231,7 +232,7 @@ def options_of(config: Any) -> dict[str, Any]:
 
 def plain_value(value: Any) -> Any:
     if isinstance(value, Path):
-        return str(value.resolve())
+        return url_of(value) or str(value.resolve())
     if isinstance(value, Mapping):
         return {str(key): plain_value(item) for key, item in value.items()}
     return [plain_value(item) for item in value] if isinstance(value, list | tuple) else value

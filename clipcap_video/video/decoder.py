@@ -9,6 +9,7 @@ something does not agree (no times, damage, an edit list, interlaced frames) is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from clipcap_video.video.packets import (
     sorted_stamps,
 )
 from clipcap_video.video.picture import PictureMaker, matrix_of, mirror_of
+from clipcap_video.video.places import at_hand
 from clipcap_video.video.source import Source
 
 # Which decoder made features, as their header says.
@@ -94,7 +96,10 @@ class Decoder:
     """
 
     def __init__(self, path: Path, threads: int = 0, plain: bool = False) -> None:
-        self._source = Source(path, threads)
+        with ExitStack() as stack:
+            path = stack.enter_context(at_hand(path))
+            self._source = Source(path, threads)
+            self._at_hand = stack.pop_all()
         self.path = path
         mirror = mirror_of(path) if self._source.is_picture else None
         self.maker = PictureMaker(self._source.aspect, threads, plain, mirror)
@@ -105,8 +110,9 @@ class Decoder:
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc: Any) -> None:
         self._source.close()
+        self._at_hand.__exit__(*exc)
 
     @property
     def source(self) -> Source:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import decode_text, sorted_ids
+from clipcap_video.files import decode_text, sorted_ids, spelled, url_of
+from clipcap_video.video.places import expand, is_container, names_in, opened, videos_in
 
 # Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
 VIDEO_SUFFIXES = (
@@ -37,15 +38,17 @@ MOST_NAMED = 5
 
 @dataclass
 class Listing:
-    """Files found at a place. skipped: files of a searched folder that are taken for no videos."""
+    """Files found at a place. skipped: files of a searched folder that are taken for no videos. names: the ids of those
+    that are not called after their file."""
 
     paths: list[Path]
     skipped: list[Path] = field(default_factory=list)
+    names: dict[Path, str] = field(default_factory=dict)
 
 
 def shown(path: object) -> str:
     """A path in a message of one line, whatever bytes its name has."""
-    text = os.fspath(path) if isinstance(path, os.PathLike) else str(path)
+    text = spelled(os.fspath(path)) if isinstance(path, os.PathLike) else str(path)
     clean = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in clean)
 
@@ -60,26 +63,32 @@ def find_all_videos(sources: Iterable[Path], tell: Callable[[str], None] = lambd
 
     tell: is given a sentence about files that were skipped.
     """
-    listings = [search(source) for source in sources]
+    listings = [search(path) for source in sources for path in expand(source)]
     if skipped := [path for listing in listings for path in listing.skipped]:
         tell(skipped_note(skipped))
-    return _by_stem(path for listing in listings for path in listing.paths)
+    names = {path: name for listing in listings for path, name in listing.names.items()}
+    return _by_stem((path for listing in listings for path in listing.paths), names)
 
 
 def find_videos(source: Path) -> dict[str, Path]:
     """Videos at `source`: id (the file's stem) -> path, numbers in ids sorted by value.
 
     source: a folder (searched with its subfolders; hidden files and folders are left out), one video file or picture,
-        or a text file of paths, one a line, relative to the text file; blank lines and # comments are skipped.
+        or a text file of paths, one a line, relative to the text file; blank lines and # comments are skipped. A URL
+        of any of these, a tar or a table: see `places.py`.
 
     Raises ClipcapError when there is nothing, a listed path does not exist or two files share a stem.
     """
-    return _by_stem(search(source).paths)
+    return find_all_videos([source])
 
 
 def search(source: Path) -> Listing:
     """The files that `find_videos` finds, stems that stand for several files included, and what it skips."""
     source = Path(source)
+    if is_container(source) and not source.is_dir():
+        return Listing(*_contained(source))
+    if (url := url_of(source)) is not None:
+        return _search_url(source, url)
     if source.is_dir():
         listing = Listing([])
         _walk(source, listing)
@@ -98,6 +107,25 @@ def search(source: Path) -> Listing:
     if not videos:
         raise ClipcapError(f"{shown(source)} lists no video; write one path a line")
     return Listing(videos)
+
+
+def _contained(source: Path) -> tuple[list[Path], list[Path], dict[Path, str]]:
+    paths, names = videos_in(source, SUFFIXES)
+    return paths, [], names
+
+
+def _search_url(source: Path, url: str) -> Listing:
+    paths = [path for path in names_in(url) if not path.name.startswith(".")]
+    if paths == [source] and source.suffix.lower() not in SUFFIXES:  # a list
+        with opened(source) as stream:
+            text = stream.read().decode("utf-8", "replace")
+        return Listing([Path(line.strip()) if url_of(line.strip()) else source.parent / line.strip()
+                        for line in text.splitlines() if line.strip() and not line.startswith("#")])  # fmt: skip
+    listing = Listing([path for path in paths if path.suffix.lower() in SUFFIXES])
+    listing.skipped = [path for path in paths if path.suffix.lower() not in SUFFIXES]
+    if not listing.paths:
+        raise ClipcapError(f"no video in {url}; {skipped_note(listing.skipped)}")
+    return listing
 
 
 def skipped_note(skipped: Sequence[Path]) -> str:
@@ -155,6 +183,9 @@ def _listed(source: Path, text: str) -> Iterator[Path]:
         name = line.strip()
         if not name or name.startswith("#"):
             continue
+        if url_of(name) is not None:
+            yield Path(name)
+            continue
         path = source.parent / name
         try:
             is_file = path.is_file()
@@ -166,10 +197,11 @@ def _listed(source: Path, text: str) -> Iterator[Path]:
         yield path
 
 
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+def _by_stem(paths: Iterable[Path], names: Mapping[Path, str]) -> dict[str, Path]:
     videos: dict[str, Path] = {}
     for path in paths:
-        other = videos.setdefault(id_of(path), path)
-        if other != path and not other.samefile(path):
-            raise ClipcapError(f"{shown(other)} and {shown(path)} have the same id {id_of(path)!r}; rename one of them")
+        name = names.get(path) or id_of(path)
+        other = videos.setdefault(name, path)
+        if other != path and not (other.exists() and path.exists() and other.samefile(path)):
+            raise ClipcapError(f"{shown(other)} and {shown(path)} have the same id {name!r}; rename one of them")
     return {name: videos[name] for name in sorted_ids(videos)}
