@@ -203,11 +203,13 @@ class Captioner(HubModel):
         progress: bool = True,
         evidence: bool = False,
         max_damage: float = MAX_DAMAGE,
+        keep: Callable[[list[Prediction]], list[Prediction]] = list,
     ) -> tuple[list[Prediction], ExtractionSummary]:
         """Captions of video files (id -> path) that can be read, and what was found out while reading them.
 
         evidence: find out too how much each frame mattered for the best caption. max_damage: the largest share of
-        damaged frames with which a video is used.
+        damaged frames with which a video is used. keep: is given predictions as soon as they are there, and gives what
+        is to be returned in their place.
         """
         fingerprint = self.require_fingerprint()
         summary = ExtractionSummary(fingerprint)
@@ -222,7 +224,7 @@ class Captioner(HubModel):
             captioned = self.caption_store(store, list(store.videos), settings, batch_size=batch_size)
             if evidence:
                 captioned = explain(self.model, store, captioned, self.device, self.precision)
-            predictions.extend(replace(one, path=str(videos[one.video])) for one in captioned)
+            predictions.extend(keep([replace(one, path=str(videos[one.video])) for one in captioned]))
 
         # Batch by batch, so that the features of many videos are never in memory together.
         for video_id, video in bar:
@@ -323,6 +325,10 @@ class Captioner(HubModel):
         """Whether captions so decoded are ranked by the checkpoint's consensus network."""
         return self.ranker is not None and settings.consensus
 
+    def is_unsure(self, support: float) -> bool:
+        """Whether a caption of so much support is not to be relied on."""
+        return self.ranker is not None and self.ranker.is_unsure(support)
+
     def default_settings(self) -> DecodingSettings:
         """The defaults of the checkpoint."""
         beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
@@ -396,6 +402,7 @@ class Captioner(HubModel):
                 cut=hypothesis.cut,
                 expected_cider=hypothesis.expected_cider,
                 support=hypothesis.support,
+                unsure=None if hypothesis.support is None else self.is_unsure(hypothesis.support),
             )
             for hypothesis in hypotheses
         ]

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from clipcap_video.captioning.formats import FORMATS, Wording, name_of_table, table_file
 from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.runs.engine import EngineOptions
-from clipcap_video.runs.options import ANY, BESIDE, FILE, LARGEST_SEED, Options, Part, absolute, option
+from clipcap_video.runs.options import ANY, BESIDE, FILE, LARGEST_SEED, SHARED, Options, Part, absolute, option
 from clipcap_video.video.damage import MAX_DAMAGE
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ PROGRAM_FILES = ("pred.json", "pred_beam.json")
 ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
 
 
-_input, _decoding, _run = (partial(option, panel=name) for name in ("Input", "Decoding", "Run"))
+_input, _decoding, _output, _run = (partial(option, panel=name) for name in ("Input", "Decoding", "Output", "Run"))
 _architecture = partial(option, panel=ARCHITECTURE)
 
 
@@ -100,7 +101,42 @@ class DecodingOptions(BeamOptions):
 
 
 @dataclass
-class InferConfig(EngineOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
+class WordingOptions(Part):
+    """Which captions become texts and subtitles, and how."""
+
+    min_support: float = _output(
+        0.0,
+        "Leave captions of less support than this out of texts and subtitles; needs a consensus network.",
+        least=0,
+        most=1,
+    )
+    unmarked: bool = _output(False, "Do not begin unsure captions of texts and subtitles with (unsure).")
+
+    @property
+    def wording(self) -> Wording:
+        return Wording(min_support=self.min_support, marked=not self.unmarked)
+
+
+@dataclass
+class FormatOptions(WordingOptions):
+    """In which forms captions are written."""
+
+    to: list[str] | None = _output(
+        None,
+        "Write this form; give it several times for several. One file a video: txt, srt, vtt, ass, vtt-descriptions "
+        "(for audio description). One for all: json, jsonl, csv, parquet, coco.",
+        choices=FORMATS,
+    )
+    prefix_text: str = _output("", "Put before each caption of a txt.")
+    suffix_text: str = _output("", "Put behind each caption of a txt.")
+
+    @property
+    def wording(self) -> Wording:
+        return Wording(self.prefix_text, self.suffix_text, self.min_support, not self.unmarked)
+
+
+@dataclass
+class InferConfig(FormatOptions, EngineOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `inference_vtt.py`."""
 
     epoch: int | None = _input(
@@ -144,6 +180,13 @@ class InferConfig(EngineOptions, DecodingOptions, DamageOptions, CaptionerOption
         needs={"videos": ANY},
     )
 
+    sidecar_dir: Path | None = _output(
+        None, "Folder for what is one file a video; beside the videos unless given.", made=SHARED
+    )
+    overwrite: bool = _output(
+        False, "Replace outputs that are there already, whatever they are the result of.", once=True
+    )
+
     bs: int = _run(64, "Videos decoded at once.", least=1)
     dry_run: bool = _run(False, "Say what the run would take, measured on a few videos, and do nothing.", once=True)
 
@@ -163,8 +206,22 @@ class InferConfig(EngineOptions, DecodingOptions, DamageOptions, CaptionerOption
         self.lm, self.encoder = absolute(self.lm), absolute(self.encoder)
 
     @property
+    def formats(self) -> list[str]:
+        """The names of the forms that are written."""
+        return self.to or [(self.out and name_of_table(self.out)) or "json"]
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """Format -> where the captions of the whole run go."""
+        return {name: table_file(self._out, name) for name in self.formats if not FORMATS[name].is_sidecar}
+
+    @property
     def place(self) -> Path:
-        """Where the captions go."""
+        """Where the captions go first of all; their scores and the record of the run lie beside it."""
+        return next(iter(self.tables.values()), self._out)
+
+    @property
+    def _out(self) -> Path:
         if self.out is not None or self.videos is not None:
             return self.out or Path("predictions.json")
         # Beside the checkpoints, not in one: the next better epoch replaces those.
@@ -173,10 +230,12 @@ class InferConfig(EngineOptions, DecodingOptions, DamageOptions, CaptionerOption
 
     def outputs(self) -> list[tuple[str, Path, str]]:
         out, page = self.place, [] if self.report is None else [("--report", self.report, FILE)]
+        tables = [("--out", table, FILE) for table in self.tables.values()]
         beside = [scores_beside(out), out.with_name(f"{out.stem}.warnings.jsonl")]
         if self.model_dir is not None and self.videos is None:
             beside += [out.with_name(f"{score}{name}") for score in ("", "score") for name in PROGRAM_FILES]
-        return [("--out", out, FILE), *page, *(("--out", path, BESIDE) for path in beside)]
+        folder = [] if self.sidecar_dir is None else [("--sidecar_dir", self.sidecar_dir, SHARED)]
+        return [*tables, *page, *(("--out", path, BESIDE) for path in beside), *folder]
 
 
 def scores_beside(out: Path) -> Path:

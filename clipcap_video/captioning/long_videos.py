@@ -6,22 +6,23 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.formats import FORMATS, SUBTITLES, Results, Wording
 from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog
 from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.results import decided_by
 from clipcap_video.captioning.streaming import joined
-from clipcap_video.captioning.subtitles import FORMATS, clock, cues, subtitle_file
+from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.files import fits_a_name, write_text
-from clipcap_video.models.language_model import digest_language_model
+from clipcap_video.files import fits_a_name
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import shown
@@ -42,12 +43,6 @@ class LongVideo:
     warning: str | None = None
 
 
-def subtitles(predictions: Iterable[Prediction], kind: str) -> str:
-    """The text of a subtitle file, `srt` or `vtt`, of captions with start and end."""
-    shown = ((prediction.start or 0.0, prediction.end or 0.0, prediction.text) for prediction in predictions)
-    return subtitle_file(cues(shown), kind)
-
-
 def caption_long_video(
     captioner: Captioner,
     path: Path,
@@ -55,57 +50,65 @@ def caption_long_video(
     settings: DecodingSettings,
     *,
     folder: Path | None = None,
-    kinds: Sequence[str] = FORMATS,
+    to: Sequence[str] = SUBTITLES,
+    wording: Wording | None = None,
     keep_log: bool = False,
     overwrite: bool = False,
     batch_size: int = 16,
     progress: bool = True,
     max_damage: float = MAX_DAMAGE,
+    second: Callable[[list[Prediction]], list[Prediction]] = list,
+    also_decided: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> LongVideo:
-    """Captions a video and writes STEM.srt, STEM.vtt (`kinds`) into `folder`, the video's own unless given.
+    """Captions a video and writes STEM.srt, STEM.vtt (the sidecars `to`) into `folder`, the video's own unless given.
 
     Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
     to date. A run that was stopped, by Ctrl-C or otherwise, resumes from there; `keep_log` keeps the file when
     all is done, and a later run then only writes the subtitles that it is asked for.
     max_damage: the largest share of damaged frames; a video with more has captions, and ends in a VideoError.
+    second: replaces captions of a batch by those of another model; also_decided: by what, for the log.
     tell: is given a line for each new caption, once it is known to be whole.
 
     Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
     have written, or when the log is of another video, model or choice; `overwrite` replaces them instead.
     """
     if not overwrite:
-        check_absent(path, folder, kinds)
-    folder, log_file, files = _places(path, folder, kinds)
+        check_absent(path, folder, to)
+    folder, log_file, files = _places(path, folder, to)
     fingerprint = captioner.require_fingerprint()
     stop = threading.Event()
     preprocess = captioner.encoder.preprocess
     video = SegmentedVideo(path, segmentation, fingerprint.sampling, preprocess, stop=stop, max_damage=max_damage)
-    made_by = _made_by(captioner, path, segmentation, settings)
+    made_by = _made_by(captioner, path, segmentation, settings) | dict(also_decided or {})
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise ClipcapError(f"cannot write into {folder}; give another place with --out")
 
+    def write(predictions: Sequence[Prediction]) -> None:
+        for name, file in files.items():
+            FORMATS[name].write(file, Results(predictions, wording=wording or Wording()))
+
     with CaptionLog(log_file, made_by, overwrite=overwrite) as log:
         if not overwrite:
-            _check_absent(file for file in files if file.name not in log.writes)
+            _check_absent(file for file in files.values() if file.name not in log.writes)
         skipped = (log.predictions[-1].end or 0.0) if log.predictions else 0.0
         if log.finished:
             tell(f"done before, to {clock(skipped)}, the end")
         held = None if log.finished else log.take_back()
-        log.claim([file.name for file in files])
+        log.claim([file.name for file in files.values()])
         if not log.finished:
             if held is not None:
                 tell(f"done before, to {clock(skipped)}")
             video.start = video.position = skipped
             with stopped_by_signals(stop, "stopping after this batch; Ctrl-C again to stop at once"):
-                _continue(captioner, video, settings, log, held, files, batch_size, progress, tell)
+                _continue(captioner, video, settings, log, held, write, second, batch_size, progress, tell)
             if not stop.is_set():
                 log.finish()
-        _write_subtitles(log.predictions, files)
+        write(log.predictions)
     if log.finished and not keep_log:
         log_file.unlink()
-    written = [*files, log_file] if keep_log or not log.finished else files
+    written = [*files.values(), *([log_file] if keep_log or not log.finished else [])]
     return LongVideo(log.predictions, written, log.finished, skipped, video.warning)
 
 
@@ -115,7 +118,8 @@ def _continue(
     settings: DecodingSettings,
     log: CaptionLog,
     held: Prediction | None,
-    files: Sequence[Path],
+    write: Callable[[Sequence[Prediction]], None],
+    second: Callable[[list[Prediction]], list[Prediction]],
     batch_size: int,
     progress: bool,
     tell: Callable[[str], None],
@@ -130,13 +134,13 @@ def _continue(
     try:
         with bar:
             for batch in captioner.caption_batches(video, settings, batch_size=batch_size):
-                new = [replace(prediction, path=str(video.path)) for prediction in batch]
+                new = second([replace(prediction, path=str(video.path)) for prediction in batch])
                 *done, held = joined(new if held is None else [held, *new])
                 for prediction in done:
                     log.append(prediction)
                     with bar.external_write_mode(sys.stdout):
                         tell(_line(prediction))
-                _write_subtitles([*log.predictions, held], files)
+                write([*log.predictions, held])
                 bar.n = min(video.position, bar.total or video.position)
                 speed = (video.position - video.start) / max(bar.format_dict["elapsed"], 1e-3)
                 bar.set_postfix_str(f"{clock(video.position)} of {clock(video.duration)}, {speed:.1f} x real time, ")
@@ -147,30 +151,26 @@ def _continue(
 
 
 def _line(prediction: Prediction) -> str:
-    return f"{clock(prediction.start or 0)} - {clock(prediction.end or 0)}  {prediction.text}"
+    return f"{clock(prediction.start or 0)} - {clock(prediction.end or 0)}  {prediction.captions[0]}"
 
 
-def _write_subtitles(predictions: Sequence[Prediction], files: Sequence[Path]) -> None:
-    for file in files:
-        write_text(file, subtitles(predictions, file.suffix[1:]))
-
-
-def check_absent(path: Path, folder: Path | None = None, kinds: Sequence[str] = FORMATS) -> None:
+def check_absent(path: Path, folder: Path | None = None, to: Sequence[str] = SUBTITLES) -> None:
     """Raises ClipcapError where a video has subtitles already, and no log that tells that they are ours to replace.
 
     Arguments as those of `caption_long_video`, which checks this too: here it is known before a model is loaded.
     """
-    _, log_file, files = _places(path, folder, kinds)
+    _, log_file, files = _places(path, folder, to)
     if not log_file.exists():
-        _check_absent(files)
+        _check_absent(files.values())
 
 
-def _places(path: Path, folder: Path | None, kinds: Sequence[str]) -> tuple[Path, Path, list[Path]]:
+def _places(path: Path, folder: Path | None, to: Sequence[str]) -> tuple[Path, Path, dict[str, Path]]:
     """The folder, the log and the subtitle files of a video."""
     folder = path.parent if folder is None else folder
     if not fits_a_name(f"{path.stem}{LOG_SUFFIX}"):
         raise VideoError(f"the name {shown(path.stem)} is too long for a {LOG_SUFFIX} beside it; rename the video")
-    return folder, folder / f"{path.stem}{LOG_SUFFIX}", [folder / f"{path.stem}.{kind}" for kind in kinds]
+    files = {name: folder / f"{path.stem}{FORMATS[name].ending}" for name in to}
+    return folder, folder / f"{path.stem}{LOG_SUFFIX}", files
 
 
 def _check_absent(files: Iterable[Path]) -> None:
@@ -189,11 +189,8 @@ def _made_by(
         content = hashlib.sha256(stream.read(1 << 20))
         stream.seek(max(0, size - (1 << 20)))
         content.update(stream.read())
-    ranker = captioner.ranker if captioner.ranks(settings) else None
     return {
         "video": f"{path.name} ({size} bytes, sha256:{content.hexdigest()[:16]})",
-        "model": f"{captioner.describe()['model']} ({digest_language_model(captioner.model)})",
         "segments": str(segmentation),
-        "decoding": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
-        **({} if ranker is None else {"consensus": digest_language_model(ranker)}),
+        **decided_by(captioner, settings),
     }

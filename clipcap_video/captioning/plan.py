@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from clipcap_video.captioning.config import InferConfig
-from clipcap_video.captioning.run import caption_trained_on, find_stored, prepare
+from clipcap_video.captioning.run import prepare
+from clipcap_video.captioning.stored import caption_trained_on, find_stored
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.devices import peak_device_memory
 from clipcap_video.runs.plan import Plan, measure, peak_memory

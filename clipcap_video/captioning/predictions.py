@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.errors import ClipcapError, parsing
 from clipcap_video.files import parse_json, read_json, write_text
 from clipcap_video.video.damage import Damage
@@ -21,7 +22,8 @@ class Caption:
     """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it is truncated.
 
     expected_cider: the CIDEr (0 to 10) that the checkpoint's consensus network expects; None where it has none.
-    support: the share (0 to 1) of its words that somebody would say of the video, by that network's estimate.
+    support: the share (0 to 1) of its words that somebody would say of the video, by that network's estimate; unsure:
+    whether that is below the threshold of the checkpoint. model: the name of another model that wrote it instead.
     """
 
     text: str
@@ -31,6 +33,15 @@ class Caption:
     cut: bool = False
     expected_cider: float | None = None
     support: float | None = None
+    unsure: bool | None = None
+    model: str | None = None
+
+    def __str__(self) -> str:
+        """The text as a person is to read it: with its support, and whether that is too little to be believed."""
+        said = [] if self.model is None else [self.model]
+        said += [] if self.support is None else [f"support {self.support:.2f}"]
+        said += ["unsure"] if self.unsure else []
+        return f"{self.text} ({', '.join(said)})" if said else self.text
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class PredictionFile:
         """Reads what `save` wrote. Raises ClipcapError when the file is missing or is something else."""
         path = Path(path)
         content = _read(path)
-        if not _is_ours(content):
+        if isinstance(content, list) or not _is_ours(content):
             raise ClipcapError(f"{path} lacks the fields version and predictions; give a predictions.json of inference")
         return cls._from_json(content, path)
 
@@ -141,11 +152,14 @@ def from_line(line: str, where: str) -> Prediction:
 def load_captions(path: Path | str) -> tuple[dict[str, str], str | None]:
     """The best caption of each video in a predictions.json, and the split that it says it covers.
 
-    A plain {"id": "caption"} or {"id": ["caption"]} will do; it says no split.
+    A plain {"id": "caption"} or {"id": ["caption"]} will do, and so will results of the COCO caption evaluation,
+    [{"image_id": 7, "caption": "a dog"}]; they say no split.
     Raises ClipcapError when the file is missing or malformed, or names a video twice.
     """
     path = Path(path)
     content = _read(path)
+    if isinstance(content, list):
+        return _coco_captions(content, path), None
     if not _is_ours(content):
         return _plain_captions(content, path), None
     file = PredictionFile._from_json(content, path)
@@ -161,13 +175,30 @@ def _is_ours(content: Mapping[str, Any]) -> bool:
     return "version" in content and "predictions" in content
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | list[Any]:
     if not path.exists():
         raise ClipcapError(f"no predictions at {path}; write them with inference_vtt.py")
     content = read_json(path, "the predictions", "give a predictions.json")
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | list):
         raise ClipcapError(f"{path} holds no JSON object; give a predictions.json, or an object of id and caption")
     return content
+
+
+def _coco_captions(content: list[Any], path: Path) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    for index, entry in enumerate(content):
+        image_id, caption = (entry.get("image_id"), entry.get("caption")) if isinstance(entry, dict) else (None, None)
+        if type(image_id) not in (int, str) or not isinstance(caption, str):
+            raise ClipcapError(
+                f"{path}: entry {index} lacks an image_id or a caption; results of the COCO evaluation are a list of "
+                '{"image_id": 7, "caption": "a dog runs"}'
+            )
+        if str(image_id) in captions:
+            raise ClipcapError(f"{path} has several captions of image {image_id}; keep one an image")
+        captions[str(image_id)] = caption
+    if not captions:
+        raise ClipcapError(f"{path} holds no captions; give a predictions.json")
+    return captions
 
 
 def _plain_captions(content: dict[str, Any], path: Path) -> dict[str, str]:
@@ -196,6 +227,8 @@ def _prediction(entry: Any, where: str) -> Prediction:
                 cut=bool(caption.get("cut", False)),
                 expected_cider=caption.get("expected_cider"),
                 support=caption.get("support"),
+                unsure=_unsure(caption),
+                model=caption.get("model"),
             )
             for caption in _of_type(list, entry["captions"], "captions")
         ]
@@ -212,6 +245,12 @@ def _prediction(entry: Any, where: str) -> Prediction:
         )
 
 
+def _unsure(caption: Mapping[str, Any]) -> bool | None:
+    # Files of before do not say; the threshold was the same for all captioners then.
+    support = caption.get("support")
+    return caption.get("unsure", None if support is None else support < UNSURE_BELOW)
+
+
 def _of_type(kind: type, value: Any, name: str) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{name} is of type {type(value).__name__}")
@@ -224,20 +263,20 @@ def _number(value: float | None) -> float:
 
 
 def _json(content: Any, indent: int | None = None) -> str:
-    text = json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain_json(content), indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a path whose bytes are not UTF-8: its escapes are read back as they were
-        return json.dumps(_plain(content), indent=indent, allow_nan=False)
+        return json.dumps(plain_json(content), indent=indent, allow_nan=False)
     return text
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """The value in JSON's types: paths as text, infinities and NaN as null, array scalars as numbers."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item"):

@@ -5,28 +5,29 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner, CaptionFiles
 from clipcap_video.captioning.config import BeamOptions, InferConfig, scores_beside
-from clipcap_video.captioning.predictions import Prediction, PredictionFile
+from clipcap_video.captioning.formats import FORMATS, Results
+from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.program_files import write_program_files
+from clipcap_video.captioning.results import ResultFiles, decided_by, require_support
+from clipcap_video.captioning.stored import caption_trained_on, find_stored
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.matching import match_features
-from clipcap_video.datasets.records import VideoRecord, select, splits
+from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import FeatureStore
-from clipcap_video.features.layouts import open_features
 from clipcap_video.features.logs import Log
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
-from clipcap_video.runs.defaults import default_annotations, default_features
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.places import refuse_outputs_among
 from clipcap_video.runs.record import (
@@ -56,7 +57,9 @@ def infer(
     """
     videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
     refuse_outputs_among(videos or {}, config)
+    files_of(config)  # what it lacks is said before a model is loaded
     captioner, settings = prepare(config, settings)
+    require_support(config.min_support, captioner, settings)
     if videos is not None:
         return _caption_videos(config, settings, captioner, videos, engine(captioner) if engine else None)
     return _caption_features(config, settings, captioner)
@@ -132,16 +135,27 @@ def _caption_videos(
     caption_files: CaptionFiles | None,
 ) -> CaptionedVideos:
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
-    out = config.place
-    evidence = config.report is not None
     captioned = caption_videos(
-        captioner, videos, settings, out=out, evidence=evidence, records=records, batch_size=config.bs,
-        max_damage=config.max_damage, caption_files=caption_files,
+        captioner, videos, settings, files=files_of(config), evidence=config.report is not None, records=records,
+        batch_size=config.bs, max_damage=config.max_damage, caption_files=caption_files,
     )  # fmt: skip
-    if captioned.failed < len(videos):
+    if captioned.failed < len(videos) and config.tables:
         sources = {"videos": len(videos), "video_files": videos_digest(videos)}
         _record(config, settings, captioner, sources, caption=config.caption)
     return captioned
+
+
+def files_of(config: InferConfig) -> ResultFiles:
+    """Where the captions go that `config` asks for."""
+    sidecars = [name for name in config.formats if FORMATS[name].is_sidecar]
+    return ResultFiles(
+        config.place,
+        config.tables,
+        sidecars,
+        folder=config.sidecar_dir,
+        wording=config.wording,
+        overwrite=config.overwrite,
+    )
 
 
 def _record(
@@ -167,52 +181,89 @@ def caption_videos(
     videos: dict[str, Path],
     settings: DecodingSettings,
     *,
-    out: Path,
+    files: ResultFiles,
     evidence: bool = False,
     records: Sequence[VideoRecord] = (),
     batch_size: int = 64,
     max_damage: float = MAX_DAMAGE,
     caption_files: CaptionFiles | None = None,
+    second: Callable[[list[Prediction]], list[Prediction]] = list,
 ) -> CaptionedVideos:
-    """Captions video files (id -> path): printed, and written to `out`. Those not read are named on stderr.
+    """Captions video files (id -> path): printed, and written to `files`. Those not read are named on stderr.
 
-    evidence: find out how much each frame mattered. records: annotations; videos that they know are scored.
-    caption_files: captions them in the captioner's stead.
+    evidence: find out how much each frame mattered. records: annotations; videos that they know are scored. second:
+    replaces captions by those of another model. caption_files: captions them in the captioner's stead.
     """
-    predictions, summary = (caption_files or captioner.caption_files)(
-        videos, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage
-    )
-    for prediction in predictions:
-        print(f"{prediction.video}: {prediction.captions[0].text}")
-        if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
-            print(
-                f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
-                f"clipcap-video caption {shlex.quote(str(prediction.path))} writes one for each shot",
-                file=sys.stderr,
-            )
+    with files.log(decided_by(captioner, settings) | {"evidence": str(evidence)}) as log:
+        before = {one.video: one for one in log.predictions}
+        same = [name for name, path in videos.items() if name in before and before[name].path == str(path)]
+        done = {name: before[name] for name in same}
+        for one in done.values():
+            files.add(one)
+        missing = files.missing(videos, done)
+        if len(missing) < len(videos):
+            console.say(f"{len(videos) - len(missing):,} of {len(videos):,} videos done before")
+
+        def keep(predictions: list[Prediction]) -> list[Prediction]:
+            kept = second(predictions)
+            for one in kept:
+                log.append(one)
+                files.add(one)
+                _tell(one)
+            return kept
+
+        made, summary = (caption_files or captioner.caption_files)(
+            missing, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage, keep=keep
+        )
     for failure in summary.failures:
         print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
     for video_id, warning in summary.warnings.items():
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
+    known = done | {one.video: one for one in made}
+    predictions = [known[name] for name in videos if name in known]
+    if predictions or "json" not in files.tables:
+        failures = [(failure.video, failure.path, failure.reason) for failure in summary.failures]
+        results = Results(predictions, failures, str(captioner.source), None, asdict(settings))
+        for name, table in files.finish(results).items():
+            print(f"{'captions' if name == 'json' else name}: {table}")
     if not predictions:
         return CaptionedVideos(len(summary.failures), [], captioner.describe(), records)
-    _save(out, predictions, captioner, settings, None)
-    print(f"captions: {out}")
+    cider = None
+    if files.tables:
+        _keep_warnings(files.place, summary.warnings.values())
+        cider = _score_known(files.place, predictions, records)
+    return CaptionedVideos(len(summary.failures), predictions, captioner.describe(), records, cider)
+
+
+def _tell(prediction: Prediction) -> None:
+    print(f"{prediction.video}: {prediction.captions[0]}")
+    if prediction.timestamps and prediction.timestamps[-1] > LONG_SECONDS:
+        console.say(
+            f"{prediction.video} lasts {clock(prediction.timestamps[-1])} and has one caption here; "
+            f"clipcap-video caption {shlex.quote(str(prediction.path))} writes one for each shot"
+        )
+
+
+def _keep_warnings(out: Path, warnings: Iterable[Any]) -> None:
     # Not warnings.jsonl: that is what an extraction into the same folder keeps.
-    warnings = out.with_name(f"{out.stem}.warnings.jsonl")
-    warnings.unlink(missing_ok=True)  # of the run before
-    with Log(warnings) as log:
-        for warned in summary.warnings.values():
+    file = out.with_name(f"{out.stem}.warnings.jsonl")
+    file.unlink(missing_ok=True)  # of the run before
+    with Log(file) as log:
+        for warned in warnings:
             log.add(warned)
+
+
+def _score_known(
+    out: Path, predictions: Sequence[Prediction], records: Sequence[VideoRecord]
+) -> dict[str, float] | None:
+    """CIDEr of the videos that annotations know, whose scores are printed and written; None without any."""
     named = [prediction.video for prediction in predictions]
     matched = match_features([record for record in records if record.captions], named)
-    cider = None
-    if matched.records:
-        known = {record.video_id for record in matched.records}
-        inside = [prediction for prediction in predictions if prediction.video in known]
-        scores = _score(out, inside, matched.records, None)
-        cider = scores.per_video
-    return CaptionedVideos(len(summary.failures), predictions, captioner.describe(), records, cider)
+    if not matched.records:
+        return None
+    known = {record.video_id for record in matched.records}
+    inside = [prediction for prediction in predictions if prediction.video in known]
+    return _score(out, inside, matched.records, None).per_video
 
 
 @dataclass(frozen=True)
@@ -225,40 +276,6 @@ class CaptionedVideos:
     details: dict[str, str]
     records: Sequence[VideoRecord]
     cider: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class StoredVideos:
-    """Stored features that are to be captioned. annotations: the files that tell which, and hold the references.
-
-    from_files: the model has an encoder of its own, so that the videos' files are read instead.
-    """
-
-    store: FeatureStore
-    ids: list[str]
-    records: list[VideoRecord]
-    split: str | None
-    annotations: list[Path]
-    from_files: bool
-
-
-def find_stored(config: InferConfig, captioner: Captioner) -> StoredVideos:
-    """The features to caption and their annotations, where `config` does not say from what the checkpoint knows."""
-    trained = captioner.info.training
-    data = config.data or (Path(trained["data"]) if "data" in trained else default_features())
-    if config.data is None and "data" not in trained and not data.exists():
-        raise ClipcapError("nothing to caption; give video files with --videos or features with --features")
-    store = open_features(data)
-    from_files = config.data is None and captioner.model.encoder_weights_before is not None
-    annotations = config.caption
-    if annotations is None and (config.data is None or not trained):
-        # Of a checkpoint of the ClipCap programs it is not known what it was trained on.
-        named = map(Path, trained.get("caption", [])) if trained else [default_annotations()]
-        annotations = [path for path in named if path.exists()]
-    paragraphs = config.paragraphs or bool(trained.get("paragraphs"))
-    records, split = _choose(annotations or [], paragraphs, config.split, store)
-    ids = [record.video_id for record in records] if records else store.ids()
-    return StoredVideos(store, ids, records, split, annotations or [], from_files)
 
 
 def _caption_features(config: InferConfig, settings: DecodingSettings, captioner: Captioner) -> CaptionedVideos:
@@ -286,73 +303,20 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
     chosen = {"data": stored.store.path, "caption": stored.annotations or None, "split": split}
     # Before the captions: of a run that is killed in between, they are known as its own.
     _record(config, settings, captioner, sources, **chosen)
-    _save(out, predictions, captioner, settings, split)
+    files = files_of(config)
+    for prediction in predictions:
+        files.add(prediction)
+    failures = [(video_id, str(stored.store.path), reason) for video_id, reason in damaged.items()]
+    files.finish(Results(predictions, failures, str(captioner.source), split, asdict(settings)))
     print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
     scored = any(record.captions for record in records)
     cider = _score(out, predictions, records, split).per_video if scored else None
     if config.model_dir is not None:
         captions = {prediction.video: prediction.captions[0].text for prediction in predictions}
         references = {record.video_id: record.captions for record in records}
-        files = write_program_files(out.parent, captions, references, settings.use_beam_search)
-        print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, files))}")
+        program = write_program_files(out.parent, captions, references, settings.use_beam_search)
+        print(f"as the MSR-VTT ClipCap program writes them: {', '.join(map(str, program))}")
     return CaptionedVideos(len(damaged), predictions, captioner.describe(), records, cider)
-
-
-def caption_trained_on(
-    config: InferConfig, settings: DecodingSettings, captioner: Captioner, ids: Sequence[str]
-) -> list[Prediction]:
-    """Captions of the videos `ids` of the model's own data, from their files."""
-    named = captioner.info.training.get("videos")
-    if not named:
-        raise ClipcapError(f"{captioner.source} has its own encoder, so it reads videos; give them with --videos")
-    videos = find_all_videos(map(Path, named))
-    absent = [video_id for video_id in ids if video_id not in videos]
-    if absent:
-        print(f"{len(absent)} of {len(ids)} videos, e.g. {absent[0]}, are not in {named[0]}: left out", file=sys.stderr)
-    present = {video_id: videos[video_id] for video_id in ids if video_id in videos}
-    predictions, summary = captioner.caption_files(present, settings, batch_size=config.bs)
-    for failure in summary.failures:
-        print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
-    if not predictions:
-        raise ClipcapError(f"no video of {named[0]} could be read; give others with --videos")
-    return predictions
-
-
-def _choose(
-    annotations: Sequence[Path], paragraphs: bool, split: str | None, store: FeatureStore
-) -> tuple[list[VideoRecord], str | None]:
-    """The records to caption, of those with features, and the name of their split."""
-    if not annotations:
-        if split is not None:
-            raise ClipcapError(f"--split {split} needs annotations that define it; give them with --annotations")
-        return [], None
-    records = read_annotations(annotations, paragraphs)
-    if split is None:
-        present = splits(records)
-        split = next((name for name in ("test", "validate") if name in present), None)
-    wanted = select(records, split) if split is not None else records
-    matched = match_features(wanted, store.ids())
-    if not matched.records:
-        raise ClipcapError(
-            f"no video of split {split!r} has features in {store.path}; extract them, or choose another --split"
-        )
-    without = len(wanted) - len(matched.records)
-    if without:
-        print(
-            f"{without} of {len(wanted)} videos of split {split!r} have no features: left out",
-            file=sys.stderr,
-        )
-    return matched.records, split
-
-
-def _save(
-    out: Path,
-    predictions: list[Prediction],
-    captioner: Captioner,
-    settings: DecodingSettings,
-    split: str | None,
-) -> None:
-    PredictionFile(str(captioner.source), split, asdict(settings), predictions).save(out)
 
 
 def _score(

@@ -1,4 +1,4 @@
-"""Subtitles in SRT and WebVTT: wrapped, in order, never overlapping."""
+"""Subtitles in SRT, WebVTT and ASS: wrapped, in order, never overlapping; and audio descriptions in WebVTT."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from html import escape
 
 LINE_LENGTH = 42  # characters, as broadcasters and streaming services have it
 LINES = 2
-FORMATS = ("srt", "vtt")
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,38 @@ def wrapped(text: str) -> list[str]:
 
 
 def subtitle_file(shown: Iterable[Cue], kind: str) -> str:
-    """The text of a file of the cues, `srt` or `vtt`; markup characters are escaped in WebVTT."""
+    """The text of a file of the cues, `srt`, `vtt` or `ass`; markup characters are escaped, or replaced in ASS."""
     from pysubs2 import SSAEvent, SSAFile
 
     file = SSAFile()
     for cue in shown:
         text = "\n".join(cue.lines)
         text = escape(text, quote=False) if kind == "vtt" else text
+        text = text.replace("{", "(").replace("}", ")") if kind == "ass" else text  # ASS has no way to say them
         # To pysubs2 a backslash begins a command, unless a word joiner follows.
         file.append(SSAEvent(cue.start, cue.end, text.replace("\\", "\\\u2060")))
-    return file.to_string(kind, keep_ssa_tags=True).replace("\\\u2060", "\\")
+    written = file.to_string(kind, keep_ssa_tags=True)
+    return written if kind == "ass" else written.replace("\\\u2060", "\\")
+
+
+def description_file(captions: Iterable[tuple[float, float, str]]) -> str:
+    """The text of a WebVTT file of kind `descriptions`, which a screen reader speaks: one sentence a cue, not wrapped.
+
+    captions: start and end in seconds, text, in the order of their starts; they must not overlap.
+    """
+    blocks = ["WEBVTT\nKind: descriptions"]
+    for start, end, text in captions:
+        words = " ".join(text.split())
+        if words and start < end:
+            sentence = escape(words[0].upper() + words[1:], quote=False)
+            stop = "" if sentence[-1] in ".!?" else "."
+            blocks.append(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{sentence}{stop}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _vtt_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds * 1000), 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
 def clock(seconds: float) -> str:

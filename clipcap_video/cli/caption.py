@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipcap_video.captioning.config import CaptionerOptions, DamageOptions, DecodingOptions, chosen_settings
+from clipcap_video.captioning.config import (
+    CaptionerOptions,
+    DamageOptions,
+    DecodingOptions,
+    FormatOptions,
+    chosen_settings,
+)
+from clipcap_video.captioning.formats import FORMATS, SUBTITLES, table_file
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import SHARED, Options, option
+from clipcap_video.runs.options import FILE, SHARED, Options, option
 
 if TYPE_CHECKING:
     from clipcap_video.captioning.captioner import Captioner
+    from clipcap_video.captioning.predictions import Prediction
 
 
 @dataclass
-class CaptionConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
+class CaptionConfig(FormatOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `clipcap-video caption`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
@@ -32,14 +40,12 @@ class CaptionConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
     )
     max_shot: float = option(20.0, "Shots longer than this many seconds are split.", panel="Segments")
 
-    srt: bool = option(
-        False, "Write STEM.srt, and STEM.vtt only with --vtt. Without either, both are written.", panel="Output"
-    )
-    vtt: bool = option(False, "Write STEM.vtt, for browsers, and STEM.srt only with --srt.", panel="Output")
+    srt: bool = option(False, "The same as --to srt.", hidden=True)
+    vtt: bool = option(False, "The same as --to vtt.", hidden=True)
     jsonl: bool = option(
         False,
         "Also keep STEM.captions.jsonl: captions with times, scores and the frames' times. clipcap-video report shows "
-        "it as a page.",
+        "it as a page, and tables are made of it.",
         panel="Output",
     )
     out_dir: Path | None = option(
@@ -59,7 +65,24 @@ class CaptionConfig(DecodingOptions, DamageOptions, CaptionerOptions, Options):
 
         if not self.videos:
             raise ClipcapError("no video given; name one, as in clipcap-video caption talk.mp4")
+        old = [name for name in SUBTITLES if getattr(self, name)]
+        self.to = list(dict.fromkeys([*(self.to or []), *old])) or list(SUBTITLES)
+        # Tables are made of the captions of all videos, also of those that were captioned before.
+        self.jsonl = self.jsonl or bool(self.tables)
         self.segmentation = Segmentation.parse(self.segments, self.min_shot, self.max_shot)
+
+    @property
+    def sidecars(self) -> list[str]:
+        return [name for name in self.to or [] if FORMATS[name].is_sidecar]
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """Format -> where the captions of all videos go."""
+        out = (self.out_dir or Path()) / "captions.json"
+        return {name: table_file(out, name) for name in self.to or [] if not FORMATS[name].is_sidecar}
+
+    def outputs(self) -> list[tuple[str, Path, str]]:
+        return [*super().outputs(), *(("--to", table, FILE) for table in self.tables.values())]
 
 
 def load_captioner(config: CaptionerOptions) -> Captioner:
@@ -84,7 +107,9 @@ def _caption(config: CaptionConfig) -> None:
       clipcap-video caption films/ --to vtt --to jsonl --out subtitles/
       clipcap-video caption talk.mp4 --segments fixed:10 --min_support 0.5
     """
-    from clipcap_video.captioning.long_videos import FORMATS, caption_long_video
+    from clipcap_video.captioning.formats import Results, require_formats, write_tables
+    from clipcap_video.captioning.long_videos import caption_long_video
+    from clipcap_video.captioning.results import require_support
     from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
@@ -93,15 +118,20 @@ def _caption(config: CaptionConfig) -> None:
 
     settings = chosen_settings(config)
     videos = list(find_all_videos(config.videos, partial(print, file=sys.stderr)).values())
-    kinds = [kind for kind in FORMATS if getattr(config, kind)] or list(FORMATS)
+    require_formats(config.to or [])
     several = len(videos) > 1
     todo = (
-        videos if config.overwrite else [path for path in videos if not _is_done(path, config.out_dir, kinds, several)]
+        videos
+        if config.overwrite or config.tables
+        else [path for path in videos if not _is_done(path, config.out_dir, config.sidecars, several)]
     )
     if not todo:
         return
     captioner = load_captioner(config)
-    failed = False
+    settings = with_defaults_of(settings, captioner, config)
+    require_support(config.min_support, captioner, settings)
+    captioned: list[Prediction] = []
+    failures: list[tuple[str, str, str]] = []
     for path in todo:
         if several:
             print(f"{shown(path)}:")
@@ -110,9 +140,10 @@ def _caption(config: CaptionConfig) -> None:
                 captioner,
                 path,
                 config.segmentation,
-                with_defaults_of(settings, captioner, config),
+                settings,
                 folder=config.out_dir,
-                kinds=kinds,
+                to=config.sidecars,
+                wording=config.wording,
                 keep_log=config.jsonl,
                 overwrite=config.overwrite,
                 batch_size=config.bs,
@@ -121,10 +152,11 @@ def _caption(config: CaptionConfig) -> None:
             )
         except VideoError as error:
             print(f"could not read {id_of(path)}: {error}", file=sys.stderr)
-            failed = True
+            failures.append((id_of(path), str(path), str(error)))
             continue
         if done.warning is not None:
             print(f"warning: {id_of(path)}: {done.warning}", file=sys.stderr)
+        captioned += done.predictions
         if config.jsonl:
             record_run(done.files[-1], "caption", config)
         print(f"written: {', '.join(map(str, done.files))}")
@@ -132,17 +164,20 @@ def _caption(config: CaptionConfig) -> None:
             end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
             print(f"stopped at {end}; the same command resumes from there", file=sys.stderr)
             sys.exit(130)
-    if failed:
+    write_tables(config.tables, Results(captioned, failures, str(captioner.source), None, asdict(settings)))
+    for name, table in config.tables.items():
+        print(f"{name}: {table}")
+    if failures:
         sys.exit(1)
 
 
-def _is_done(path: Path, folder: Path | None, kinds: list[str], several: bool) -> bool:
+def _is_done(path: Path, folder: Path | None, to: list[str], several: bool) -> bool:
     """Whether a video has its subtitles. One of several is passed over with a line; one alone is an error."""
     from clipcap_video.captioning.long_videos import check_absent
     from clipcap_video.errors import ClipcapError, VideoError
 
     try:
-        check_absent(path, folder, kinds)
+        check_absent(path, folder, to)
     except VideoError:  # which captioning it will say, and count
         return False
     except ClipcapError as error:

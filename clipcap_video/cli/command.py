@@ -203,7 +203,8 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
         hint = hint if type(None) in get_args(hint) else hint | None
         argument = typer.Argument(help=text, show_default=False, metavar=called(item.name).upper())
         return _keyword(item, Annotated[hint, argument], None)
-    if choices := choices_of(item, hint):
+    # Of a list of choices typer knows nothing; `Part` checks it.
+    if (choices := choices_of(item, hint)) and "list[" not in str(hint):
         chosen = Literal[tuple(choices)]  # type: ignore[valid-type]
         hint = chosen | None if type(None) in get_args(hint) else chosen
     # The `--no_...` twin of a flag is for option files alone, and does not show: a flag is off until it is given.
@@ -212,6 +213,7 @@ def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
         help=text,
         rich_help_panel=item.metadata.get("panel"),
         metavar=item.metadata.get("metavar"),
+        hidden=item.metadata.get("hidden", False),
         show_default=hint is not bool,
     )
     return _keyword(item, Annotated[hint, option], default)

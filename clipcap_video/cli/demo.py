@@ -31,6 +31,7 @@ def _demo(config: DemoConfig) -> Path:
       clipcap-video demo my_clips/ --out demo/
     """
     from clipcap_video.captioning.captioner import Captioner
+    from clipcap_video.captioning.results import ResultFiles
     from clipcap_video.captioning.run import caption_videos
     from clipcap_video.report.entries import report_predictions
     from clipcap_video.video.files import find_videos
@@ -46,7 +47,8 @@ def _demo(config: DemoConfig) -> Path:
     settings = replace(captioner.default_settings(), num_return=5)
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
-    captioned = caption_videos(captioner, named, settings, out=out / "predictions.json", evidence=True)
+    files = ResultFiles(out / "predictions.json", {"json": out / "predictions.json"})
+    captioned = caption_videos(captioner, named, settings, files=files, evidence=True)
     if captioned.predictions:
         page = out / "report.html"
         report_predictions(captioned.predictions, page, captioned.details)

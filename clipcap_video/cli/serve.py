@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipcap_video.captioning.config import BeamOptions, CaptionerOptions, chosen_settings
+from clipcap_video.captioning.config import BeamOptions, CaptionerOptions, WordingOptions, chosen_settings
 from clipcap_video.cli.caption import load_captioner
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import Options, option
 
 
 @dataclass
-class ServeConfig(BeamOptions, CaptionerOptions, Options):
+class ServeConfig(WordingOptions, BeamOptions, CaptionerOptions, Options):
     """Options of `clipcap-video serve`."""
 
     host: str = option(
@@ -33,13 +33,15 @@ def _serve(config: ServeConfig) -> None:
       clipcap-video serve
       clipcap-video serve --model_dir out/ --port 8000
     """
+    from clipcap_video.captioning.results import require_support
     from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.web.page import Address, serve
 
     settings = chosen_settings(config)
     captioner = load_captioner(config)
     settings = with_defaults_of(settings, captioner, config)
-    serve(captioner, settings, Address(config.host, config.port), max_mb=config.max_mb)
+    require_support(config.min_support, captioner, settings)
+    serve(captioner, settings, Address(config.host, config.port), max_mb=config.max_mb, wording=config.wording)
 
 
 serve = Command(ServeConfig, _serve, "serve")

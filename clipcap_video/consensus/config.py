@@ -7,6 +7,9 @@ from pathlib import Path
 
 from clipcap_video.runs.options import LARGEST_SEED, WIDEST, Options, option
 
+# Captions of less support than this are unsure, unless a network says another threshold.
+UNSURE_BELOW = 0.85
+
 
 @dataclass
 class ConsensusTrainConfig(Options):

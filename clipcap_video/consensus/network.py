@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
 
@@ -95,11 +96,15 @@ class NgramTable:
 
 @dataclass(frozen=True)
 class ConsensusConfig:
-    """feature_dim: D. hidden_dim: width of the hidden layer. dropout: in training, before both layers."""
+    """feature_dim: D. hidden_dim: width of the hidden layer. dropout: in training, before both layers.
+
+    unsure_below: captions of less support than this are not to be relied on.
+    """
 
     feature_dim: int
     hidden_dim: int = 384
     dropout: float = 0.5
+    unsure_below: float = UNSURE_BELOW
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,10 @@ class ConsensusRanker(nn.Module):
         places = [self._place[ngram] for words in lists for ngram in count_ngrams(words) if ngram in self._place]
         return torch.bincount(torch.tensor(places, dtype=torch.long), minlength=len(self.ngrams)) / len(lists)
 
+    def is_unsure(self, support: float) -> bool:
+        """Whether a caption of so much support is not to be relied on."""
+        return support < self.config.unsure_below
+
     @torch.inference_mode()
     def judge(
         self, features: Tensor, mask: Tensor, captions: Sequence[Sequence[Sequence[str]]]
@@ -236,6 +245,7 @@ class ConsensusRanker(nn.Module):
         described = {
             "hidden_dim": self.config.hidden_dim,
             "dropout": self.config.dropout,
+            "unsure_below": self.config.unsure_below,
             "ngrams": [" ".join(ngram) for ngram in self.ngrams],
         }
         with whole_file(file) as partial:
@@ -250,7 +260,12 @@ class ConsensusRanker(nn.Module):
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no dict)
             ngrams = [tuple(text.split(" ")) for text in described["ngrams"]]
             table = NgramTable(ngrams, tensors["rarity"], tensors["unknown"], tensors["weight"], tensors["lengths"])
-            config = ConsensusConfig(len(tensors["mean"]) // 2, described["hidden_dim"], described["dropout"])
+            config = ConsensusConfig(
+                len(tensors["mean"]) // 2,
+                described["hidden_dim"],
+                described["dropout"],
+                described.get("unsure_below", UNSURE_BELOW),
+            )
             # Without storage until the tensors are in their places: sizes are believed last.
             with torch.device("meta"):
                 ranker = cls(config, table)

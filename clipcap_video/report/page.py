@@ -96,7 +96,6 @@ def write_report(
         "base64": _base64,
         "seconds": format_seconds,
         "number": _number,
-        "probability": _probability,
         "percent": _percent,
     }
     # Universal newlines matter: browsers digest the script with LF, whatever the file on disk has.

@@ -37,7 +37,7 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
     once: it belongs to one call of the command; no record of the run keeps it. made: it is written, FILE, FOLDER or
         SHARED. chooses: with which other inputs the run is another one, e.g. the epoch of a checkpoint.
-    panel, metavar: for `--help`. argument: a bare word, or several; `--NAME` is understood too.
+    panel, metavar, hidden: for `--help`. argument: a bare word, or several; `--NAME` is understood too.
     """
     return field(default=None, metadata={"default": default, "help": help, **extra})
 
@@ -153,8 +153,9 @@ def _check_value(item: Field[Any], value: Any, hint: Any) -> None:
     if value is None:
         return
     choices = choices_of(item, hint)
-    if choices and value not in choices:
-        raise ClipcapError(f"--{called(item.name)} must be one of {', '.join(choices)}, not {value!r}")
+    wrong = [one for one in (value if isinstance(value, list) else [value]) if choices and one not in choices]
+    if wrong:
+        raise ClipcapError(f"--{called(item.name)} must be one of {', '.join(choices)}, not {wrong[0]!r}")
     least, most, above, below = (item.metadata.get(name) for name in ("least", "most", "above", "below"))
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Larger numbers are slips of the hand, on which a run would hang or eat the memory.

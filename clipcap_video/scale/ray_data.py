@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,13 @@ def caption_with_ray(options: EngineOptions, captioner: Captioner, **arguments: 
     """What stands in for `captioner.caption_files`: VideoCaptioner(**arguments) in the processes of Ray Data."""
 
     def caption(
-        videos: dict[str, Path], settings: Any, *, batch_size: int, evidence: bool, max_damage: float
+        videos: dict[str, Path],
+        settings: Any,
+        *,
+        batch_size: int,
+        evidence: bool,
+        max_damage: float,
+        keep: Callable[[list[Prediction]], list[Prediction]] = list,
     ) -> tuple[list[Prediction], ExtractionSummary]:
         summary = ExtractionSummary(captioner.require_fingerprint())
         chosen = {"settings": settings, "evidence": evidence, "max_damage": max_damage}
@@ -213,7 +219,7 @@ def caption_with_ray(options: EngineOptions, captioner: Captioner, **arguments: 
                 continue
             summary.done += 1
             summary.frames += int(row["frames"])
-            predictions[video_id] = from_line(row["prediction"], path)
+            (predictions[video_id],) = keep([from_line(row["prediction"], path)])
             if row["warning"]:
                 summary.warnings[video_id] = Warned(video_id, path, row["warning"], _damage(row).to_json())
         in_order = {video_id: number for number, video_id in enumerate(videos)}

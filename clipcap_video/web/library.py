@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.long_videos import FORMATS, subtitles
-from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.formats import FORMATS, Results, Wording
+from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.streaming import joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import VideoError
@@ -29,7 +29,7 @@ class DescribedVideo:
     number: int
     name: str
     path: Path
-    caption: str
+    caption: Caption
     segments: list[Prediction]
     subtitle_files: dict[str, Path]
 
@@ -47,10 +47,19 @@ class Hit:
 class Library:
     """Describes videos, one at a time, and finds them again by words of their captions.
 
-    videos: those described so far. folder: for the subtitle files. most_bytes: larger files are refused.
+    videos: those described so far. folder: for the subtitle files, which `wording` words. most_bytes: larger files
+    are refused.
     """
 
-    def __init__(self, captioner: Captioner, settings: DecodingSettings, folder: Path, most_bytes: int) -> None:
+    def __init__(
+        self,
+        captioner: Captioner,
+        settings: DecodingSettings,
+        folder: Path,
+        most_bytes: int,
+        wording: Wording | None = None,
+    ) -> None:
+        self._wording = wording or Wording()
         self._captioner = captioner
         self._settings = settings
         self._folder = folder
@@ -91,10 +100,10 @@ class Library:
         folder = self._folder / str(len(self.videos))
         folder.mkdir()
         files = {}
-        for kind in FORMATS:
-            files[kind] = folder / f"{path.stem}.{kind}"
-            files[kind].write_text(subtitles(segments, kind), encoding="utf-8")
-        described = DescribedVideo(len(self.videos), path.name, path, whole.text, segments, files)
+        for name in ("srt", "vtt"):
+            files[name] = folder / f"{path.stem}{FORMATS[name].ending}"
+            FORMATS[name].write(files[name], Results(segments, wording=self._wording))
+        described = DescribedVideo(len(self.videos), path.name, path, whole.captions[0], segments, files)
         self.videos.append(described)
         return described
 
@@ -105,7 +114,7 @@ class Library:
             return []
         hits = []
         for video in reversed(self.videos):
-            whole = Hit(video, None, None, video.caption)
+            whole = Hit(video, None, None, video.caption.text)
             parts = [Hit(video, part.start, part.end, part.text) for part in video.segments]
             hits += [hit for hit in (whole, *parts) if _matches(words, hit.text)]
         return hits

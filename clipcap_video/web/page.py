@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.formats import Wording
+from clipcap_video.captioning.predictions import Caption
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
@@ -24,8 +26,8 @@ from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
 # What browsers can show themselves; of others the captions are shown without a player.
 PLAYABLE = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
 SEGMENTS = {"shot by shot": "shots", "every 10 seconds": "fixed:10", "one caption": "whole"}
-HEADERS = ["from", "to", "caption"]
-HIT_HEADERS = ["video", *HEADERS]
+HIT_HEADERS = ["video", "from", "to", "caption"]
+HEADERS = [*HIT_HEADERS[1:], "support"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def serve(
     address: Address,
     *,
     max_mb: int = 500,
+    wording: Wording | None = None,
     tell: Callable[[str], None] = print,
 ) -> None:
     """Shows the page until Ctrl-C or SIGTERM. All files it was given and made are gone afterwards.
@@ -54,7 +57,7 @@ def serve(
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         subtitle_folder = Path(folder, "subtitles")
         subtitle_folder.mkdir()
-        library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE)
+        library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE, wording)
         page, look = build(library, max_mb)
         with stopped_by_signals(threading.Event()) as stop:
             try:
@@ -97,9 +100,12 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
             )
         except ClipcapError as error:
             raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
-        rows = [[clock(part.start or 0), clock(part.end or 0), part.text] for part in described.segments]
+        rows = [
+            [clock(part.start or 0), clock(part.end or 0), part.text, _support(part.captions[0])]
+            for part in described.segments
+        ]
         downloads = [str(file) for file in described.subtitle_files.values()]
-        return f"### {described.caption}", _player(described), rows, downloads, described.number
+        return _heading(described.caption), _player(described), rows, downloads, described.number
 
     def play_segment(number: int | None, event: Any) -> str:
         if number is None:
@@ -131,6 +137,16 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
         on.hits.select(play_hit, on.query, on.player, show_progress="hidden", api_visibility="private")
     fonts = ["system-ui", "sans-serif"]
     return page, {"theme": gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])}
+
+
+def _support(caption: Caption) -> str:
+    if caption.support is None:
+        return "–"
+    return f"{caption.support:.0%}{', unsure' if caption.unsure else ''}"
+
+
+def _heading(caption: Caption) -> str:
+    return f"### {caption.text}" + ("" if caption.support is None else f"\n\nsupport {_support(caption)}")
 
 
 def _elements(gradio: Any, max_mb: int) -> SimpleNamespace:

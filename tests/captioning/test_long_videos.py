@@ -71,7 +71,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(captioner: Captioner, talk: Path, folder: Path, **options: object) -> LongVideo:
-    chosen = {"kinds": ("srt", "vtt"), "keep_log": True, "progress": False, "batch_size": 1} | options
+    chosen = {"to": ("srt", "vtt"), "keep_log": True, "progress": False, "batch_size": 1} | options
     return caption_long_video(captioner, talk, Segmentation(), SETTINGS, folder=folder, **chosen)  # type: ignore[arg-type]
 
 
@@ -124,7 +124,7 @@ class TestAWholeRun:
     def test_without_keeping_the_log_only_subtitles_are_left(
         self, captioner: Captioner, talk: Path, tmp_path: Path
     ) -> None:
-        make(captioner, talk, tmp_path, keep_log=False, kinds=("srt",))
+        make(captioner, talk, tmp_path, keep_log=False, to=("srt",))
         assert list(contents(tmp_path)) == ["talk.srt"]
 
 
@@ -192,9 +192,9 @@ class TestStoppedRuns:
     def test_a_finished_log_gives_other_formats_without_work(
         self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        make(captioner, talk, tmp_path, kinds=("srt",))
+        make(captioner, talk, tmp_path, to=("srt",))
         monkeypatch.setattr(long_videos, "_continue", None)
-        make(captioner, talk, tmp_path, kinds=("vtt",))
+        make(captioner, talk, tmp_path, to=("vtt",))
         assert (tmp_path / "talk.vtt").read_text().startswith("WEBVTT")
 
 
@@ -204,7 +204,7 @@ class TestWhatIsThereAlready:
         with pytest.raises(ClipcapError, match=r"talk\.srt is there already; give --overwrite"):
             make(captioner, talk, tmp_path)
         assert contents(tmp_path) == {"talk.srt": "made by hand"}
-        make(captioner, talk, tmp_path, kinds=("vtt",))
+        make(captioner, talk, tmp_path, to=("vtt",))
         with pytest.raises(ClipcapError, match=r"talk\.srt is there already; give --overwrite"):
             make(captioner, talk, tmp_path)
         make(captioner, talk, tmp_path, overwrite=True)

@@ -64,6 +64,8 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "cut": True,
         "expected_cider": None,
         "support": None,
+        "unsure": None,
+        "model": None,
     }
     assert set(content["predictions"][1]) == {
         "video",
@@ -121,7 +123,11 @@ def ours(*predictions: object) -> str:
     ("text", "message"),
     [
         ("{", "cannot read the predictions"),
-        ("[]", "holds no JSON object"),
+        ("5", "holds no JSON object"),
+        ("[]", "holds no captions"),
+        ('[{"image_id": 7}]', "entry 0 lacks an image_id or a caption"),
+        ('[{"image_id": true, "caption": "x"}]', "entry 0 lacks an image_id or a caption"),
+        ('[{"image_id": 7, "caption": "x"}, {"image_id": "7", "caption": "y"}]', "several captions of image 7"),
         ("{}", "holds no captions"),
         ('{"a": []}', "the entry 'a' is neither a caption"),
         ('{"a": {"caption": "x"}}', "the entry 'a' is neither a caption"),

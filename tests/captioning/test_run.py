@@ -10,6 +10,7 @@ import pytest
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.predictions import Caption, Prediction
+from clipcap_video.captioning.results import ResultFiles
 from clipcap_video.captioning.run import caption_videos
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.features.logs import ExtractionSummary, Warned
@@ -55,13 +56,19 @@ class Stub:
         return {}
 
 
+@pytest.fixture(autouse=True)
+def no_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipcap_video.captioning.run.decided_by", lambda captioner, settings: {})
+
+
 def test_warnings_are_of_this_run_and_leave_those_of_an_extraction_alone(tmp_path: Path) -> None:
     theirs = tmp_path / "warnings.jsonl"
     theirs.write_text("an extraction's\n")
     out = tmp_path / "predictions.json"
-    caption_videos(Stub(damaged=True), {}, DecodingSettings(), out=out)  # type: ignore[arg-type]
+    files = ResultFiles(out, {"json": out})
+    caption_videos(Stub(damaged=True), {"a": Path("a.mp4")}, DecodingSettings(), files=files)  # type: ignore[arg-type]
     (line,) = (tmp_path / "predictions.warnings.jsonl").read_text().splitlines()
     assert json.loads(line)["warning"] == "1 of 60 frames is damaged"
-    caption_videos(Stub(damaged=False), {}, DecodingSettings(), out=out)  # type: ignore[arg-type]
+    caption_videos(Stub(damaged=False), {"a": Path("a.mp4")}, DecodingSettings(), files=files)  # type: ignore[arg-type]
     assert not (tmp_path / "predictions.warnings.jsonl").exists()
     assert theirs.read_text() == "an extraction's\n"

@@ -49,7 +49,7 @@ class TestTheLibrary:
         subtitles = list(srt.parse(found.subtitle_files["srt"].read_text()))
         assert [sub.start.total_seconds() for sub in subtitles] == [part.start for part in found.segments]
         assert found.subtitle_files["vtt"].read_text().startswith("WEBVTT")
-        assert found.caption == library._captioner.caption(clip, SETTINGS).text
+        assert found.caption.text == library._captioner.caption(clip, SETTINGS).text
         assert shares == sorted(shares)
         assert 0 < shares[-1] <= 1
 
@@ -143,7 +143,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 def test_subtitles_are_seen_on_the_picture(captioner: Captioner, browser: Any, clip: Path, tmp_path: Path) -> None:  # noqa: F811
     shutil.copy(clip, tmp_path / "talk.mp4")
     cut = Segmentation.parse("fixed:2.5")
-    caption_long_video(captioner, tmp_path / "talk.mp4", cut, SETTINGS, kinds=("vtt", "srt"), progress=False)
+    caption_long_video(captioner, tmp_path / "talk.mp4", cut, SETTINGS, to=("vtt", "srt"), progress=False)
     subtitles = list(srt.parse((tmp_path / "talk.srt").read_text()))
     # As a blob the video can be searched; the little server knows no ranges.
     (tmp_path / "page.html").write_text(
