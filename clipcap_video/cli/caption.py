@@ -82,7 +82,7 @@ class CaptionConfig(FormatOptions, DecodingOptions, DamageOptions, CaptionerOpti
         return {name: table_file(out, name) for name in self.to or [] if not FORMATS[name].is_sidecar}
 
     def outputs(self) -> list[tuple[str, Path, str]]:
-        return [*super().outputs(), *(("--to", table, FILE) for table in self.tables.values())]
+        return [*(("--to", table, FILE) for table in self.tables.values()), *super().outputs()]
 
 
 def load_captioner(config: CaptionerOptions) -> Captioner:
@@ -167,6 +167,8 @@ def _caption(config: CaptionConfig) -> None:
     write_tables(config.tables, Results(captioned, failures, str(captioner.source), None, asdict(settings)))
     for name, table in config.tables.items():
         print(f"{name}: {table}")
+    if config.tables:
+        record_run(next(iter(config.tables.values())), "caption", config)
     if failures:
         sys.exit(1)
 
