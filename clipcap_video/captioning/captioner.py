@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clipcap_video import console
 from clipcap_video.captioning.evidence import explain
 from clipcap_video.captioning.hub import HubModel, fetch, names_repository
-from clipcap_video.captioning.pictures import is_one_video, sampled_frames
+from clipcap_video.captioning.pictures import Video, encode_segments, is_one_video, sampled_frames
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.ranking import load_ranker, rank
 from clipcap_video.captioning.streaming import caption_batches, joined
@@ -38,7 +38,7 @@ from clipcap_video.features.base import (
     stack_features,
     thin_frames,
 )
-from clipcap_video.features.encode import EncodedVideo, encode_frames, encode_videos, fitting_encoder
+from clipcap_video.features.encode import EncodedVideo, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.logs import ExtractionSummary
 from clipcap_video.models.base import CaptionModel
@@ -48,11 +48,6 @@ from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import find_videos, id_of
 from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFrames
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Video = str | Path | np.ndarray | torch.Tensor | Image
 
 # What has the form of `Captioner.caption_files`.
 CaptionFiles = Callable[..., tuple[list[Prediction], ExtractionSummary]]
@@ -269,15 +264,8 @@ class Captioner(HubModel):
         self, video_id: str, segments: Sequence[SegmentFrames], settings: DecodingSettings | None = None
     ) -> list[Prediction]:
         """Captions of parts of one video, whose frames went through the encoder's `preprocess`, in one batch."""
-        normalize = self.require_fingerprint().normalized
-        images = torch.cat([segment.images for segment in segments])  # [n, 3, S, S]
-        encoded = [encode_frames(self.encoder, part, normalize) for part in images.split(32)]
-        features = torch.cat(encoded).half().float().numpy()  # in the precision of stored features
-        ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
-        videos = [
-            thin_frames(VideoFeatures(part, segment.timestamps), self.model.max_frames)
-            for part, segment in zip(np.split(features, ends), segments, strict=True)
-        ]
+        encoded = encode_segments(self.encoder, segments, self.require_fingerprint().normalized)
+        videos = [thin_frames(video, self.model.max_frames) for video in encoded]
         keys = [f"{video_id}@{segment.start:.3f}" for segment in segments]
         hypotheses_of = self.caption_features([video.features for video in videos], settings, keys)
         return [

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import VideoFeatures
+from clipcap_video.features.encode import encode_frames
 from clipcap_video.video.sampling import SamplingSpec, choose
 from clipcap_video.video.segments import SegmentFrames
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Video: TypeAlias = str | Path | np.ndarray | Tensor | Image
+else:
+    Video = object  # PIL is not imported for its name alone
 
 
 def is_one_video(value: Any) -> bool:
     """Whether a value is a video by itself: a path, an array or an image. Any other sequence is several of them."""
     return isinstance(value, str | Path) or hasattr(value, "shape") or hasattr(value, "convert")
+
+
+def encode_segments(encoder: ImageEncoder, segments: Sequence[SegmentFrames], normalize: bool) -> list[VideoFeatures]:
+    """The features of each segment, encoded together, in the precision of stored ones."""
+    images = torch.cat([segment.images for segment in segments])  # [n, 3, S, S]
+    encoded = [encode_frames(encoder, part, normalize) for part in images.split(32)]
+    features = torch.cat(encoded).half().float().numpy()
+    ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
+    parts = zip(np.split(features, ends), segments, strict=True)
+    return [VideoFeatures(part, segment.timestamps) for part, segment in parts]
 
 
 def sampled_frames(video: Any, spec: SamplingSpec, preprocess: Callable[[Tensor], Tensor]) -> SegmentFrames:
