@@ -212,7 +212,6 @@ def require_formats(names: Sequence[str]) -> None:
 def write_tables(tables: Mapping[str, Path], results: Results) -> None:
     """tables: format -> file, whose folder is made."""
     for name, file in tables.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
         FORMATS[name].write(file, results)
 
 

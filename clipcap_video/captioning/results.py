@@ -12,7 +12,7 @@ from clipcap_video.captioning.log import CaptionLog
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import fits_a_name
+from clipcap_video.files import fits_a_name, url_of
 from clipcap_video.models.language_model import digest_language_model
 
 
@@ -56,7 +56,7 @@ class ResultFiles:
         self.tables, self.sidecars, self.folder = tables, sidecars, folder
         self.wording, self.overwrite = wording or Wording(), overwrite
         self.place = place
-        self.partial = place.with_name(f"{place.stem}.partial.jsonl")
+        self.partial = (Path() if url_of(place) else place.parent) / f"{place.stem}.partial.jsonl"
         require_formats([*tables, *sidecars])
 
     def log(self, decided: Mapping[str, str]) -> CaptionLog:
@@ -78,6 +78,8 @@ class ResultFiles:
     def beside(self, video: Path) -> dict[str, Path]:
         """Format -> sidecar of a video. Raises ClipcapError where its name is too long for them."""
         folder = video.parent if self.folder is None else self.folder
+        if url_of(folder):
+            raise ClipcapError(f"nothing can be written beside {video}; give a folder here with --sidecar_dir")
         files = {name: folder / f"{video.stem}{FORMATS[name].ending}" for name in self.sidecars}
         long = next((file.name for file in files.values() if not fits_a_name(file.name)), None)
         if long is not None:
@@ -88,8 +90,6 @@ class ResultFiles:
         """Writes the sidecars of a video."""
         if not self.sidecars:
             return
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
         for name, file in self.beside(Path(prediction.path or prediction.video)).items():
             if self.overwrite or not file.exists():
                 FORMATS[name].write(file, Results([prediction], wording=self.wording))
