@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clipcap_video.captioning.formats import FORMATS, Wording, name_of_table, table_file
+from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.runs.engine import EngineOptions
 from clipcap_video.runs.options import ANY, BESIDE, FILE, LARGEST_SEED, SHARED, Options, Part, absolute, option
@@ -22,7 +23,9 @@ PROGRAM_FILES = ("pred.json", "pred_beam.json")
 ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
 
 
-_input, _decoding, _output, _run = (partial(option, panel=name) for name in ("Input", "Decoding", "Output", "Run"))
+_input, _decoding, _output, _second, _run = (
+    partial(option, panel=name) for name in ("Input", "Decoding", "Output", "Second opinion", "Run")
+)
 _architecture = partial(option, panel=ARCHITECTURE)
 
 
@@ -136,7 +139,37 @@ class FormatOptions(WordingOptions):
 
 
 @dataclass
-class InferConfig(FormatOptions, EngineOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
+class SecondOptions(Part):
+    """Another model that is asked where ours is not sure."""
+
+    second_opinion: str | None = _second(
+        None,
+        "Address of a server that speaks OpenAI's protocol, e.g. http://127.0.0.1:8000/v1: captions of little support "
+        "are replaced by its own. Frames of these videos are sent there.",
+    )
+    second_model: str | None = _second(None, "Its model.", needs={"second_opinion": ANY})
+    below: float = _second(
+        0.6, "Ask where our caption has less support than this.", least=0, most=1, needs={"second_opinion": ANY}
+    )
+    second_prompt: Path | None = _second(
+        None, "A text file with the prompt, if not the one that comes along.", needs={"second_opinion": ANY}
+    )
+    second_frames: int = _second(4, "Frames that are sent of each.", least=1, most=64, needs={"second_opinion": ANY})
+    second_timeout: float = _second(
+        60.0, "Seconds that an answer may take.", above=0, most=3600, needs={"second_opinion": ANY}
+    )
+    second_jobs: int = _second(4, "Questions at once.", least=1, most=256, needs={"second_opinion": ANY})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.second_opinion is not None and self.second_model is None:
+            raise ClipcapError("--second_opinion needs the name of a model that the server has; give --second_model")
+
+
+@dataclass
+class InferConfig(
+    FormatOptions, SecondOptions, EngineOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options
+):
     """Options of `inference_vtt.py`."""
 
     epoch: int | None = _input(

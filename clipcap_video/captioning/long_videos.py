@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from clipcap_video.captioning.formats import FORMATS, SUBTITLES, Results, Wordin
 from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.results import decided_by
+from clipcap_video.captioning.second_opinion import SecondOpinion
 from clipcap_video.captioning.streaming import joined
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
@@ -57,8 +58,7 @@ def caption_long_video(
     batch_size: int = 16,
     progress: bool = True,
     max_damage: float = MAX_DAMAGE,
-    second: Callable[[list[Prediction]], list[Prediction]] = list,
-    also_decided: Mapping[str, str] | None = None,
+    second: SecondOpinion | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> LongVideo:
     """Captions a video and writes STEM.srt, STEM.vtt (the sidecars `to`) into `folder`, the video's own unless given.
@@ -67,7 +67,7 @@ def caption_long_video(
     to date. A run that was stopped, by Ctrl-C or otherwise, resumes from there; `keep_log` keeps the file when
     all is done, and a later run then only writes the subtitles that it is asked for.
     max_damage: the largest share of damaged frames; a video with more has captions, and ends in a VideoError.
-    second: replaces captions of a batch by those of another model; also_decided: by what, for the log.
+    second: another model to ask.
     tell: is given a line for each new caption, once it is known to be whole.
 
     Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
@@ -80,7 +80,7 @@ def caption_long_video(
     stop = threading.Event()
     preprocess = captioner.encoder.preprocess
     video = SegmentedVideo(path, segmentation, fingerprint.sampling, preprocess, stop=stop, max_damage=max_damage)
-    made_by = _made_by(captioner, path, segmentation, settings) | dict(also_decided or {})
+    made_by = _made_by(captioner, path, segmentation, settings) | (second.decides() if second else {})
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise ClipcapError(f"cannot write into {folder}; give another place with --out")
@@ -119,7 +119,7 @@ def _continue(
     log: CaptionLog,
     held: Prediction | None,
     write: Callable[[Sequence[Prediction]], None],
-    second: Callable[[list[Prediction]], list[Prediction]],
+    second: SecondOpinion | None,
     batch_size: int,
     progress: bool,
     tell: Callable[[str], None],
@@ -134,7 +134,8 @@ def _continue(
     try:
         with bar:
             for batch in captioner.caption_batches(video, settings, batch_size=batch_size):
-                new = second([replace(prediction, path=str(video.path)) for prediction in batch])
+                new = [replace(prediction, path=str(video.path)) for prediction in batch]
+                new = second(new) if second else new
                 *done, held = joined(new if held is None else [held, *new])
                 for prediction in done:
                     log.append(prediction)

@@ -17,6 +17,7 @@ from clipcap_video.captioning.formats import FORMATS, Results
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.program_files import write_program_files
 from clipcap_video.captioning.results import ResultFiles, decided_by, require_support
+from clipcap_video.captioning.second_opinion import SecondOpinion, second_opinion
 from clipcap_video.captioning.stored import caption_trained_on, find_stored
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.datasets.annotations import read_annotations
@@ -138,6 +139,7 @@ def _caption_videos(
     captioned = caption_videos(
         captioner, videos, settings, files=files_of(config), evidence=config.report is not None, records=records,
         batch_size=config.bs, max_damage=config.max_damage, caption_files=caption_files,
+        second=second_opinion(config, captioner, settings),
     )  # fmt: skip
     if captioned.failed < len(videos) and config.tables:
         sources = {"videos": len(videos), "video_files": videos_digest(videos)}
@@ -187,14 +189,15 @@ def caption_videos(
     batch_size: int = 64,
     max_damage: float = MAX_DAMAGE,
     caption_files: CaptionFiles | None = None,
-    second: Callable[[list[Prediction]], list[Prediction]] = list,
+    second: SecondOpinion | None = None,
 ) -> CaptionedVideos:
     """Captions video files (id -> path): printed, and written to `files`. Those not read are named on stderr.
 
     evidence: find out how much each frame mattered. records: annotations; videos that they know are scored. second:
-    replaces captions by those of another model. caption_files: captions them in the captioner's stead.
+    another model to ask. caption_files: captions them in the captioner's stead.
     """
-    with files.log(decided_by(captioner, settings) | {"evidence": str(evidence)}) as log:
+    decided = decided_by(captioner, settings) | {"evidence": str(evidence)} | (second.decides() if second else {})
+    with files.log(decided) as log:
         before = {one.video: one for one in log.predictions}
         same = [name for name, path in videos.items() if name in before and before[name].path == str(path)]
         done = {name: before[name] for name in same}
@@ -205,7 +208,7 @@ def caption_videos(
             console.say(f"{len(videos) - len(missing):,} of {len(videos):,} videos done before")
 
         def keep(predictions: list[Prediction]) -> list[Prediction]:
-            kept = second(predictions)
+            kept = second(predictions) if second else predictions
             for one in kept:
                 log.append(one)
                 files.add(one)
@@ -215,6 +218,8 @@ def caption_videos(
         made, summary = (caption_files or captioner.caption_files)(
             missing, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage, keep=keep
         )
+    if second:
+        console.say(second.describe())
     for failure in summary.failures:
         print(f"could not read {failure.video}: {failure.reason}", file=sys.stderr)
     for video_id, warning in summary.warnings.items():

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipcap_video import console
 from clipcap_video.captioning.config import (
     CaptionerOptions,
     DamageOptions,
     DecodingOptions,
     FormatOptions,
+    SecondOptions,
     chosen_settings,
 )
 from clipcap_video.captioning.formats import FORMATS, SUBTITLES, table_file
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class CaptionConfig(FormatOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
+class CaptionConfig(FormatOptions, SecondOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `clipcap-video caption`."""
 
     videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
@@ -111,6 +113,7 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.captioning.long_videos import caption_long_video
     from clipcap_video.captioning.results import require_support
     from clipcap_video.captioning.run import with_defaults_of
+    from clipcap_video.captioning.second_opinion import second_opinion
     from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
     from clipcap_video.runs.record import record_run
@@ -130,6 +133,7 @@ def _caption(config: CaptionConfig) -> None:
     captioner = load_captioner(config)
     settings = with_defaults_of(settings, captioner, config)
     require_support(config.min_support, captioner, settings)
+    second = second_opinion(config, captioner, settings)
     captioned: list[Prediction] = []
     failures: list[tuple[str, str, str]] = []
     for path in todo:
@@ -148,6 +152,7 @@ def _caption(config: CaptionConfig) -> None:
                 overwrite=config.overwrite,
                 batch_size=config.bs,
                 max_damage=config.max_damage,
+                second=second,
                 tell=partial(print, flush=True),
             )
         except VideoError as error:
@@ -164,6 +169,8 @@ def _caption(config: CaptionConfig) -> None:
             end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
             print(f"stopped at {end}; the same command resumes from there", file=sys.stderr)
             sys.exit(130)
+    if second is not None:
+        console.say(second.describe())
     write_tables(config.tables, Results(captioned, failures, str(captioner.source), None, asdict(settings)))
     for name, table in config.tables.items():
         print(f"{name}: {table}")
