@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clipcap_video.stopping import stopped_by_signals
+from clipcap_video.stopping import Stopped, break_off_if_stopped, stopped_by_signals
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,13 @@ def test_elsewhere_than_in_the_main_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_long_step_breaks_off_where_a_signal_has_come() -> None:
+    break_off_if_stopped()
+    with stopped_by_signals(threading.Event()):
+        break_off_if_stopped()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            break_off_if_stopped()
+    break_off_if_stopped()

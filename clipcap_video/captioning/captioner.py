@@ -30,14 +30,7 @@ from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import (
-    FeatureStore,
-    MemoryStore,
-    Origin,
-    VideoFeatures,
-    stack_features,
-    thin_frames,
-)
+from clipcap_video.features.base import FeatureStore, MemoryStore, Origin, VideoFeatures, stack_features, thin_frames
 from clipcap_video.features.encode import EncodedVideo, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.logs import ExtractionSummary

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import FORMATS, SUBTITLES, Results, Wording
 from clipcap_video.captioning.log import LOG_SUFFIX, CaptionLog
-from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.predictions import Prediction, from_line, to_line
 from clipcap_video.captioning.results import decided_by
 from clipcap_video.captioning.second_opinion import SecondOpinion
 from clipcap_video.captioning.streaming import joined
@@ -24,7 +25,7 @@ from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.files import fits_a_name
-from clipcap_video.stopping import stopped_by_signals
+from clipcap_video.stopping import Stopped, stopped_by_signals
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.files import shown
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
@@ -101,7 +102,7 @@ def caption_long_video(
             if held is not None:
                 tell(f"done before, to {clock(skipped)}")
             video.start = video.position = skipped
-            with stopped_by_signals(stop, "stopping after this batch; Ctrl-C again to stop at once"):
+            with stopped_by_signals(stop, "stopping; what is finished is kept"), suppress(Stopped):
                 _continue(captioner, video, settings, log, held, write, second, batch_size, progress, tell)
             if not stop.is_set():
                 log.finish()
@@ -136,6 +137,8 @@ def _continue(
             for batch in captioner.caption_batches(video, settings, batch_size=batch_size):
                 new = [replace(prediction, path=str(video.path)) for prediction in batch]
                 new = second(new) if second else new
+                # As they are read back by a run that resumes.
+                new = [from_line(to_line(prediction), "") for prediction in new]
                 *done, held = joined(new if held is None else [held, *new])
                 for prediction in done:
                     log.append(prediction)

@@ -139,8 +139,12 @@ class PredictionFile:
 
 
 def to_line(prediction: Prediction) -> str:
-    """A prediction as one line of JSON, with the fields that predictions.json has."""
-    return _json(asdict(prediction))
+    """A prediction as one line of JSON, with the fields that predictions.json has.
+
+    Numbers have four decimals: further ones depend on which videos were captioned at once, which differs from run to
+    run where one is stopped.
+    """
+    return _json(_rounded(asdict(prediction)))
 
 
 def from_line(line: str, where: str) -> Prediction:
@@ -269,6 +273,14 @@ def _json(content: Any, indent: int | None = None) -> str:
     except UnicodeEncodeError:  # a path whose bytes are not UTF-8: its escapes are read back as they were
         return json.dumps(plain_json(content), indent=indent, allow_nan=False)
     return text
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def plain_json(value: Any) -> Any:

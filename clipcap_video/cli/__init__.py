@@ -18,6 +18,7 @@ from clipcap_video import console
 from clipcap_video.errors import ClipcapError
 from clipcap_video.runs.options import called
 from clipcap_video.runs.places import RULE
+from clipcap_video.stopping import terminate_as_interrupted
 from clipcap_video.version import __version__
 
 
@@ -26,6 +27,7 @@ def run_app(app: typer.Typer) -> None:
     # Importing torch and transformers makes millions of objects that stay. Looking through them for garbage again and
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)
+    terminate_as_interrupted()
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

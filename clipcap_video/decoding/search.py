@@ -53,6 +53,7 @@ from clipcap_video.decoding.hypotheses import (
 from clipcap_video.decoding.protocol import StepModel
 from clipcap_video.decoding.settings import DecodingSettings
 from clipcap_video.errors import ClipcapError
+from clipcap_video.stopping import break_off_if_stopped
 
 
 @torch.no_grad()
@@ -89,6 +90,7 @@ def decode(
     answers: dict[int, list[Hypothesis]] = {}
 
     for position in range(settings.entry_length):
+        break_off_if_stopped()
         following = NextToken.of(logits, lanes.tokens[..., :position], settings)
         if settings.complete and position > 0:
             endings = _endings(lanes, following, stops, settings, position)

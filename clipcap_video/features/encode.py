@@ -23,6 +23,7 @@ from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
+from clipcap_video.stopping import break_off_if_stopped
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_opencv_thread
 from clipcap_video.video.sampling import SamplingSpec, Span
@@ -217,6 +218,7 @@ def encode_videos(
 
 def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
     """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
+    break_off_if_stopped()
     return _finished(encoder.encode_images(images), normalize)
 
 

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.files import alone_in
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, write_run
-from clipcap_video.stopping import stopped_by_signals
+from clipcap_video.stopping import Stopped, stopped_by_signals
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import RunLog
 from clipcap_video.training.optimisation import WeightAverage, seed_step, set_learning_rate
@@ -151,7 +151,9 @@ class Run(ABC):
             self.log = RunLog(config, self.accelerator, self.progress.step if resuming else None)
             self._announce()
         say = "stopping after this step; press Ctrl-C again to stop at once without saving"
-        with stopped_by_signals(threading.Event(), say) as stop:
+        # Of several processes, all have to be at the same place.
+        alone = self.accelerator.num_processes == 1
+        with stopped_by_signals(threading.Event(), say, breaks=alone) as stop:
             while self.progress.epoch < config.epochs and not self._out_of_time():
                 self._epoch(stop)
                 if self._agreed(stop.is_set()):
@@ -195,8 +197,11 @@ class Run(ABC):
                 if self._out_of_time():
                     break
                 started = time.perf_counter()
-                with self.accelerator.autocast():
-                    batches = list(self.load(group))
+                try:
+                    with self.accelerator.autocast():
+                        batches = list(self.load(group))
+                except Stopped:  # while captions were sampled for the step, which a resumed run does anew
+                    return
                 loss = self._step(batches)
                 progress.step += 1
                 progress.step_in_epoch += 1
@@ -204,10 +209,14 @@ class Run(ABC):
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 bar.update()
                 self._tell_now_and_then(loss, bar.disable)
+        before = replace(progress)
         if progress.step_in_epoch == len(groups):
             progress.epoch += 1
             progress.step_in_epoch = 0
-        self._close_epoch()
+        try:
+            self._close_epoch()
+        except Stopped:  # while it validated, which a resumed run does anew
+            vars(progress).update(vars(before))
 
     def _tell_now_and_then(self, loss: float, no_bar: bool) -> None:
         """Where no bar shows it, how far the run is: after its first step, and then each minute."""

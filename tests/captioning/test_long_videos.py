@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +121,9 @@ class TestAWholeRun:
     def test_whole_is_what_inference_writes(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
         done = caption_long_video(captioner, talk, Segmentation("whole"), SETTINGS, folder=tmp_path, progress=False)
         expected = captioner.caption(talk, SETTINGS)
-        assert [found.captions for found in done.predictions] == [expected.captions]
+        for found, whole in zip(done.predictions[0].captions, expected.captions, strict=True):
+            assert found.text == whole.text
+            assert found.logprob == pytest.approx(whole.logprob, abs=1e-4)
 
     def test_without_keeping_the_log_only_subtitles_are_left(
         self, captioner: Captioner, talk: Path, tmp_path: Path
@@ -168,6 +172,34 @@ class TestStoppedRuns:
         assert done.finished
         assert done.skipped > 0 or after == 0
         assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+    def test_a_signal_breaks_off_the_batch_under_way(
+        self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the third token of a batch, not behind it; what was finished before is kept, and the rest made later."""
+        make(captioner, talk, tmp_path / "a")
+        whole, real, steps = contents(tmp_path / "a"), PrefixCaptioner.start, 0
+
+        def start(self: PrefixCaptioner, *arguments: Any) -> Any:
+            state = real(self, *arguments)
+            step = state.step
+
+            def counted(*given: Any) -> torch.Tensor:
+                nonlocal steps
+                steps += 1
+                if steps == 12:
+                    signal.raise_signal(signal.SIGTERM)
+                return step(*given)
+
+            monkeypatch.setattr(state, "step", counted)
+            return state
+
+        monkeypatch.setattr(PrefixCaptioner, "start", start)
+        done = make(captioner, talk, tmp_path / "b")
+        assert (done.finished, steps) == (False, 12)
+        monkeypatch.undo()
+        assert make(captioner, talk, tmp_path / "b").finished
+        assert contents(tmp_path / "b") == whole
 
     def test_a_line_cut_off_by_a_kill_is_made_again(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
         make(captioner, talk, tmp_path)
