@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.checkpoint import check_replaceable, keep_parts, save_checkpoint, shareable
+from clipcap_video.network import try_hub_once
 
 if TYPE_CHECKING:
     from clipcap_video.models.base import CaptionModel
@@ -108,6 +109,7 @@ def fetch(repository: str, **options: Any) -> Path:
     """
     from huggingface_hub import errors, snapshot_download
 
+    try_hub_once()
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer/*", "language_model/*"]
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, **options))

@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 
@@ -28,6 +29,8 @@ def run_app(app: typer.Typer) -> None:
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)
     terminate_as_interrupted()
+    if not sys.warnoptions:  # what libraries say to programmers; what matters of it, a sentence of ours says
+        warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -25,6 +25,7 @@ from clipcap_video.encoders.base import NetworkEncoder, Preprocessing, scaled
 from clipcap_video.encoders.blocks import fuse_huggingface_tower
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.network import try_hub_once
 
 # model type -> (class that loads it, how its tokenizer pads or None without a text side)
 KINDS: dict[str, tuple[Any, bool | str | None]] = {
@@ -65,6 +66,8 @@ def from_pretrained(auto_class: Any, source: str, form: str = "hf:", **options: 
     for local_only in (True, False):
         if not local_only and Path(source).is_dir():
             break
+        if not local_only:
+            try_hub_once()
         try:
             with _quiet():
                 return auto_class.from_pretrained(

