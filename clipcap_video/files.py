@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.errors import FULL, ClipcapError, first_line
 
 # Bytes of a text that is read whole; annotations of the largest data sets have a tenth of it.
 LARGEST_TEXT = 2**31
@@ -59,6 +60,47 @@ def remote_files(url: str) -> Iterator[tuple[Any, str]]:
 
 
 @contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """A block that writes a file or a folder: a disk without room is one sentence, whichever library meets it."""
+    try:
+        yield
+    except ClipcapError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError) and error.errno in FULL) and has_room(place.parent):
+            raise
+        free = shutil.disk_usage(place.parent).free
+        raise ClipcapError(
+            f"no room left to write {place}, with {free / 1e6:.1f} MB free; free some, and give the command again: "
+            "what is finished is kept"
+        ) from None
+
+
+def has_room(folder: Path, size: int = 2**16) -> bool:
+    """Whether so many bytes can be written in a folder: libraries in other languages hide why they could not."""
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        probe.write_bytes(bytes(size))
+    except OSError as error:
+        return error.errno not in FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True
+
+
+def require_room(place: Path, size: int) -> None:
+    """Raises ClipcapError where a file of `size` bytes has no room: of a mapped file, that would end the process."""
+    folder = next(parent for parent in place.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ClipcapError(
+            f"no room to write {place}, which takes {size / 1e6:.1f} MB, with {free / 1e6:.1f} MB free; free some, or "
+            "choose another place"
+        )
+
+
+@contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `file` when the block ends without an error, and else is gone.
 
@@ -77,8 +119,9 @@ def whole_file(file: Path) -> Iterator[Path]:
     partial = file.with_name(name)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
-        os.replace(partial, file)
+        with writing(file):
+            yield partial
+            os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from clipcap_video.captioning.predictions import Prediction, PredictionFile, from_line, to_line
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import reading, write_text
+from clipcap_video.files import reading, write_text, writing
 
 LOG_SUFFIX = ".captions.jsonl"
 FINISHED = '{"finished": true}'
@@ -90,8 +90,9 @@ class CaptionLog:
         self.finished = True
 
     def _write(self, text: str) -> None:
-        self._stream.write(text.encode())
-        self._stream.flush()
+        with writing(self.path):
+            self._stream.write(text.encode())
+            self._stream.flush()
 
     def _can_continue(self, made_by: dict[str, Any], overwrite: bool) -> bool:
         try:

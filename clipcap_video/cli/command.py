@@ -98,15 +98,17 @@ class Command:
 
     def _run(self, given: dict[str, Any], typed: set[str], values: dict[str, Any]) -> None:
         from clipcap_video.runs.places import check_places
-        from clipcap_video.runs.record import note_outputs, record_run
+        from clipcap_video.runs.record import note_outputs, record_run, undone
 
         config = self.config_class(**given)
         refuse_idle(config, typed)
         check_places(config, self.__name__, values.get("overwrite", False), values["config"])
         try:
+            there = {path for _, path, _ in config.outputs() if path.is_dir()}
             made = self.run(config)
             if made is not None:
-                record_run(made, self.__name__, config)
+                with undone(made, made not in there):
+                    record_run(made, self.__name__, config)
         except SystemExit:  # a run to its end, in which a video failed or something was found
             note_outputs(self.__name__, config)
             raise

@@ -62,7 +62,7 @@ def _examine(config: DoctorConfig) -> set[str]:
     import os
 
     from clipcap_video.doctor import Limits, describe, examine
-    from clipcap_video.runs.record import record_run
+    from clipcap_video.runs.record import record_run, undone
 
     examination = examine(
         config.videos or [],
@@ -75,7 +75,8 @@ def _examine(config: DoctorConfig) -> set[str]:
     print(describe(examination, config.most))
     if config.json is not None:
         examination.save(config.json)
-        record_run(config.json, "doctor", config)
+        with undone(config.json, new=True):
+            record_run(config.json, "doctor", config)
         print(f"all findings: {config.json}")
     return {finding.severity for finding in examination.findings}
 

@@ -10,7 +10,7 @@ import numpy as np
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureShape, FeatureStore, VideoFeatures, checked, shape_2d
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import reading, sorted_ids, whole_file
+from clipcap_video.files import reading, require_room, sorted_ids, whole_file
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 FINGERPRINT = "fingerprint"  # attribute of an HDF5 file that we wrote
@@ -70,6 +70,8 @@ def write_hdf5(store: FeatureStore, out: Path) -> int:
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        shapes = map(store.shape, store.ids())
+        require_room(out, sum(4 * shape.frames * shape.dim + 512 for shape in shapes))
         with whole_file(out) as partial, h5py.File(partial, "w") as file:
             for video_id in store.ids():
                 file.create_dataset(video_id, data=store.load(video_id).features)

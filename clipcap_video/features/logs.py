@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from clipcap_video.errors import VideoError
 from clipcap_video.features.encode import EncodedVideo
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import spelled, write_text
+from clipcap_video.files import spelled, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ class Log:
 
     def add(self, entry: Any) -> None:
         """Writes a dataclass as a line."""
-        if self._stream is None:
-            self._stream = self._file.open("a" if self._append else "w", encoding="utf-8")
-        self._stream.write(json.dumps(asdict(entry)) + "\n")
-        self._stream.flush()
+        with writing(self._file):
+            if self._stream is None:
+                self._stream = self._file.open("a" if self._append else "w", encoding="utf-8")
+            self._stream.write(json.dumps(asdict(entry)) + "\n")
+            self._stream.flush()
 
 
 def keep_warnings(file: Path, made_anew: Container[str]) -> None:

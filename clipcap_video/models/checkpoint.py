@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from clipcap_video.encoders.weights import read_state_dict, write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import open_safetensors, read_json, reading
+from clipcap_video.files import open_safetensors, read_json, reading, writing
 from clipcap_video.models.base import (
     CONFIG,
     ENCODER_WEIGHTS,
@@ -175,9 +175,11 @@ def _replaced(directory: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield partial
+        with writing(directory):
+            yield partial
+            if directory.exists():
+                _keep_strangers(directory, partial)
         if directory.exists():
-            _keep_strangers(directory, partial)
             shutil.rmtree(old, ignore_errors=True)
             os.replace(directory, old)
         os.replace(partial, directory)

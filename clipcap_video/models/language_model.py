@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import packaged, reading
+from clipcap_video.files import packaged, reading, writing
 from clipcap_video.models.sizes import Shapes, check_layers, weight_shapes
 from clipcap_video.network import try_hub_once
 
@@ -196,9 +198,14 @@ def create_language_model(
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    GPT2LMHeadModel(config).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its place, and moved there when all of it is written.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder, writing(out):
+        GPT2LMHeadModel(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        out.mkdir(exist_ok=True)
+        for part in Path(folder).iterdir():
+            os.replace(part, out / part.name)
 
 
 def quiet_transformers() -> None:

@@ -11,10 +11,11 @@ import hashlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
@@ -107,6 +108,20 @@ def record_run(made: Path, command: str, config: Any) -> None:
     write_run(
         record_file(made), command, options_of(config), {name: item for name, item in found.items() if item}, found
     )
+
+
+@contextmanager
+def undone(made: Path, new: bool) -> Iterator[None]:
+    """A block that records a result, which goes where that fails: nobody would know it for ours, and a rerun would
+    refuse to replace it. new: whether it was not there before; a folder that was stays."""
+    try:
+        yield
+    except ClipcapError:
+        if made.is_file():
+            made.unlink()
+        elif new:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def record_file(made: Path, kind: str = FILE) -> Path:

@@ -29,7 +29,7 @@ from clipcap_video import console
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore, VideoFeatures, thin_frames
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
-from clipcap_video.files import whole_file
+from clipcap_video.files import require_room, whole_file
 
 VERSION = 2
 FOLDER = "search"
@@ -158,6 +158,7 @@ def build_index(
     first = _embed(store, batches[0], embedder) if batches else []
     dim = first[0][0].shape[1] if first else old.dim  # type: ignore[union-attr]  # without new ones, all are old
     bar = tqdm(total=len(ids), initial=len(kept), unit="video", desc="index", disable=console.hides_bars(progress))
+    require_room(file, 2 * dim * (int(offsets[-1]) + len(ids)))
     with bar, whole_file(file) as partial:
         # Slices are taken of np.asarray(a memmap), for those of a memmap itself are slow to make.
         vectors = open_memmap(partial, "w+", np.float16, (int(offsets[-1]) + len(ids), dim))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from clipcap_video.files import reading, whole_file
+from clipcap_video.files import reading, whole_file, writing
 from clipcap_video.models.base import STATE
 from clipcap_video.training.optimisation import WeightAverage
 
@@ -65,8 +65,9 @@ class MetricsLog:
             with whole_file(file) as partial:
                 partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         else:
-            file.write_text("", encoding="utf-8")
+            with writing(file):
+                file.write_text("", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        with self.file.open("a", encoding="utf-8") as stream:
+        with writing(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(values) + "\n")
