@@ -1,7 +1,13 @@
 """Captions videos, or features of videos: python inference_vtt.py --help."""
 
-from clipcap_video.cli import run_command
-from clipcap_video.cli.infer import caption_videos
+try:
+    from clipcap_video.cli import run_command
+    from clipcap_video.cli.infer import caption_videos
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"this Python lacks the package {missing.name}; run the script with the one that has it, such as "
+        ".venv/bin/python of make env, or pip install the folder of this script first"
+    ) from None
 
 if __name__ == "__main__":
     run_command(caption_videos)

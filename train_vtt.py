@@ -1,7 +1,13 @@
 """Trains a captioner on frame features and captions: python train_vtt.py --help."""
 
-from clipcap_video.cli import run_command
-from clipcap_video.cli.train import train_captioner
+try:
+    from clipcap_video.cli import run_command
+    from clipcap_video.cli.train import train_captioner
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"this Python lacks the package {missing.name}; run the script with the one that has it, such as "
+        ".venv/bin/python of make env, or pip install the folder of this script first"
+    ) from None
 
 if __name__ == "__main__":
     run_command(train_captioner)

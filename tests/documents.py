@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("extract_features.py", "train_vtt.py", "inference_vtt.py")
+READ_VIDEOS = ("extract", "infer", "caption", "doctor", "extract_features.py", "inference_vtt.py")
 PROGRAMS = ("python", "clipcap-video", "make", "pip", "conda", "torchrun", "accelerate", "git", *SCRIPTS)
 
 
@@ -120,11 +121,12 @@ class World:
             "--predictions": "predictions", "--judged": "verdicts", "--report": "", "--encoder": "",
         }  # fmt: skip
         kind = kinds.get(option)
+        bare = kind is None and not option.startswith("--")
         if kind is None and re.search(r"\.(mp4|mov|mkv|webm|avi)$", word):
             kind = "clip"
         elif kind is None and (option == "--videos" or word.startswith("VIDEOS=")):
             path, kind = self.folder / word.removeprefix("VIDEOS="), "clips"
-        elif kind is None and program == "demo" and word != program and not option.startswith("--"):
+        elif bare and (word.endswith("/") if program in READ_VIDEOS else program == "demo" and word != program):
             kind = "clips"
         elif kind is None and program == "report" and word.endswith(".json"):
             kind = "predictions"

@@ -10,16 +10,22 @@ import importlib.util
 import io
 import itertools
 import runpy
+import shlex
 import shutil
 import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from clipcap_video import cli
+from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.metrics import java
+from clipcap_video.version import __version__
 from tests.cli.test_cli import run
 from tests.clips import write_clip
 from tests.documents import ROOT, SCRIPTS, Shown, World, commands_of, python_of
@@ -40,7 +46,8 @@ NEEDS_STARTER = pytest.mark.skipif(
 
 RUN = ("README.md", "docs/report.md")
 FENCED = [shown for document in RUN for shown in commands_of(document) if shown.fenced]
-ALL = [shown for document in ("README.md", *DOCUMENTS) for shown in commands_of(document)]
+PAGES = ("README.md", "CONTRIBUTING.md", *DOCUMENTS)
+ALL = [shown for document in PAGES for shown in commands_of(document)]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +80,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> World:
         "clip": lambda path: shutil.copy(videos / "video4.mp4", path),
         "clips": lambda path: shutil.copytree(videos, path),
         "features": lambda path: shutil.copytree(store / "features", path),
-        "annotations": lambda path: shutil.copy(annotations, path),
+        "annotations": lambda path: (
+            write_table(annotations, path) if path.suffix == ".csv" else shutil.copy(annotations, path)
+        ),
         "run": lambda path: shutil.copytree(store / "out", path),
         "lm": lambda path: shutil.copytree(tiny_lm, path),
         "predictions": lambda path: shutil.copy(store / "predictions.json", path),
@@ -85,6 +94,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> World:
         makers[kind](folder / name)
     stand_ins = {"ViT-B/32": str(encoder), "ViT-L/14": str(encoder), "gpt2": str(tiny_lm)}
     return World(folder, makers, stand_ins)
+
+
+def write_table(annotations: Path, path: Path) -> None:
+    """The annotations as a CSV file with the columns video, caption and split."""
+    lines = ["video,caption,split"]
+    for record in read_annotations([annotations]):
+        lines += [f"{record.video_id},{caption},{record.split}" for caption in record.captions]
+    path.write_text("\n".join(lines))
 
 
 def unknown(shown: Shown) -> str:
@@ -169,7 +186,8 @@ def parse(shown: Shown) -> None:
 
 def slow(shown: Shown) -> bool:
     """Commands that load the starter models, which takes seconds each."""
-    starter = "--model_dir" not in shown.words and shown.words[0] == "inference_vtt.py"
+    captions = shown.words[0] == "inference_vtt.py" or shown.words[:2] == ("clipcap-video", "infer")
+    starter = captions and "--model_dir" not in shown.words
     return starter or shown.words[:2] == ("make", "demo") or shown.words[:2] == ("clipcap-video", "demo")
 
 
@@ -184,7 +202,17 @@ def test_a_command_runs(shown: Shown, world: World) -> None:
     run_shown(shown, world)
 
 
-@pytest.mark.parametrize("shown", [pytest.param(shown, id=str(shown)) for shown in ALL])
+def examples_of_help() -> list[Shown]:
+    """The commands that `--help` shows."""
+    found = []
+    for name, (module, attribute) in cli.COMMANDS.items():
+        text = getattr(import_module(f"clipcap_video.cli.{module}"), attribute).__doc__
+        lines = [line.strip() for line in text.splitlines() if line.startswith("  clipcap-video ")]
+        found += [Shown(f"{name} --help", 0, tuple(shlex.split(line)), True) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize("shown", [pytest.param(shown, id=str(shown)) for shown in [*ALL, *examples_of_help()]])
 def test_a_command_of_the_documents_is_understood(shown: Shown) -> None:
     """Its options exist and take such values; a placeholder such as DIR is a path as good as another."""
     if shown.words[0] in ("make", *SET_UP):
@@ -220,12 +248,30 @@ def test_the_python_of_the_readme_runs(line: int, code: str, world: World, monke
         assert printed.getvalue().strip()
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 1000
+
+
+def test_the_version_is_told_alike() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["cff-version"], citation["version"]) == ("1.2.0", __version__)
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_python_without_the_packages_is_told_what_to_do(script: str) -> None:
+    done = subprocess.run([sys.executable, "-S", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("this Python lacks the package typer; run the script with")
+    assert done.stderr.count("\n") == 1
+
+
 class TestTheReading:
     """What stands between a document and the tests above must not lose commands."""
 
     def test_the_main_commands_were_found(self) -> None:
         programs = {shown.words[0] for shown in FENCED}
-        assert {*SCRIPTS, "make"} <= programs
+        assert {"clipcap-video", "make", "pip"} <= programs
 
     def test_comments_continuations_and_prose(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tests.documents.ROOT", tmp_path)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import FILE, Options, option
+from clipcap_video.runs.options import ANY, FILE, Options, option
+
+# No two videos of different sources came so near, and most altered copies did: docs/runs.md has the measurement.
+SIMILARITY = 0.9
 
 
 @dataclass
@@ -22,6 +25,20 @@ class DoctorConfig(Options):
         None, "Features: the folder from extract_features.py, or an .hdf5 file.", panel="What to look at"
     )
     model_dir: Path | None = option(None, "A checkpoint, or the folder of a run.", panel="What to look at")
+    similar: bool = option(
+        False,
+        "Also group videos that look much the same, by their features.",
+        panel="What to look at",
+        needs={"data": ANY},
+    )
+    similarity: float = option(
+        SIMILARITY,
+        "Features with at least this cosine are of similar videos; higher finds less.",
+        panel="Limits",
+        above=0,
+        most=1,
+        needs={"similar": True},
+    )
     json: Path | None = option(None, "Also write everything that was found to this file.", panel="Output", made=FILE)
     most: int = option(20, "Rows of the table for each kind of finding.", panel="Output", least=1)
     min_seconds: float = option(0.5, "Shorter videos are a finding.", panel="Limits", least=0)
@@ -69,6 +86,7 @@ def _examine(config: DoctorConfig) -> set[str]:
         config.caption or [],
         config.data,
         config.model_dir,
+        similarity=config.similarity if config.similar else None,
         limits=Limits(config.min_seconds, config.min_frames),
         workers=config.workers or os.cpu_count() or 1,
     )

@@ -16,6 +16,7 @@ from clipcap_video.doctor.dataset import (
 )
 from clipcap_video.doctor.features import StoreFacts, compare_features, examine_features, examine_model
 from clipcap_video.doctor.findings import Examination, Finding, describe
+from clipcap_video.doctor.similar import find_similar
 from clipcap_video.doctor.videos import Limits, examine_videos
 from clipcap_video.files import natural_key, sorted_ids
 from clipcap_video.video.files import id_of, search, shown, skipped_note
@@ -29,6 +30,7 @@ def examine(
     data: Path | None = None,
     model_dir: Path | None = None,
     *,
+    similarity: float | None = None,
     limits: Limits | None = None,
     workers: int = 2,
     progress: bool = True,
@@ -36,7 +38,8 @@ def examine(
     """Everything that is wrong with what is given, each by itself and one against the other.
 
     videos: as `find_videos` takes them. caption: annotation files. data: a feature store. model_dir: a checkpoint, or
-    the folder of a run. Raises ClipcapError for a place where there is nothing to look at; writes nothing.
+    the folder of a run. similarity: also group videos whose features have this cosine at least.
+    Raises ClipcapError for a place where there is nothing to look at; writes nothing.
     """
     started = time.perf_counter()
     result = Examination()
@@ -71,6 +74,8 @@ def examine(
         result.findings += compare_videos(records, ids)
     if facts is not None and data is not None:
         _add_features(result, facts, data, ids, [record.video_id for record in records] if complete else [])
+    if similarity is not None and data is not None and facts is not None and len(facts.ids) > 1:
+        result.findings += find_similar(data, similarity)
     if model_dir is not None:
         result.checked["models"] = 1
         problems, notes = examine_model(model_dir, facts, data)

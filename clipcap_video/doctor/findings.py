@@ -38,6 +38,9 @@ KINDS: dict[str, Kind] = {
         "re-encode for those: ffmpeg -i IN -fps_mode cfr OUT.mp4",
     ),
     "duplicate": Kind("warning", "keep one of the files"),
+    "similar": Kind(
+        "warning", "look at them; keep one of each group, or at least all of a group in one split (raise --similarity)"
+    ),
     "same_id": Kind("error", "rename one of the files; a video's id is its file name without the ending"),
     "annotations": Kind("error", "fix the annotation file as the sentence says"),
     "split_overlap": Kind("error", "keep the video in one split; scores on videos that were trained on mean nothing"),
