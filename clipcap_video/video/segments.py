@@ -95,7 +95,8 @@ class SegmentedVideo:
     transform: uint8 RGB [n, 3, H, W] -> uint8 [n, 3, S, S].
     start: seconds; what comes before is skipped. A segment should start there.
     stop: looked at before every frame; once set, the iteration ends early, without the segment that is under way.
-    duration: seconds according to the file's header, 0 where it says nothing. position: seconds read so far.
+    duration: seconds according to the file's header, and pixels of a frame, 0 where it says nothing.
+    position: seconds read so far.
     max_damage, damage, warning: as of SampledVideo. Damaged frames are in no segment.
 
     Raises VideoError when the file is no video, and while iterating when not one frame of it decodes, or at the end
@@ -124,6 +125,7 @@ class SegmentedVideo:
         self._stop = stop or threading.Event()
         with Decoder(path) as decoder:
             self.duration = decoder.duration
+            self.pixels = decoder.source.context.width * decoder.source.context.height
 
     def __iter__(self) -> Iterator[SegmentFrames]:
         return self._whole() if self.segmentation.kind == "whole" else self._as_whole_if_alone(self._cut())

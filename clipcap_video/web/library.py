@@ -16,6 +16,8 @@ from clipcap_video.errors import VideoError
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
 
 MEGABYTE = 1_000_000
+MOST_HOURS = 4
+MOST_PIXELS = 40_000_000  # of a frame; 8K has 33 million
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,16 @@ class Library:
         captioner = self._captioner
         sampling = captioner.require_fingerprint().sampling
         video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
+        if video.duration > MOST_HOURS * 3600:
+            raise VideoError(
+                f"{path.name} lasts {video.duration / 3600:.1f} hours and the page takes {MOST_HOURS}; caption it with "
+                "clipcap-video caption"
+            )
+        if video.pixels > MOST_PIXELS:
+            raise VideoError(
+                f"{path.name} has {video.pixels / 1e6:.0f} million pixels a frame and the page takes "
+                f"{MOST_PIXELS / 1e6:.0f}; scale it down"
+            )
         predictions: list[Prediction] = []
         for batch in captioner.caption_batches(video, self._settings):
             predictions += batch

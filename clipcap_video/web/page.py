@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
+import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -13,14 +16,16 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import Wording
 from clipcap_video.captioning.predictions import Caption
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.segments import Segmentation
+from clipcap_video.web.guard import Guard
 from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
 
 # What browsers can show themselves; of others the captions are shown without a player.
@@ -59,9 +64,12 @@ def serve(
         subtitle_folder.mkdir()
         library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE, wording)
         page, look = build(library, max_mb)
+        if not console.is_verbose():
+            _one_line_a_fault()
         with stopped_by_signals(threading.Event()) as stop:
             try:
-                page.queue(default_concurrency_limit=4).launch(
+                # More calls than that wait nowhere: they are refused.
+                page.queue(default_concurrency_limit=4, max_size=32).launch(
                     server_name=address.host,
                     server_port=address.port,
                     prevent_thread_lock=True,
@@ -73,6 +81,7 @@ def serve(
                     run_history=False,
                     enable_monitoring=False,
                     ssr_mode=False,
+                    app_kwargs={"middleware": [guard_of(address.host)]},
                     **look,
                 )
             except OSError as error:
@@ -85,6 +94,26 @@ def serve(
                 stop.wait()
             finally:
                 page.close(verbose=False)
+
+
+def _one_line_a_fault() -> None:
+    """A call that breaks is one line of the log; Gradio and the server below it would print tracebacks."""
+    import gradio.queueing
+
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def say(*_: Any) -> None:
+        print(f"refused: {first_line(sys.exc_info()[1] or Exception('a call'))[:200]}", file=sys.stderr)
+
+    gradio.queueing.traceback = SimpleNamespace(print_exc=say)
+
+
+def guard_of(host: str) -> Any:
+    """The guard of a page that listens at `host`, as middleware."""
+    from starlette.middleware import Middleware  # type: ignore[import-not-found,unused-ignore]
+
+    return Middleware(Guard, names=(host, socket.gethostname()))
 
 
 def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:

@@ -53,7 +53,7 @@ def killed_runs(
     started = time.monotonic()
     whole = _start(words(folder / "whole"))
     whole.join()
-    assert whole.exitcode == 0
+    assert whole.exitcode in (0, 1)  # 1: a video among them cannot be read
     usual, expected = time.monotonic() - started, result(folder / "whole")
     assert expected
     chance, done, number = random.Random(0), 0, 0
@@ -68,7 +68,7 @@ def killed_runs(
             process.kill()
             process.join()
             done += 1
-        assert process.exitcode == 0, out
+        assert process.exitcode == whole.exitcode, out
         assert result(out) == expected, out
 
 

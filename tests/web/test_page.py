@@ -97,8 +97,10 @@ def page(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "temporary"
     folder.mkdir()
     command = [sys.executable, "-m", "clipcap_video", "serve", "--port", str(port), "--max_mb", "3", "--device", "cpu"]
-    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    log = (tmp_path / "log").open("w+")
+    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert server.stdout is not None
         line = server.stdout.readline()
@@ -107,9 +109,11 @@ def page(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
         assert list(folder.iterdir()) == [], "files were left behind"
+        assert "Traceback" not in (tmp_path / "log").read_text()
     finally:
         server.kill()
         server.wait()
+        log.close()
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""What stands between the network and the page: foreign names, foreign pages, and calls that are none of the page's."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+LARGEST_CALL = 1_000_000  # bytes of a call that is no upload
+
+
+class Guard:
+    """ASGI middleware around `app`. names: under which the page may be asked for, beside addresses and localhost.
+
+    A page elsewhere can have a name of its own point to this machine (DNS rebinding) and read all that is here, but the
+    browser then says that name: it is refused, as are calls that a page of another origin makes. A call that the app
+    cannot make sense of is answered in one sentence, and is one line of the log.
+    """
+
+    def __init__(self, app: Any, names: tuple[str, ...] = ()) -> None:
+        self.app, self.names = app, {name.lower() for name in names}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        refusal = self._refusal({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        if refusal is not None:
+            return await _answer(scope, send, *refusal)
+        await self._pass_on(scope, receive, send)
+
+    def _refusal(self, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return 403, f"this page is not {host!r}; open it under the address that it was started with"
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            return 403, f"calls from pages of {origin!r} are refused"
+        length = headers.get("content-length", "0")
+        if not length.isdigit():
+            return 400, "the content-length is no number"
+        if int(length) > LARGEST_CALL and not headers.get("content-type", "").startswith("multipart/form-data"):
+            return 413, f"a call may have {LARGEST_CALL:,} bytes; drop videos on the page"
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name == "localhost" or name in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
+        begun = failed = False
+        taken, upload = 0, dict(scope["headers"]).get(b"content-type", b"").startswith(b"multipart/form-data")
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > LARGEST_CALL and not upload:
+                raise ValueError("the call is too large")
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal begun, failed
+            failed = failed or (message["type"] == "http.response.start" and message["status"] >= 500)
+            begun = begun or not failed
+            if not failed:
+                await send(message)
+
+        try:
+            await self.app(scope, counted, sent)
+        except Exception:  # whatever the app throws at a call that it cannot read
+            failed = True
+        if failed:
+            print(f"refused: {scope.get('method', 'GET')} {scope['path'][:100]!r}", file=sys.stderr)
+            if not begun:
+                await _answer(scope, send, 400, "this is no call that the page makes; use the page in a browser")
+
+
+async def _answer(scope: Message, send: Send, status: int, sentence: str) -> None:
+    if scope["type"] == "websocket":
+        return await send({"type": "websocket.close", "code": 1008})
+    body = sentence.encode("utf-8", "replace")
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
