@@ -102,7 +102,7 @@ def test_extraction(tmp_path: Path) -> None:
 KINDS = {
     "prefix": ["--lm", "LM", "--num_layers", 1, "--prefix_length", 3],
     "lstm": ["--model", "lstm", "--rnn_width", 16, "--word_width", 8, "--head_width", 8, "--min_count", 1],
-    "contrastive": ["--lm", "LM", "--only_prefix", "--num_layers", 1, "--prefix_length", 3, "--retrieval_loss", 0.5],
+    "average": ["--lm", "LM", "--only_prefix", "--num_layers", 1, "--prefix_length", 3, "--average", 0.9],
 }
 
 
