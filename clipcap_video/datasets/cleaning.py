@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.datasets.records import Texts, VideoRecord
 
 _VERB = r"(?:is|are|was|were)\s"
 _NOUN_PHRASE = rf"((?:(?!{_VERB}|(?:who|that|which|where|and|or)\s)[^\s,]+\s+){{1,8}}?)"
@@ -27,5 +27,12 @@ def fix_caption(caption: str) -> str:
 
 
 def fix_captions(records: Iterable[VideoRecord]) -> list[VideoRecord]:
-    """The records with each caption as `fix_caption` has it."""
-    return [replace(record, captions=[fix_caption(caption) for caption in record.captions]) for record in records]
+    """The records with each caption as `fix_caption` has it. Texts, which are in no memory yet, come out so later."""
+    return [record if _fixed_later(record) else replace(record, captions=list(map(fix_caption, record.captions)))
+            for record in records]  # fmt: skip
+
+
+def _fixed_later(record: VideoRecord) -> bool:
+    if isinstance(record.captions, Texts):
+        record.captions.fix = fix_caption
+    return isinstance(record.captions, Texts)

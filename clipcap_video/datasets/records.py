@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from clipcap_video.datasets.source import SPLIT_WORDS
 from clipcap_video.errors import ClipcapError
@@ -17,6 +18,34 @@ class SplitOverlap(ClipcapError):
     def __init__(self, message: str, videos: dict[str, tuple[str, str]]) -> None:
         super().__init__(message)
         self.videos = videos
+
+
+class Texts(Sequence[str]):
+    """Captions of one video among those of many, which become text when they are looked at.
+
+    column: a pyarrow array, of which start to end are these captions; none is empty. fix: what is done to each.
+    """
+
+    __slots__ = ("column", "end", "fix", "start")
+
+    def __init__(self, column: Any, start: int, end: int, fix: Callable[[str], str] | None = None) -> None:
+        self.column, self.start, self.end, self.fix = column, start, end, fix
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __iter__(self) -> Iterator[str]:
+        folded = (" ".join(text.split()) for text in self.column.slice(self.start, len(self)).to_pylist())
+        return folded if self.fix is None else map(self.fix, folded)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return list(self)[index]
+        place = range(self.start, self.end)[index]
+        return next(iter(Texts(self.column, place, place + 1, self.fix)))
+
+    def __add__(self, other: Iterable[str]) -> list[str]:
+        return [*self, *other]
 
 
 @dataclass(frozen=True)
@@ -37,6 +66,8 @@ class VideoRecord:
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.captions, Texts):  # which folds them itself
+            return
         folded = (" ".join(caption.split()) for caption in self.captions)
         object.__setattr__(self, "captions", [caption for caption in folded if caption])
 

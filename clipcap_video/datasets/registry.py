@@ -6,10 +6,11 @@ decides a split. The first that matches reads the file.
 
 from __future__ import annotations
 
-from clipcap_video.datasets import activitynet, coco, didemo, lists, lsmdc, msrvtt, msvd, tabular
+from clipcap_video.datasets import activitynet, coco, didemo, lists, lsmdc, msrvtt, msvd, tables, tabular
 from clipcap_video.datasets.base import Reader
 
 READERS: list[Reader] = [
+    tables,
     coco,
     msrvtt,
     activitynet,

@@ -102,6 +102,8 @@ def open_source(path: Path) -> Source:
     """Reads a file. Raises ClipcapError when it is missing, empty or broken."""
     if path.is_dir():
         raise ClipcapError(f"{path} is a folder; give the annotation file itself")
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        return Source(path, "", None)  # too large to be read whole
     if not path.exists():
         raise ClipcapError(f"no annotation file {path}; check the path")
     check_size(path)

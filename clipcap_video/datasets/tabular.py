@@ -51,6 +51,8 @@ def read(source: Source) -> list[VideoRecord]:
 
 def video_id_of(name: str) -> str:
     """The id of a video given by id, file name or path (of either system's kind)."""
+    if not any(sign in name for sign in "/\\."):
+        return name.strip()
     base = PurePosixPath(name.strip().replace("\\", "/")).name
     # Only the endings of video files are cut: "clip.01" is an id.
     match = _VIDEO_FILE.fullmatch(base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,7 +51,7 @@ class TrainingFacts:
 
     feature_dim: int
     max_frames: int
-    captions: Sequence[str]
+    captions: Iterable[str]
     encoder: TrainableEncoder | None = None
     encoder_weights: str | None = None
 

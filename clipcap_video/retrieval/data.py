@@ -132,7 +132,7 @@ class RetrievalData:
         content = json.dumps([self.video_ids, self.captions, text], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def batch(self, indices: Sequence[int], choose: Callable[[int], list[int]]) -> RetrievalBatch:
+    def batch(self, indices: Sequence[int], choose: Callable[[int], Sequence[int]]) -> RetrievalBatch:
         """The entries `indices`, each with the caption that `choose` gives for it, without unreadable videos."""
         videos = [self.video_of[index] for index in indices]
         different = list(dict.fromkeys(videos))

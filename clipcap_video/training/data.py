@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.datasets.records import Texts, VideoRecord
 from clipcap_video.features.base import FeatureStore, thin_frames
 from clipcap_video.models.packing import PackedCaptions, pack
 
@@ -28,10 +28,10 @@ class CaptionData:
 
     store: FeatureStore
     video_ids: list[str]
-    captions: list[list[list[int]]]
+    captions: list[Sequence[list[int]]]
     max_frames: int
     ignored_label: int | None = None
-    texts: list[list[str]] = field(default_factory=list)
+    texts: list[Sequence[str]] = field(default_factory=list)
 
     @classmethod
     def tokenise(
@@ -42,7 +42,15 @@ class CaptionData:
         max_frames: int,
         ignored_label: int | None = None,
     ) -> CaptionData:
-        """Data of `records`, of which those without captions are left out, as are captions without a label."""
+        """Data of `records`, of which those without captions are left out, as are captions without a label.
+
+        Captions that are not in memory are tokenised when a batch asks for them.
+        """
+        if records and all(isinstance(record.captions, Texts) for record in records):
+            data = cls(store, [record.video_id for record in records], [], max_frames, ignored_label)
+            data.texts = [record.captions for record in records]
+            data.captions = [TokenLists(record.captions, encode) for record in records]
+            return data
         encoded = iter(encode([caption for record in records for caption in record.captions]))
         data = cls(store, [], [], max_frames, ignored_label)
         for record in records:
@@ -59,6 +67,8 @@ class CaptionData:
 
     def digest(self) -> str:
         """Tells one set of videos and captions from another."""
+        if self.texts and isinstance(self.texts[0], Texts):
+            return _digest_of_columns(self.video_ids, [text for text in self.texts if isinstance(text, Texts)])
         content = json.dumps([self.video_ids, self.captions], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -67,22 +77,50 @@ class CaptionData:
         videos = self.store.load_many([self.video_ids[index] for index in indices])
         return [thin_frames(video, self.max_frames).features for video in videos]
 
-    def batch(self, indices: Sequence[int], choose: Callable[[int], list[list[int]]]) -> PackedCaptions:
+    def batch(self, indices: Sequence[int], choose: Callable[[int], Sequence[list[int]]]) -> PackedCaptions:
         """The videos `indices`, each with the captions that `choose` gives for it."""
-        captions = [choose(index) for index in indices]
+        captions = [list(choose(index)) for index in indices]
         return pack(self.features(indices), captions, self.ignored_label)
+
+
+class TokenLists(Sequence[list[int]]):
+    """The token lists of a video's captions, made when they are looked at."""
+
+    __slots__ = ("encode", "texts")
+
+    def __init__(self, texts: Sequence[str], encode: Callable[[list[str]], list[list[int]]]) -> None:
+        self.texts, self.encode = texts, encode
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.encode(list(self.texts)))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.encode(list(self.texts[index])) if isinstance(index, slice) else self.encode([self.texts[index]])[0]
+
+
+def _digest_of_columns(video_ids: Sequence[str], texts: Sequence[Texts]) -> str:
+    digest = hashlib.sha256("\n".join(video_ids).encode())
+    digest.update(np.array([(text.start, text.end) for text in texts], np.int64).tobytes())
+    for column in {id(text.column): text.column for text in texts}.values():
+        for buffer in column.buffers():
+            digest.update(b"" if buffer is None else memoryview(buffer))
+    return digest.hexdigest()[:16]
 
 
 class EpochData(Protocol):
     """Videos, each with its captions in any form, that make batches."""
 
-    captions: list[list[Any]]
+    @property
+    def captions(self) -> Sequence[Sequence[Any]]: ...
 
     def __len__(self) -> int: ...
 
     def digest(self) -> str: ...
 
-    def batch(self, indices: Sequence[int], choose: Callable[[int], list[Any]]) -> Any: ...
+    def batch(self, indices: Sequence[int], choose: Callable[[int], Sequence[Any]]) -> Any: ...
 
 
 class EpochOrder:
@@ -107,7 +145,7 @@ class EpochOrder:
             order = order[: len(order) // self.batch_size * self.batch_size]
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
-    def captions(self, epoch: int, index: int) -> list[Any]:
+    def captions(self, epoch: int, index: int) -> Sequence[Any]:
         """The captions of one video in one epoch: all, or the next few of a fixed random order.
 
         With K of n captions an epoch, ceil(n / K) epochs use every caption.

@@ -8,7 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipcap_video import console
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.files import alone_in
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, write_run
@@ -32,6 +32,20 @@ from clipcap_video.training.state import Progress, load_state, save_state
 
 # Between two lines about a run whose progress no bar shows.
 TELL_SECONDS = 60.0
+
+
+@contextmanager
+def ended_together(processes: int) -> Iterator[None]:
+    """A block that ends with ClipcapError, in one sentence, where another of several processes has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = ("gloo", "NCCL", "onnection closed", "onnection reset")
+        if processes == 1 or not any(word in str(error) for word in words):
+            raise
+        raise ClipcapError(
+            f"another process of this run has ended ({first_line(error)}); start all of them again with --resume"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,10 @@ class Run(ABC):
         say = "stopping after this step; press Ctrl-C again to stop at once without saving"
         # Of several processes, all have to be at the same place.
         alone = self.accelerator.num_processes == 1
-        with stopped_by_signals(threading.Event(), say, breaks=alone) as stop:
+        with (
+            stopped_by_signals(threading.Event(), say, breaks=alone) as stop,
+            ended_together(self.accelerator.num_processes),
+        ):
             while self.progress.epoch < config.epochs and not self._out_of_time():
                 self._epoch(stop)
                 if self._agreed(stop.is_set()):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,16 @@ def count_frames(config: TrainConfig, store: FeatureStore, training: Sequence[Vi
     return min(longest, config.prefix_length_clip) if config.prefix_length_clip else longest
 
 
+@dataclass(frozen=True)
+class CaptionsOf:
+    """All captions of some records, one after the other, whenever they are asked for."""
+
+    records: Sequence[VideoRecord]
+
+    def __iter__(self) -> Iterator[str]:
+        return (caption for record in self.records for caption in record.captions)
+
+
 def build_model(
     config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord], max_frames: int
 ) -> CaptionModel:
@@ -116,8 +126,7 @@ def build_model(
         trained, info = load_checkpoint(find_checkpoint(config.init_from))
         check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
         return trained
-    captions = [caption for record in training for caption in record.captions]
-    facts = TrainingFacts(store.shape(training[0].video_id).dim, max_frames, captions)
+    facts = TrainingFacts(store.shape(training[0].video_id).dim, max_frames, CaptionsOf(training))
     if isinstance(store, FrameStore):
         encoder = TrainableEncoder(store.encoder, config.freeze_until, store.fingerprint.normalized)
         facts = replace(facts, encoder=encoder, encoder_weights=store.fingerprint.weights)
