@@ -56,7 +56,6 @@ def cases(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) -
     for name in ("prefix scst", "lstm scst"):
         del found[name]["dropout"]
     retrieval = common(tiny_project, folder / "out") | {"text_encoder": "bag-of-words", "dim": 32}
-    del retrieval["dropout"]
     return found | {"retrieval": retrieval}
 
 
