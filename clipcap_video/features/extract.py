@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -66,11 +65,8 @@ def extract(
 ) -> ExtractionSummary:
     """Writes the features of each of `videos` (id -> path) that `out` lacks, in their order.
 
-    batch_size: frames encoded at once. workers: threads that decode, each a whole video.
-    normalize: divide each frame's features by their L2 norm.
-    overwrite: make all features anew, whatever is there.
+    batch_size, workers, normalize, max_damage: see `encode_videos`. overwrite: make all anew, whatever is there.
     spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
-    max_damage: the largest share of damaged frames with which a video is used.
     shard: which share of all videos `videos` are, where other runs do the others in the same folder.
     shard_mb: megabytes of a Parquet file; None is a file `<out>/<video_id>.safetensors` a video.
     place: where the features go, a URL say, if not to `out` with all else.
@@ -94,17 +90,13 @@ def extract(
         summary = ExtractionSummary(fingerprint, skipped=len(videos) - len(todo))
         bar = tqdm(total=len(videos), initial=summary.skipped, unit="video", disable=console.hides_bars(progress))
         keep_warnings(out / warned, todo)
-        writer = (
-            ShardWriter(place or out, encoder.dim, fingerprint, shard_mb) if shard_mb else FileWriter(out, fingerprint)
-        )
+        writer = _writer(place or out, encoder.dim, fingerprint, shard_mb)
         encode = encode or partial(
             encode_videos, encoder=encoder, spec=spec, batch_size=batch_size, workers=workers, normalize=normalize,
             max_damage=max_damage,
         )  # fmt: skip
         with bar, Log(out / failed) as failures, Log(out / warned, append=True) as warnings, writer:
-            unnamed = {name: _too_long(name) for name in todo if not fits_a_name(f"{name}{SUFFIX}")}
-            encoded = encode({name: path for name, path in todo.items() if name not in unnamed}, spans=spans)
-            for video_id, video in chain(unnamed.items(), encoded):
+            for video_id, video in _all_of(todo, encode, spans):
                 line = _keep(video_id, todo[video_id], video, writer, summary)
                 if line is not None:
                     (warnings if isinstance(line, Warned) else failures).add(line)
@@ -115,6 +107,19 @@ def extract(
             join_parts(out, WARNINGS_FILE, shard.count, todo)
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _writer(out: Path, dim: int, fingerprint: Fingerprint, shard_mb: float | None) -> FileWriter | ShardWriter:
+    return FileWriter(out, fingerprint) if shard_mb is None else ShardWriter(out, dim, fingerprint, shard_mb)
+
+
+def _all_of(
+    videos: dict[str, Path], encode: Encode, spans: Mapping[str, Span] | None
+) -> Iterator[tuple[str, EncodedVideo | VideoError]]:
+    """What becomes of each of `videos`; those come first whose names no file of features can have."""
+    unnamed = {name: _too_long(name) for name in videos if not fits_a_name(f"{name}{SUFFIX}")}
+    yield from unnamed.items()
+    yield from encode({name: path for name, path in videos.items() if name not in unnamed}, spans=spans)
 
 
 def _make_folder(out: Path) -> None:
