@@ -72,11 +72,10 @@ def extract(
     place: where the features go, a URL say, if not to `out` with all else.
     encode: makes the features; this process does, with these choices, unless given.
 
-    A video that cannot be read becomes a line of `<out>/failures.jsonl` and the run continues; that file holds
-    the failures of this run alone and is absent when there are none. Videos that are damaged less are the lines of
-    `<out>/warnings.jsonl`, those of earlier runs included. A run may be killed at any moment and
-    started again. Raises ClipcapError before any work when `out` holds features of another kind, or another process
-    extracts into it, unless both do a shard.
+    A video that cannot be read becomes a line of `<out>/failures.jsonl`, which holds the failures of this run alone and
+    is absent when there are none; one that is damaged less, of `<out>/warnings.jsonl`, those of earlier runs included.
+    A run may be killed at any moment and started again. Raises ClipcapError before any work when `out` holds features
+    of another kind, or another process extracts into it, unless both do a shard.
     """
     if batch_size < 1 or workers < 1:
         raise ClipcapError(f"batch size {batch_size} and workers {workers} must both be 1 or more")
