@@ -179,9 +179,9 @@ def reading(file: Path | str, what: str, remedy: str) -> Iterator[None]:
     what: the file holds, for the message; remedy: what to do about it. Raises ClipcapError also for what is no file,
     and would be waited for or read for ever.
     """
-    kind = kind_of(Path(file))
-    if kind not in ("file", "folder", "nothing"):
-        raise ClipcapError(f"{file} is a {kind}, not a file; save what it gives to a file, and give that")
+    for place in (Path(file), *(Path(file).iterdir() if Path(file).is_dir() else ())):
+        if (kind := kind_of(place)) not in ("file", "folder", "nothing"):
+            raise ClipcapError(f"{place} is a {kind}, not a file; save what it gives to a file, and give that")
     try:
         yield
     except ClipcapError:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import ClipcapError, parsing
 from clipcap_video.files import url_of
 
 # What a command makes: a file; a file beside that, under a name that nobody chose; a folder of the run's own; a folder
@@ -51,10 +51,11 @@ class Part:
         hints = hints_of(type(self))
         for item in fields(self):
             value, hint = getattr(self, item.name), hints[item.name]
-            value = default_of(item) if value is None else _as_hinted(value, hint)
-            if value is MISSING:
-                raise ClipcapError(_missing(item))
-            _check_value(item, value, hint)
+            with parsing(f"--{item.name}", "give another value"):
+                value = default_of(item) if value is None else _as_hinted(value, hint)
+                if value is MISSING:
+                    raise ClipcapError(_missing(item))
+                _check_value(item, value, hint)
             setattr(self, item.name, value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import shutil
 import signal
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from tests.conftest import TinyProject
 from tests.hostile import inputs
 from tests.tiny import fingerprint
 
-SECONDS = 30  # far more than a refusal takes
+SECONDS = 60  # far more than a refusal takes, also where other programs run
+MEMORY = 2**31  # bytes, beside what the tests have already
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,13 @@ def within(seconds: int) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
