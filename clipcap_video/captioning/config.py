@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clipcap_video.captioning.formats import FORMATS, Wording, name_of_table, table_file
+from clipcap_video.captioning.formats import FORMATS, SIDECAR_ENDINGS, Wording, name_of_table, table_file
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.runs.engine import EngineOptions
@@ -182,7 +182,7 @@ class InferConfig(
         chooses=True,
     )
     videos: list[Path] | None = _input(
-        None, "Videos to caption: folders, videos, or text files of paths.", argument=True
+        None, "Videos to caption: folders, videos, or text files of paths.", argument=True, aside=SIDECAR_ENDINGS
     )
     data: Path | None = _input(
         None,

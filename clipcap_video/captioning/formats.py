@@ -202,6 +202,8 @@ FORMATS: dict[str, Format] = {
     "vtt-descriptions": Format(".descriptions.vtt", True, write_descriptions),
 }
 
+SIDECAR_ENDINGS = tuple(kind.ending for kind in FORMATS.values() if kind.is_sidecar)
+
 
 def require_formats(names: Sequence[str]) -> None:
     """Raises ClipcapError where a library is missing that a format needs."""

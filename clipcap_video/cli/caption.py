@@ -17,7 +17,7 @@ from clipcap_video.captioning.config import (
     SecondOptions,
     chosen_settings,
 )
-from clipcap_video.captioning.formats import FORMATS, SUBTITLES, table_file
+from clipcap_video.captioning.formats import FORMATS, SIDECAR_ENDINGS, SUBTITLES, table_file
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import FILE, SHARED, Options, option
 
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from clipcap_video.captioning.predictions import Prediction
 
 
+# What the command leaves beside videos is no part of a folder of them.
+BESIDE_VIDEOS = (*SIDECAR_ENDINGS, ".captions.jsonl")
+
+
 @dataclass
 class CaptionConfig(FormatOptions, SecondOptions, DecodingOptions, DamageOptions, CaptionerOptions, Options):
     """Options of `clipcap-video caption`."""
 
-    videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True)
+    videos: list[Path] = option([], "Videos, or folders of videos, to caption.", argument=True, aside=BESIDE_VIDEOS)
 
     segments: str = option(
         "shots",

@@ -137,7 +137,8 @@ def inputs_of(config: Any) -> dict[str, dict[str, str]]:
         value = getattr(config, item.name)
         paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
         if not item.metadata.get("made"):
-            digested = {str(path.resolve()): _digest(path, written) for path in paths if path.exists()}
+            aside = (RUN_FILE, *item.metadata.get("aside", ()))
+            digested = {str(path.resolve()): _digest(path, written, aside) for path in paths if path.exists()}
             found |= {item.name: digested} if digested else {}
         if item.metadata.get("chooses") and value is not None:
             found[item.name] = {item.name: str(value)}
@@ -158,10 +159,10 @@ def note_outputs(command: str, config: Any) -> None:
     write_text(place, place.read_text(encoding="utf-8") + "  " + text)
 
 
-def _digest(path: Path, written: Collection[Path]) -> str:
+def _digest(path: Path, written: Collection[Path], aside: tuple[str, ...] = (RUN_FILE,)) -> str:
     """Of a folder with a model its weights, of another one or a large file names and lengths, of others the content.
 
-    written: by the run into the folder, and so left out.
+    written: by the run into the folder, and so left out, as is what ends like one of `aside`.
     """
     for folder in (path, path / "best", path / "last"):
         if (folder / "model.safetensors").is_file():
@@ -170,7 +171,7 @@ def _digest(path: Path, written: Collection[Path]) -> str:
         features = sorted(file for ending in ("*.safetensors", "*.npy") for file in path.glob(ending))
         # A feature file's header says how it was made, and all in a folder are made alike.
         how = file_digest(features[0]) if features else ""
-        files = features or [file for file in path.rglob("*") if file.is_file() and not file.name.endswith(RUN_FILE)]
+        files = features or [file for file in path.rglob("*") if file.is_file() and not file.name.endswith(aside)]
         kept = {str(file.relative_to(path)): file for file in files if file.resolve() not in written}
         return videos_digest(kept) + how
     return videos_digest({path.name: path}) if path.stat().st_size > MOST_DIGESTED else file_digest(path)

@@ -15,6 +15,7 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
 from clipcap_video.models.checkpoint import CONSENSUS
 from tests.cli.test_cli import Project, project, refused, run  # noqa: F401  (a fixture)
+from tests.clips import write_clip
 from tests.tiny import captions_of
 from tests.tiny_clip import EMBED_DIM
 
@@ -61,6 +62,16 @@ class TestInfer:
         assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["new"]
         assert infer(project, "--to", "txt", "--overwrite", cwd=tmp_path).returncode == 0
         assert (clips / "video1.txt").read_text() != "mine\n"
+
+    def test_what_lies_beside_the_videos_makes_no_other_input_of_them(
+        self, project: Project, clips: Path, tmp_path: Path
+    ) -> None:
+        for words in ([], ["--to", "srt", "--to", "ass"], ["--to", "json", "--use_beam_search"]):
+            done = infer(project, *words, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        write_clip(clips / "video9.mp4")
+        done = infer(project, cwd=tmp_path)
+        assert "predictions.json is there already" in done.stderr
 
     def test_in_a_folder_and_tables_under_one_stem(
         self,
