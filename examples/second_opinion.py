@@ -4,7 +4,7 @@
     python examples/second_opinion.py clip.mp4
 
 It makes a LLaVA of a few thousand random weights, starts the server with it, and runs `clipcap-video infer` against
-that. What such a model says means nothing: the point is that the protocol holds against a program that is not ours. With
+that. What such a model says means nothing; the point is that the protocol holds against another program. With
 a real model, start its server (vLLM, llama.cpp, Ollama, LM Studio, `transformers serve MODEL`) and give its address.
 """
 
