@@ -69,8 +69,7 @@ def extract(
     spans: the part to read of those videos (by id) that are not read whole; several ids may share a file.
     shard: which share of all videos `videos` are, where other runs do the others in the same folder.
     shard_mb: megabytes of a Parquet file; None is a file `<out>/<video_id>.safetensors` a video.
-    place: where the features go, a URL say, if not to `out` with all else.
-    encode: makes the features; this process does, with these choices, unless given.
+    place: where the features go if not to `out`, a URL say. encode: makes the features, unless this process does.
 
     A video that cannot be read becomes a line of `<out>/failures.jsonl`, which holds the failures of this run alone and
     is absent when there are none; one that is damaged less, of `<out>/warnings.jsonl`, those of earlier runs included.

@@ -353,7 +353,7 @@ def _tune(faiss: Any, index: IvfIndex, asked: tuple[Queries, list[list[str]]]) -
     probes = 1
     # A little more than wanted, for the queries to come are others.
     while recall(queries.tuning, truth[: len(queries.tuning)], probes)[0] < RECALL + 0.015 and probes < cells:
-        probes = min(cells, max(probes + 1, int(probes * 1.5)))
+        probes = min(cells, max(probes + 1, int(probes * 1.25)))
     found, milliseconds = recall(queries.held_out, truth[len(queries.tuning) :], probes)
     faiss.omp_set_num_threads(threads)
     return About(cells, probes, found, f"{len(queries.held_out)} held-out {queries.kind}", milliseconds)
