@@ -23,7 +23,10 @@ from clipcap_video.runs.options import FILE, SHARED, Options, option
 
 if TYPE_CHECKING:
     from clipcap_video.captioning.captioner import Captioner
+    from clipcap_video.captioning.long_videos import LongVideo
     from clipcap_video.captioning.predictions import Prediction
+    from clipcap_video.captioning.second_opinion import SecondOpinion
+    from clipcap_video.decoding import DecodingSettings
 
 
 # What the command leaves beside videos is no part of a folder of them.
@@ -114,11 +117,9 @@ def _caption(config: CaptionConfig) -> None:
       clipcap-video caption talk.mp4 --segments fixed:10 --min_support 0.5
     """
     from clipcap_video.captioning.formats import Results, require_formats, write_tables
-    from clipcap_video.captioning.long_videos import caption_long_video
     from clipcap_video.captioning.results import require_support
     from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.captioning.second_opinion import second_opinion
-    from clipcap_video.captioning.subtitles import clock
     from clipcap_video.errors import VideoError
     from clipcap_video.runs.record import record_run
     from clipcap_video.video.files import find_all_videos, id_of, shown
@@ -144,35 +145,12 @@ def _caption(config: CaptionConfig) -> None:
         if several:
             print(f"{shown(path)}:")
         try:
-            done = caption_long_video(
-                captioner,
-                path,
-                config.segmentation,
-                settings,
-                folder=config.out_dir,
-                to=config.sidecars,
-                wording=config.wording,
-                keep_log=config.jsonl,
-                overwrite=config.overwrite,
-                batch_size=config.bs,
-                max_damage=config.max_damage,
-                second=second,
-                tell=partial(print, flush=True),
-            )
+            done = _caption_one(config, captioner, settings, second, path)
         except VideoError as error:
             print(f"could not read {id_of(path)}: {error}", file=sys.stderr)
             failures.append((id_of(path), str(path), str(error)))
             continue
-        if done.warning is not None:
-            print(f"warning: {id_of(path)}: {done.warning}", file=sys.stderr)
         captioned += done.predictions
-        if config.jsonl:
-            record_run(done.files[-1], "caption", config)
-        print(f"written: {', '.join(map(str, done.files))}")
-        if not done.finished:
-            end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
-            print(f"stopped at {end}; the same command resumes from there", file=sys.stderr)
-            sys.exit(130)
     if second is not None:
         console.say(second.describe())
     write_tables(config.tables, Results(captioned, failures, str(captioner.source), None, asdict(settings)))
@@ -182,6 +160,42 @@ def _caption(config: CaptionConfig) -> None:
         record_run(next(iter(config.tables.values())), "caption", config)
     if failures:
         sys.exit(1)
+
+
+def _caption_one(
+    config: CaptionConfig, captioner: Captioner, settings: DecodingSettings, second: SecondOpinion | None, path: Path
+) -> LongVideo:
+    """Captions one video; the program ends here where that was stopped."""
+    from clipcap_video.captioning.long_videos import caption_long_video
+    from clipcap_video.captioning.subtitles import clock
+    from clipcap_video.runs.record import record_run
+    from clipcap_video.video.files import id_of
+
+    done = caption_long_video(
+        captioner,
+        path,
+        config.segmentation,
+        settings,
+        folder=config.out_dir,
+        to=config.sidecars,
+        wording=config.wording,
+        keep_log=config.jsonl,
+        overwrite=config.overwrite,
+        batch_size=config.bs,
+        max_damage=config.max_damage,
+        second=second,
+        tell=partial(print, flush=True),
+    )
+    if done.warning is not None:
+        print(f"warning: {id_of(path)}: {done.warning}", file=sys.stderr)
+    if config.jsonl:
+        record_run(done.files[-1], "caption", config)
+    print(f"written: {', '.join(map(str, done.files))}")
+    if not done.finished:
+        end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"
+        print(f"stopped at {end}; the same command resumes from there", file=sys.stderr)
+        sys.exit(130)
+    return done
 
 
 def _is_done(path: Path, folder: Path | None, to: list[str], several: bool) -> bool:

@@ -15,6 +15,7 @@ import yaml
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.predictions import Caption
+from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.consensus.network import INDEPENDENT_PEOPLE, ConsensusConfig, ConsensusRanker, Judgement, NgramTable
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
@@ -271,3 +272,11 @@ def test_features_of_another_kind_are_refused(ranked: Path, tmp_path: Path) -> N
     assert done.returncode == 1
     assert done.stderr.startswith("error: the features in")
     assert (ranked / "out" / "best" / CONSENSUS).read_bytes() == before
+
+
+def test_the_threshold_of_unsure_is_kept_with_the_network(tmp_path: Path) -> None:
+    table = NgramTable.of([[["a", "dog"]], [["a", "cat"]]], 10)
+    for below in (UNSURE_BELOW, 0.5):
+        ConsensusRanker(ConsensusConfig(WIDTH, 4, unsure_below=below), table).save(tmp_path / CONSENSUS)
+        ranker = ConsensusRanker.load(tmp_path / CONSENSUS)
+        assert [ranker.is_unsure(support) for support in (below - 0.01, below)] == [True, False]

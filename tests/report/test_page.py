@@ -151,6 +151,18 @@ def test_confidence_is_the_mean_log_probability_and_its_exponential(tmp_path: Pa
     assert "data-confidence" not in page.cards[2]["attributes"][0]
 
 
+def test_the_bar_is_the_support_and_unsure_is_said(tmp_path: Path) -> None:
+    sure = Prediction("a", [caption("a dog", -0.5, -1.0, support=0.91, unsure=False)])
+    doubted = Prediction("b", [caption("a cat", -0.1, -0.2, support=0.4, unsure=True)])
+    theirs = Prediction("c", [caption("a cow", math.nan, math.nan, model="vlm"), *doubted.captions])
+    text, page = read([ReportEntry(one, []) for one in (sure, doubted, theirs)], tmp_path)
+    assert re.findall(r'class="level" style="--p:([0-9.]+)"', text) == ["0.910", "0.400"]
+    said = [[data for _, _, data in card["text"]] for card in page.cards]
+    assert ["unsure" in words for words in said] == [False, True, True]
+    assert "40%" in said[1]
+    assert "by vlm" in said[2]
+
+
 def test_only_the_caption_that_was_cut_has_the_badge(tmp_path: Path) -> None:
     _, page = read(entries(), tmp_path)
     first = [data for _, _, data in page.cards[0]["text"]]
