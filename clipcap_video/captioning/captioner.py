@@ -300,15 +300,12 @@ class Captioner(HubModel):
         if not self.ranks(settings):
             return hypotheses
         assert self.ranker is not None
-        return rank(self.ranker, self.model, stacked, mask, hypotheses, settings.num_return)
+        with autocast(self.device, self.precision):
+            return rank(self.ranker, self.model, stacked, mask, hypotheses, settings)
 
     def ranks(self, settings: DecodingSettings) -> bool:
         """Whether captions so decoded are ranked by the checkpoint's consensus network."""
         return self.ranker is not None and settings.consensus
-
-    def is_unsure(self, support: float) -> bool:
-        """Whether a caption of so much support is not to be relied on."""
-        return self.ranker is not None and self.ranker.is_unsure(support)
 
     def default_settings(self) -> DecodingSettings:
         """The defaults of the checkpoint."""
@@ -383,7 +380,8 @@ class Captioner(HubModel):
                 cut=hypothesis.cut,
                 expected_cider=hypothesis.expected_cider,
                 support=hypothesis.support,
-                unsure=None if hypothesis.support is None else self.is_unsure(hypothesis.support),
+                probability=hypothesis.probability,
+                unsure=hypothesis.unsure,
             )
             for hypothesis in hypotheses
         ]

@@ -82,6 +82,14 @@ class BeamOptions(Part):
         "Rank by the language model alone, even where the checkpoint has a consensus network (train-consensus). With "
         "one, beam search is the default.",
     )
+    caution: float | None = _decoding(
+        None,
+        "What a consensus network's probability that no word is wrong is worth beside the expected CIDEr, 0 to 10; above "
+        "0, shorter and more general forms of captions compete too. Unless given, the network's default; 0 for scores.",
+        least=0,
+        most=100,
+        unless={"no_consensus": True},
+    )
     length_penalty: float | None = _decoding(
         None,
         "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions. "

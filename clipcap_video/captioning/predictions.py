@@ -33,6 +33,7 @@ class Caption:
     cut: bool = False
     expected_cider: float | None = None
     support: float | None = None
+    probability: float | None = None
     unsure: bool | None = None
     model: str | None = None
 
@@ -231,6 +232,7 @@ def _prediction(entry: Any, where: str) -> Prediction:
                 cut=bool(caption.get("cut", False)),
                 expected_cider=caption.get("expected_cider"),
                 support=caption.get("support"),
+                probability=caption.get("probability"),
                 unsure=_unsure(caption),
                 model=caption.get("model"),
             )

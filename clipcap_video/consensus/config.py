@@ -34,5 +34,12 @@ class ConsensusTrainConfig(Options):
     bs: int = option(64, "Videos in a batch.", least=1)
     lr: float = option(1e-3, "Learning rate at the start; it falls to nothing.", least=0, most=100)
     weight_decay: float = option(0.05, "Weight decay of matrices.", least=0)
+    caution: float = option(
+        2.0,
+        "The default of inference's --caution with this network. The probability that a caption holds no wrong word is "
+        "fitted for it, and for 0, on the split of --eval_split.",
+        least=0,
+        most=100,
+    )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
     seed: int = option(0, "Every random choice follows from it.", most=LARGEST_SEED)

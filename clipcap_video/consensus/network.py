@@ -9,21 +9,24 @@ and Byrne, HLT-NAACL 2004) with CIDEr for the utility. It is predicted from the 
 or over captions of similar videos (Devlin et al., arXiv 1505.04467), and so owes nothing to the captioner.
 
 CIDEr asks how much of what people say a caption has, and hardly whether they say what it has. So the caption's support
-counts beside it: the share of its words, each by its rarity, that one person at least would use of the video.
+counts beside it: the share of its words, each by its rarity, that one person at least would use of the video. Or, with
+caution, its sureness: the product over its content words of the probability that one person at least uses each. From
+that follows, calibrated on the validation split, the probability that it holds no wrong word.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from clipcap_video.consensus.caution import Words, content_words, stem
 from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
@@ -34,6 +37,10 @@ LONGEST_COUNTED = 40
 # People who caption one video agree. That one of the twenty of an MSR-VTT video uses a word is as likely as among so
 # many who know nothing of each other (7 to 10 of them, for words that 5 to 40 % use; counted on the validation split).
 INDEPENDENT_PEOPLE = 8
+# The same for words whose endings do not matter, and so for whether they are right.
+INDEPENDENT_JUDGES = 6
+# A word that is not in the table: the probability that somebody uses it.
+UNKNOWN_SAID = 0.02
 # What full support is worth in CIDEr, on its scale of 0 to 10.
 SUPPORT_WORTH = 0.5
 
@@ -95,16 +102,40 @@ class NgramTable:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """From a caption's sureness s to the probability that it holds no wrong word: sigmoid(slope * logit(s) + intercept).
+
+    caution: with which the captions were chosen that it was fitted on (Platt scaling). unsure_below: captions of a lower
+    probability are not to be relied on.
+    """
+
+    caution: float
+    slope: float = 1.0
+    intercept: float = 0.0
+    unsure_below: float = 0.5
+
+    def probability(self, sureness: float) -> float:
+        clipped = min(max(sureness, 1e-3), 1 - 1e-3)
+        return 1 / (1 + math.exp(-self.slope * math.log(clipped / (1 - clipped)) - self.intercept))
+
+
+@dataclass(frozen=True)
 class ConsensusConfig:
     """feature_dim: D. hidden_dim: width of the hidden layer. dropout: in training, before both layers.
 
-    unsure_below: captions of less support than this are not to be relied on.
+    unsure_below: captions of less support than this are not to be relied on, where there is no calibration.
+    calibrations: one for each caution that was tried on the validation split; the first is that of the default.
     """
 
     feature_dim: int
     hidden_dim: int = 384
     dropout: float = 0.5
     unsure_below: float = UNSURE_BELOW
+    calibrations: tuple[Calibration, ...] = ()
+
+    def calibration(self, caution: float) -> Calibration | None:
+        """The one for the nearest caution."""
+        return min(self.calibrations, key=lambda one: abs(one.caution - caution), default=None)
 
 
 @dataclass(frozen=True)
@@ -112,15 +143,16 @@ class Judgement:
     """What a caption can be expected to be worth.
 
     cider: its CIDEr, 0 to 10 (as `CiderReward`). support: the share of its words that somebody would say, 0 to 1.
+    sureness: the product of the probabilities that somebody says each content word, endings left out; 0 to 1.
     """
 
     cider: float
     support: float
+    sureness: float
 
-    @property
-    def merit(self) -> float:
+    def merit(self, caution: float) -> float:
         """What captions are ranked by."""
-        return self.cider + SUPPORT_WORTH * self.support
+        return self.cider + (caution * self.sureness if caution else SUPPORT_WORTH * self.support)
 
 
 class ConsensusRanker(nn.Module):
@@ -138,6 +170,11 @@ class ConsensusRanker(nn.Module):
         self.config = config
         self.ngrams = list(table.ngrams)
         self._place = {ngram: place for place, ngram in enumerate(self.ngrams)}
+        # Word stems, and for each n-gram of one word which of them it has.
+        self._stems: dict[str, list[int]] = defaultdict(list)
+        for ngram, place in self._place.items():
+            if len(ngram) == 1:
+                self._stems[stem(ngram[0])].append(place)
         width = 2 * config.feature_dim
         # Of the pooled features of the training videos: encoders differ in scale, and so do their dimensions.
         self.register_buffer("mean", torch.zeros(width))
@@ -185,9 +222,27 @@ class ConsensusRanker(nn.Module):
         places = [self._place[ngram] for words in lists for ngram in count_ngrams(words) if ngram in self._place]
         return torch.bincount(torch.tensor(places, dtype=torch.long), minlength=len(self.ngrams)) / len(lists)
 
-    def is_unsure(self, support: float) -> bool:
-        """Whether a caption of so much support is not to be relied on."""
-        return support < self.config.unsure_below
+    def is_unsure(self, judgement: Judgement, caution: float) -> bool:
+        """Whether a caption is not to be relied on: by its probability, or without a calibration by its support."""
+        calibration = self.config.calibration(caution)
+        if calibration is None:
+            return judgement.support < self.config.unsure_below
+        return calibration.probability(judgement.sureness) < calibration.unsure_below
+
+    @property
+    def caution(self) -> float:
+        """The default of this network; 0 without a calibration."""
+        return self.config.calibrations[0].caution if self.config.calibrations else 0.0
+
+    @property
+    def known(self) -> Mapping[Words, int]:
+        """The n-grams, each with its place."""
+        return self._place
+
+    def rarity_of(self, word: str) -> float:
+        """log(videos / videos with a caption that has the word), in nats."""
+        place = self._place.get((word,))
+        return float(self.unknown[0] if place is None else self.rarity[place])
 
     @torch.inference_mode()
     def judge(
@@ -200,16 +255,18 @@ class ConsensusRanker(nn.Module):
         shares = self(self.pool(features.float(), mask)).sigmoid()  # [B, G]
         worth = (shares * self.weight).tolist()
         said = (1 - (1 - shares) ** INDEPENDENT_PEOPLE).tolist()
+        by_stem = self._said_stems(shares)
         rarity, unknown, lengths = self.rarity.tolist(), self.unknown.tolist(), self.lengths.tolist()
         return [
             [
                 Judgement(
                     _length_penalty(len(words), lengths) * self._expected_cider(words, own_worth, rarity, unknown),
                     self._support(words, own_said, rarity, unknown[0]),
+                    math.prod(own_stems.get(stem(word), UNKNOWN_SAID) for word in content_words(words)),
                 )
                 for words in texts
             ]
-            for texts, own_worth, own_said in zip(captions, worth, said, strict=True)
+            for texts, own_worth, own_said, own_stems in zip(captions, worth, said, by_stem, strict=True)
         ]
 
     def _expected_cider(
@@ -223,6 +280,12 @@ class ConsensusRanker(nn.Module):
                 gains[order] += weights[ngram] * worth[place]
         cosines = (gain / norm for gain, norm in zip(gains, vector_norms(weights), strict=True) if norm)
         return 10 * sum(cosines) / LONGEST
+
+    def _said_stems(self, shares: Tensor) -> list[dict[str, float]]:
+        """For each video, by stem: the probability that one person at least uses a word of it. shares: [B, G]."""
+        sums = [shares[:, places].sum(1).clamp(max=1) for places in self._stems.values()]
+        said = (1 - (1 - torch.stack(sums, dim=1)) ** INDEPENDENT_JUDGES).tolist()
+        return [dict(zip(self._stems, row, strict=True)) for row in said]
 
     def _support(self, words: Sequence[str], said: list[float], rarity: list[float], unknown: float) -> float:
         supported = total = 0.0
@@ -246,6 +309,7 @@ class ConsensusRanker(nn.Module):
             "hidden_dim": self.config.hidden_dim,
             "dropout": self.config.dropout,
             "unsure_below": self.config.unsure_below,
+            "calibrations": [asdict(one) for one in self.config.calibrations],
             "ngrams": [" ".join(ngram) for ngram in self.ngrams],
         }
         with whole_file(file) as partial:
@@ -265,6 +329,7 @@ class ConsensusRanker(nn.Module):
                 described["hidden_dim"],
                 described["dropout"],
                 described.get("unsure_below", UNSURE_BELOW),
+                tuple(Calibration(**one) for one in described.get("calibrations", ())),
             )
             # Without storage until the tensors are in their places: sizes are believed last.
             with torch.device("meta"):

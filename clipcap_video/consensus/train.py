@@ -27,10 +27,10 @@ from clipcap_video.models.checkpoint import CONSENSUS, find_checkpoint, read_con
 from clipcap_video.training.optimisation import make_optimizer, parameter_groups, set_learning_rate
 
 
-def train_consensus(config: ConsensusTrainConfig) -> Path:
+def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, list[VideoRecord]]:
     """Trains a consensus network for a captioner, on the captioner's own features, and puts it into its checkpoint.
 
-    Returns its file. Raises ClipcapError on bad input, before anything is written.
+    Returns its file, the features and the validation split. Raises ClipcapError on bad input, before anything is written.
     """
     checkpoint = find_checkpoint(config.model_dir)
     if not checkpoint.is_dir():
@@ -82,7 +82,7 @@ def train_consensus(config: ConsensusTrainConfig) -> Path:
         print(f"validation cross-entropy {loss:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
     file = checkpoint / CONSENSUS
     ranker.save(file)
-    return file
+    return file, store, validation
 
 
 def _logit(shares: Tensor) -> Tensor:

@@ -160,6 +160,12 @@ class Hypothesis:
     support: float | None = None
     """The share (0 to 1) of its words that somebody would say, by the same network; None where there is none."""
 
+    probability: float | None = None
+    """The probability that it holds no wrong word, by the same network."""
+
+    unsure: bool | None = None
+    """Whether that is too little to be relied on."""
+
     @property
     def mean_logprob(self) -> float:
         """Nats a token, the stop token counted: comparable between captions of different lengths."""

@@ -55,6 +55,10 @@ class DecodingSettings:
     consensus: bool = True
     """Put the hypotheses in the order of what the checkpoint's consensus network expects of them, where it has one."""
 
+    caution: float | None = None
+    """What the probability that a caption holds no wrong word is worth beside its expected CIDEr, when a consensus
+    network chooses; above 0, shorter and more general forms compete too. None is the network's default."""
+
     complete: bool = True
     """Return whole sentences only: a caption too long for `entry_length` gives way to the best shorter one.
     Off, and with length_penalty 1, beam search is the ClipCap program's, whose captions may break off."""
@@ -92,6 +96,8 @@ class DecodingSettings:
         for name in ("temperature", "repetition_penalty"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ClipcapError(f"{name} is {getattr(self, name)}; give a number above 0 (1 is off)")
+        if self.caution is not None and not 0 <= self.caution <= 100:
+            raise ClipcapError(f"caution is {self.caution}; give a number from 0 (expected CIDEr alone) to 100")
         if not 0 <= self.length_penalty <= 10:
             raise ClipcapError(f"length_penalty is {self.length_penalty}; give a number from 0 to 10")
         if self.mode == "beam" and self._sampling_options():

@@ -46,7 +46,7 @@ def predicting(ranker: ConsensusRanker, shares: torch.Tensor) -> ConsensusRanker
 def merit(caption: Caption) -> float:
     assert caption.expected_cider is not None
     assert caption.support is not None
-    return Judgement(caption.expected_cider, caption.support).merit
+    return Judgement(caption.expected_cider, caption.support, 1.0).merit(0.0)
 
 
 @pytest.mark.parametrize("seed", range(4))
