@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Barrier
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +17,7 @@ from clipcap_video.errors import ClipcapError
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "fp32", "bf16")
+T = TypeVar("T")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -94,6 +99,28 @@ def one_thread_each() -> None:
     # A thread takes over the number of its process when it first asks, which would undo what is set before.
     torch.get_num_threads()
     torch.set_num_threads(1)
+
+
+@cache
+def _lanes(count: int) -> ThreadPoolExecutor:
+    """Threads that each compute on one core; made once, and idle when there is nothing to do."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "lane", initializer=one_thread_each)
+    # All threads have to have started before the setting of this one is put back.
+    barrier = Barrier(count)
+    list(pool.map(lambda _: barrier.wait(), range(count)))
+    torch.set_num_threads(before)
+    return pool
+
+
+def in_lanes(tasks: Sequence[Callable[[], T]]) -> list[Future[T]]:
+    """Runs tasks side by side, one a core, each with one thread for its tensor operations.
+
+    Whole pieces of work side by side are faster on a CPU than each operation spread over all cores: nobody waits,
+    neither for its like nor for what else the machine does. Inference mode and autocast are each task's own business.
+    """
+    pool = _lanes(torch.get_num_threads())
+    return [pool.submit(task) for task in tasks]
 
 
 def make_accelerator(

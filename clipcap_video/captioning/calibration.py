@@ -42,13 +42,14 @@ def calibrate(
     for each in dict.fromkeys((caution, 0.0)):
         settings = replace(captioner.default_settings(), caution=each)
         best = [one.captions[0] for one in captioner.caption_store(store, list(references), settings)]
-        right = [all_right(caption_words(one.text), said) for one, said in zip(best, references.values(), strict=True)]
+        written = zip(best, references.values(), strict=True)
+        right = np.array([all_right(caption_words(one.text), texts) for one, texts in written])
         sureness = np.array([one.probability for one in best])
-        calibration = fit(sureness, np.array(right), each)
+        calibration = fit(sureness, right, each)
         kept = np.array([calibration.probability(one) >= calibration.unsure_below for one in sureness])
-        share = np.mean(np.array(right)[kept]) if kept.any() else 1.0
         said.append(
-            f"caution {each:g}: {np.mean(right):.0%} hold no wrong word, {kept.mean():.0%} are sure, of which {share:.0%} hold none"
+            f"caution {each:g}: {right.mean():.0%} of the captions hold no wrong word; of the {kept.mean():.0%} that "
+            f"are sure, {right[kept].mean() if kept.any() else 1:.0%}"
         )
         fitted.append(calibration)
     ranker.config = replace(ranker.config, calibrations=tuple(fitted))

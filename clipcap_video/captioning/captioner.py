@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -26,7 +27,7 @@ from clipcap_video.captioning.streaming import caption_batches, joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
-from clipcap_video.devices import autocast, pick_device, pick_precision
+from clipcap_video.devices import autocast, in_lanes, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
@@ -47,6 +48,8 @@ CaptionFiles = Callable[..., tuple[list[Prediction], ExtractionSummary]]
 
 STARTER = Path(__file__).parents[1] / "starter"
 
+# Videos that a core decodes at once on a CPU: enough for large products, few enough for its caches.
+LANE_VIDEOS = 16
 # Hypotheses that a consensus network has to choose among, unless the user says.
 RANKED_BEAMS = 40
 
@@ -266,7 +269,6 @@ class Captioner(HubModel):
             for video, hypotheses, segment in zip(videos, hypotheses_of, segments, strict=True)
         ]
 
-    @torch.inference_mode()
     def caption_features(
         self,
         features: Sequence[np.ndarray],
@@ -286,6 +288,24 @@ class Captioner(HubModel):
                     f"features of shape {list(video.shape)} do not fit the model in {self.source}, which reads "
                     f"[frames, {width}]; extract them with its encoder"
                 )
+        names = list(map(str, range(len(features)))) if keys is None else list(keys)
+        lanes = torch.get_num_threads() if self.device.type == "cpu" else 1
+        if lanes < 2 or len(features) < 2:
+            return self._decoded(features, settings, names)
+        size = min(LANE_VIDEOS, -(-len(features) // lanes))
+        pieces = in_lanes(
+            [
+                partial(self._decoded, features[start : start + size], settings, names[start : start + size])
+                for start in range(0, len(features), size)
+            ]
+        )
+        return [hypotheses for piece in pieces for hypotheses in piece.result()]
+
+    @torch.inference_mode()
+    def _decoded(
+        self, features: Sequence[np.ndarray], settings: DecodingSettings, names: Sequence[str]
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses for frame features [T_i, D] that fit the model. names: of the videos, as of `caption_features`."""
         stacked, mask = (part.to(self.device) for part in stack_features(features))
         with autocast(self.device, self.precision):
             state = self.model.start(stacked, mask, settings.entry_length)
@@ -295,12 +315,10 @@ class Captioner(HubModel):
                 self.model.stop_tokens,
                 # What is reordered afterwards is decoded whole first.
                 replace(settings, num_return=settings.lanes) if self.ranks(settings) else settings,
-                video_keys=None if keys is None else list(keys),
+                video_keys=names,
             )
-        if not self.ranks(settings):
-            return hypotheses
-        assert self.ranker is not None
-        with autocast(self.device, self.precision):
+            if self.ranker is None or not self.ranks(settings):
+                return hypotheses
             return rank(self.ranker, self.model, stacked, mask, hypotheses, settings)
 
     def ranks(self, settings: DecodingSettings) -> bool:

@@ -84,8 +84,8 @@ class BeamOptions(Part):
     )
     caution: float | None = _decoding(
         None,
-        "What a consensus network's probability that no word is wrong is worth beside the expected CIDEr, 0 to 10; above "
-        "0, shorter and more general forms of captions compete too. Unless given, the network's default; 0 for scores.",
+        "What a consensus network's probability that no word is wrong counts beside the CIDEr that it expects (0 to "
+        "10). Above 0, shorter and more general forms compete too. Unless given, the network's default; 0 scores best.",
         least=0,
         most=100,
         unless={"no_consensus": True},

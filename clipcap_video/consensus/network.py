@@ -103,10 +103,10 @@ class NgramTable:
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a caption's sureness s to the probability that it holds no wrong word: sigmoid(slope * logit(s) + intercept).
+    """From a caption's sureness to the probability that it holds no wrong word: sigmoid(slope * logit + intercept).
 
-    caution: with which the captions were chosen that it was fitted on (Platt scaling). unsure_below: captions of a lower
-    probability are not to be relied on.
+    caution: with which the captions were chosen that it was fitted on (Platt scaling). unsure_below: captions of a
+    lower probability are not to be relied on.
     """
 
     caution: float

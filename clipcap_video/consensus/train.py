@@ -30,7 +30,8 @@ from clipcap_video.training.optimisation import make_optimizer, parameter_groups
 def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, list[VideoRecord]]:
     """Trains a consensus network for a captioner, on the captioner's own features, and puts it into its checkpoint.
 
-    Returns its file, the features and the validation split. Raises ClipcapError on bad input, before anything is written.
+    Returns its file, the features and the validation split. Raises ClipcapError on bad input, before anything is
+    written.
     """
     checkpoint = find_checkpoint(config.model_dir)
     if not checkpoint.is_dir():

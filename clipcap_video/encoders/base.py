@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from threading import Barrier
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipcap_video.devices import autocast, one_thread_each
+from clipcap_video.devices import autocast, in_lanes
 from clipcap_video.errors import NoTextSide
 
 RGB = tuple[float, ...]
@@ -119,18 +117,6 @@ def center_crop(images: Tensor, crop: tuple[int, int], rounds: bool) -> Tensor:
 LANE_IMAGES = {"transformer": 8, "convolutional": 4}
 
 
-@cache
-def _lanes(count: int) -> ThreadPoolExecutor:
-    """Threads that each compute on one core; made once, and idle when nothing is encoded."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, "encode", initializer=one_thread_each)
-    # All threads have to have started before the setting of this one is put back.
-    barrier = Barrier(count)
-    list(pool.map(lambda _: barrier.wait(), range(count)))
-    torch.set_num_threads(before)
-    return pool
-
-
 class ImageEncoder(ABC):
     """A frozen network that turns frames into feature vectors.
 
@@ -218,10 +204,8 @@ class NetworkEncoder(ImageEncoder):
         if lanes < 2 or len(images) < 2 * lanes:
             features = self._encode(images)
             return lambda: features
-        # On a CPU, whole pieces of the batch side by side, one a core, are faster than each operation spread over
-        # all cores: nobody waits, neither for its like nor for threads that decode.
         size = min(self._piece, -(-len(images) // lanes))
-        pieces = [_lanes(lanes).submit(self._encode, piece) for piece in images.split(size)]
+        pieces = in_lanes([partial(self._encode, piece) for piece in images.split(size)])
         return lambda: torch.cat([piece.result() for piece in pieces])
 
     def _encode(self, images: Tensor) -> Tensor:
