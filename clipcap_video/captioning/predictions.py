@@ -22,8 +22,9 @@ class Caption:
     """logprob: nats, summed over tokens; mean_logprob: nats a token; cut: it is truncated.
 
     expected_cider: the CIDEr (0 to 10) that the checkpoint's consensus network expects; None where it has none.
-    support: the share (0 to 1) of its words that somebody would say of the video, by that network's estimate; unsure:
-    whether that is below the threshold of the checkpoint. model: the name of another model that wrote it instead.
+    support: the share (0 to 1) of its words that somebody would say of the video, by that network's estimate;
+    probability: that it holds no wrong word, fitted on the validation split where there was one. unsure: whether that
+    is below the threshold of the checkpoint. model: the name of another model that wrote it instead.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Caption:
         """The text as a person is to read it: with its support, and whether that is too little to be believed."""
         said = [] if self.model is None else [self.model]
         said += [] if self.support is None else [f"support {self.support:.2f}"]
+        said += [] if self.probability is None else [f"probability {self.probability:.2f}"]
         said += ["unsure"] if self.unsure else []
         return f"{self.text} ({', '.join(said)})" if said else self.text
 

@@ -171,7 +171,8 @@ def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
 def _support(caption: Caption) -> str:
     if caption.support is None:
         return "–"
-    return f"{caption.support:.0%}{', unsure' if caption.unsure else ''}"
+    probability = "" if caption.probability is None else f", probability {caption.probability:.0%}"
+    return f"{caption.support:.0%}{probability}{', unsure' if caption.unsure else ''}"
 
 
 def _heading(caption: Caption) -> str:

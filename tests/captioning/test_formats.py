@@ -20,8 +20,10 @@ from clipcap_video.captioning.predictions import Caption, Prediction, Prediction
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.errors import ClipcapError
 
-SURE = Caption("a dog runs", -3.0, -1.0, 3, expected_cider=0.5, support=0.9, unsure=False)
-DOUBTED = Caption('a "cat", {sleeps} & <sings>', -6.0, -1.5, 4, expected_cider=0.1, support=0.4, unsure=True)
+SURE = Caption("a dog runs", -3.0, -1.0, 3, expected_cider=0.5, support=0.9, probability=0.8, unsure=False)
+DOUBTED = Caption(
+    'a "cat", {sleeps} & <sings>', -6.0, -1.5, 4, expected_cider=0.1, support=0.4, probability=0.1, unsure=True
+)
 OTHER = Caption("a horse in a field", float("nan"), float("nan"), 0, model="vlm")
 
 
@@ -46,9 +48,23 @@ class TestTables:
 
     def expected(self) -> list[dict]:
         shared = {"path": "/v/7.mp4", "model": "starter", "own_caption": None, "error": None}
-        sure = {"caption": "a dog runs", "support": 0.9, "unsure": False, "expected_cider": 0.5, "logprob": -3.0}
-        doubted = {"caption": DOUBTED.text, "support": 0.4, "unsure": True, "expected_cider": 0.1, "logprob": -6.0}
-        nothing = dict.fromkeys(["start", "end", "support", "unsure", "expected_cider", "logprob"])
+        sure = {
+            "caption": "a dog runs",
+            "support": 0.9,
+            "probability": 0.8,
+            "unsure": False,
+            "expected_cider": 0.5,
+            "logprob": -3.0,
+        }
+        doubted = {
+            "caption": DOUBTED.text,
+            "support": 0.4,
+            "probability": 0.1,
+            "unsure": True,
+            "expected_cider": 0.1,
+            "logprob": -6.0,
+        }
+        nothing = dict.fromkeys(["start", "end", "support", "probability", "unsure", "expected_cider", "logprob"])
         return [
             {"video": "7", "start": 0.0, "end": 1.5, **sure, **shared},
             {"video": "7", "start": 1.5, "end": 4.0, **doubted, **shared},

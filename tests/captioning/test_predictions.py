@@ -64,6 +64,7 @@ def test_the_format_is_as_documented(tmp_path: Path) -> None:
         "cut": True,
         "expected_cider": None,
         "support": None,
+        "probability": None,
         "unsure": None,
         "model": None,
     }
