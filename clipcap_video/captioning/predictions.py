@@ -130,6 +130,11 @@ class PredictionFile:
         """The best caption of each video; "" for a video without one."""
         return {prediction.video: prediction.text for prediction in self.predictions}
 
+    def probabilities(self) -> dict[str, float]:
+        """The probability that each video's best caption holds no wrong word, where it is known."""
+        best = {prediction.video: prediction.captions[0] for prediction in self.predictions if prediction.captions}
+        return {video: one.probability for video, one in best.items() if one.probability is not None}
+
     def confidence(self) -> dict[str, float]:
         """Mean log-probability a token (nats) of each video's best caption; NaN where it is not known.
 

@@ -48,6 +48,12 @@ class EvaluateConfig(Options):
         "log-probability of a token.",
         made=FILE,
     )
+    reliability: Path | None = option(
+        None,
+        "Draw to this file (.png, .svg or .pdf), and print as a table, whether captions of a probability p hold no "
+        "wrong word in a share p of the cases.",
+        made=FILE,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +99,19 @@ def _evaluate(config: EvaluateConfig) -> Path:
         bins, correlation = confidence_curve(sure, scores.per_video)
         print(describe_curve(bins, correlation))
         print(f"curve: {draw_confidence_curve(bins, curve)}")
+    if config.reliability is not None:
+        from clipcap_video.consensus.caution import all_right
+        from clipcap_video.metrics.cider import caption_words
+        from clipcap_video.metrics.confidence import describe_reliability, reliability
+        from clipcap_video.report.confidence_picture import draw_reliability
+
+        texts = {one.video_id: [caption_words(text) for text in one.captions] for one in records}
+        right = {video: all_right(caption_words(captions[video]), texts[video]) for video in scores.per_video}
+        believed = PredictionFile.load(config.predictions).probabilities()
+        tenths, error = reliability(believed, right)
+        print(describe_reliability(tenths, error))
+        print(f"{sum(right.values()) / len(right):.1%} of the captions hold no wrong word")
+        print(f"reliability: {draw_reliability(tenths, error, config.reliability)}")
     return out
 
 

@@ -86,3 +86,42 @@ def describe_curve(bins: list[ConfidenceBin], correlation: float) -> str:
         for part in bins
     ]
     return "\n".join([*lines, f"rank correlation of confidence and CIDEr: {correlation:.2f}"])
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Captions of about one probability. expected: its mean; right: the share that holds no wrong word."""
+
+    captions: int
+    expected: float
+    right: float
+
+
+def reliability(probability: Mapping[str, float], right: Mapping[str, bool]) -> tuple[list[ReliabilityBin], float]:
+    """Whether captions of probability p are right in a share p of the cases: tenths of probability, and the error.
+
+    probability: that a video's caption holds no wrong word; right: whether it holds none. The error is the expected
+    calibration error (Guo et al., arXiv 1706.04599, equation 3) over ten bins of equal width.
+    Raises ClipcapError when no caption has a probability.
+    """
+    videos = [video for video in right if math.isfinite(probability.get(video, math.nan))]
+    if not videos:
+        raise ClipcapError(
+            "these captions carry no probabilities; give a predictions.json of a captioner with a consensus network"
+        )
+    expected = np.array([probability[video] for video in videos])
+    hits = np.array([right[video] for video in videos], dtype=float)
+    tenth = np.minimum((expected * 10).astype(int), 9)
+    bins = [
+        ReliabilityBin(int(inside.sum()), float(expected[inside].mean()), float(hits[inside].mean()))
+        for inside in (tenth == number for number in range(10))
+        if inside.any()
+    ]
+    return bins, sum(one.captions * abs(one.expected - one.right) for one in bins) / len(videos)
+
+
+def describe_reliability(bins: list[ReliabilityBin], error: float) -> str:
+    """The bins as a table."""
+    lines = ["probability   captions   no wrong word"]
+    lines += [f"{one.expected:11.2f} {one.captions:10,} {one.right:14.0%}" for one in bins]
+    return "\n".join([*lines, f"expected calibration error: {error:.3f}"])

@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.metrics.confidence import confidence_curve, describe_curve
+from clipcap_video.metrics.confidence import confidence_curve, describe_curve, reliability
 from clipcap_video.report.confidence_picture import draw_confidence_curve
 
 
@@ -47,3 +48,27 @@ def test_the_picture_is_written_and_a_wrong_ending_is_refused(tmp_path: Path) ->
     assert image.std() > 10
     with pytest.raises(ClipcapError, match=r"ends in \.png"):
         draw_confidence_curve(bins, tmp_path / "curve.gif")
+
+
+def test_reliability_by_hand() -> None:
+    probability = {"a": 0.81, "b": 0.89, "c": 0.12, "d": 1.0}
+    bins, error = reliability(probability, {"a": True, "b": False, "c": False, "d": True})
+    assert [(one.captions, round(one.expected, 2), one.right) for one in bins] == [
+        (1, 0.12, 0),
+        (2, 0.85, 0.5),
+        (1, 1, 1),
+    ]
+    assert error == pytest.approx((1 * 0.12 + 2 * 0.35 + 0) / 4)
+
+
+def test_calibrated_captions_have_no_error() -> None:
+    rng = np.random.default_rng(0)
+    probability = {str(number): float(p) for number, p in enumerate(rng.uniform(size=50_000))}
+    bins, error = reliability(probability, {name: bool(rng.uniform() < p) for name, p in probability.items()})
+    assert len(bins) == 10
+    assert error < 0.01
+
+
+def test_reliability_needs_probabilities() -> None:
+    with pytest.raises(ClipcapError, match="carry no probabilities"):
+        reliability({"a": float("nan")}, {"a": True})
