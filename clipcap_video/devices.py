@@ -63,6 +63,11 @@ def has_block_attention(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def may_use_gpu(name: str) -> bool:
+    """Whether the device called `name` is an NVIDIA GPU where there is one."""
+    return name == "auto" or name.startswith("cuda")
+
+
 def pick_precision(device: torch.device, name: str = "auto") -> str:
     """`fp32` or `bf16`; `auto` takes bf16 where the device is fast at it."""
     if name not in PRECISIONS:

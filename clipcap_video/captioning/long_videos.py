@@ -65,11 +65,10 @@ def caption_long_video(
     """Captions a video and writes STEM.srt, STEM.vtt (the sidecars `to`) into `folder`, the video's own unless given.
 
     Captions are appended to STEM.captions.jsonl there as they come, and the subtitles of the finished part brought up
-    to date. A run that was stopped, by Ctrl-C or otherwise, resumes from there; `keep_log` keeps the file when
-    all is done, and a later run then only writes the subtitles that it is asked for.
+    to date. A run that was stopped resumes from there; `keep_log` keeps the file when all is done, and a later run then
+    only writes the subtitles that it is asked for.
     max_damage: the largest share of damaged frames; a video with more has captions, and ends in a VideoError.
-    second: another model to ask.
-    tell: is given a line for each new caption, once it is known to be whole.
+    second: another model to ask. tell: is given a line for each new caption, once it is known to be whole.
 
     Raises ClipcapError when the video cannot be read, when a subtitle file is there that this command is not known to
     have written, or when the log is of another video, model or choice; `overwrite` replaces them instead.
@@ -82,9 +81,7 @@ def caption_long_video(
     preprocess = captioner.encoder.preprocess
     video = SegmentedVideo(path, segmentation, fingerprint.sampling, preprocess, stop=stop, max_damage=max_damage)
     made_by = _made_by(captioner, path, segmentation, settings) | (second.decides() if second else {})
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise ClipcapError(f"cannot write into {folder}; give another place with --out")
+    _make_writable(folder)
 
     def write(predictions: Sequence[Prediction]) -> None:
         for name, file in files.items():
@@ -111,6 +108,12 @@ def caption_long_video(
         log_file.unlink()
     written = [*files.values(), *([log_file] if keep_log or not log.finished else [])]
     return LongVideo(log.predictions, written, log.finished, skipped, video.warning)
+
+
+def _make_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ClipcapError(f"cannot write into {folder}; give another place with --out")
 
 
 def _continue(

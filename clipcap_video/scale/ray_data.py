@@ -23,6 +23,7 @@ from tqdm import tqdm
 from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner, CaptionFiles
 from clipcap_video.captioning.predictions import Prediction, from_line
+from clipcap_video.devices import may_use_gpu
 from clipcap_video.errors import ClipcapError, VideoError, first_line
 from clipcap_video.features.encode import EncodedVideo
 from clipcap_video.features.extract import Encode
@@ -143,7 +144,7 @@ def map_videos(
     cluster = ray.cluster_resources()
     gpus = options.gpus_per_actor
     if gpus is None:
-        gpus = 1 if cluster.get("GPU") and arguments.get("device", "auto") in ("auto", "cuda") else 0
+        gpus = 1 if cluster.get("GPU") and may_use_gpu(arguments.get("device", "auto")) else 0
     room = min(cluster.get("CPU", 1) // cpus, cluster.get("GPU", 0) // gpus if gpus else math.inf)
     if room < 1:
         raise ClipcapError(
