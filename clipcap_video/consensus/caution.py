@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
+from clipcap_video.metrics.cider import END
+
 Words = tuple[str, ...]
-END = "</s>"
 _FUNCTION_WORDS = """
 a an the this that these those some any each every another other of in on at to from by with without for into onto over
 under about around through near behind before after up down out off along across between among inside outside while as

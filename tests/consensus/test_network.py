@@ -6,6 +6,7 @@ import json
 import math
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,20 @@ import yaml
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.predictions import Caption
+from clipcap_video.consensus.caution import content_words
 from clipcap_video.consensus.config import UNSURE_BELOW
-from clipcap_video.consensus.network import INDEPENDENT_PEOPLE, ConsensusConfig, ConsensusRanker, Judgement, NgramTable
+from clipcap_video.consensus.network import (
+    INDEPENDENT_PEOPLE,
+    Calibration,
+    ConsensusConfig,
+    ConsensusRanker,
+    Judgement,
+    NgramTable,
+)
 from clipcap_video.decoding import DecodingSettings
+from clipcap_video.decoding.forced import forced_logprobs
 from clipcap_video.errors import ClipcapError
+from clipcap_video.features.base import stack_features
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import write_features
 from clipcap_video.metrics.cider import END, CiderReward
@@ -181,7 +192,7 @@ def test_hypotheses_come_in_its_order(ranked: Path) -> None:
     captioner = Captioner.from_pretrained(ranked / "out", device="cpu")
     store = open_features(ranked / "features")
     ids = [f"video{number}" for number in range(108, 120)]
-    settings = DecodingSettings(beam_size=6, num_return=6, length_penalty=captioner.length_penalty)
+    settings = DecodingSettings(beam_size=6, num_return=6, length_penalty=captioner.model.length_penalty)
     plain = captioner.caption_store(store, ids, DecodingSettings(**{**vars(settings), "consensus": False}))
     found = captioner.caption_store(store, ids, settings)
     for before, after in zip(plain, found, strict=True):
@@ -279,4 +290,40 @@ def test_the_threshold_of_unsure_is_kept_with_the_network(tmp_path: Path) -> Non
     for below in (UNSURE_BELOW, 0.5):
         ConsensusRanker(ConsensusConfig(WIDTH, 4, unsure_below=below), table).save(tmp_path / CONSENSUS)
         ranker = ConsensusRanker.load(tmp_path / CONSENSUS)
-        assert [ranker.is_unsure(support) for support in (below - 0.01, below)] == [True, False]
+        judged = [Judgement(1.0, support, 0.5) for support in (below - 0.01, below)]
+        assert [ranker.is_unsure(one, 0.0) for one in judged] == [True, False]
+
+
+def test_a_calibration_decides_where_there_is_one(tmp_path: Path) -> None:
+    table = NgramTable.of([[["a", "dog"]], [["a", "cat"]]], 10)
+    fitted = (Calibration(2.0, 1.0, 0.0, 0.7), Calibration(0.0, 0.5, -1.0, 0.4))
+    ConsensusRanker(ConsensusConfig(WIDTH, 4, calibrations=fitted), table).save(tmp_path / CONSENSUS)
+    ranker = ConsensusRanker.load(tmp_path / CONSENSUS)
+    assert ranker.config.calibrations == fitted
+    assert ranker.caution == 2.0
+    assert [ranker.is_unsure(Judgement(0.0, 1.0, sure), 3.0) for sure in (0.69, 0.71)] == [True, False]
+    assert ranker.config.calibration(0.4) is not None
+    assert fitted[1].probability(0.8) == pytest.approx(1 / (1 + np.exp(-0.5 * np.log(4) + 1)))
+
+
+def test_caution_says_less() -> None:
+    captioner = Captioner.from_pretrained(device="cpu", precision="fp32")
+    rng = np.random.default_rng(0)
+    features = [rng.uniform(0, 1, (5, captioner.model.feature_dim)).astype(np.float32) for _ in range(6)]
+    bold, careful = (
+        captioner.caption_features(features, replace(captioner.default_settings(), beam_size=10, caution=caution))
+        for caution in (0.0, 2.0)
+    )
+    said = [[captioner.model.decode_tokens(one[0].tokens).split() for one in found] for found in (bold, careful)]
+    assert sum(map(len, map(content_words, said[1]))) < sum(map(len, map(content_words, said[0])))
+    assert any(words[0] == "someone" for words in said[1])
+    alone = [
+        captioner.caption_features([one], replace(captioner.default_settings(), beam_size=10, caution=2.0))[0]
+        for one in features
+    ]
+    assert [one[0].tokens for one in alone] == [one[0].tokens for one in careful]
+    # A form has the log-probability that the model gives it.
+    state = captioner.model.start(*stack_features(features[:1]), 40)
+    best = careful[0][0]
+    expected = forced_logprobs(state, [[*best.tokens, best.stop_token or 0]])
+    assert best.logprob == pytest.approx(float(expected[0]), abs=1e-3)
