@@ -55,6 +55,9 @@ from clipcap_video.decoding.settings import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.stopping import break_off_if_stopped
 
+# Videos that are finished are dropped when so few of the rest are left, or fewer: each time copies all that is cached.
+STILL_GOING = 0.75
+
 
 @torch.no_grad()
 def decode(
@@ -101,7 +104,7 @@ def decode(
         lanes = lanes.continued(parents, tokens, scores, following, stops, settings.length_penalty, position)
 
         going = ~lanes.stopped.all(1)
-        if not going.all():
+        if going.sum() <= STILL_GOING * len(going):
             finished, rows = (~going).nonzero().flatten(), going.nonzero().flatten()
             answered = _answers(lanes.keep(finished), completions.keep(finished), settings)
             answers |= zip([videos[row] for row in finished.tolist()], answered, strict=True)
