@@ -10,9 +10,13 @@ for them is ignored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from clipcap_video.errors import ClipcapError
 
 
 class StepModel(Protocol):
@@ -35,3 +39,15 @@ class StepModel(Protocol):
 
         B is B' from here on.
         """
+
+
+def checked_stop_tokens(stop_tokens: Sequence[int], vocabulary: int) -> Tensor:
+    """Ascending, so that of equally likely stop tokens the lower id is taken."""
+    if not stop_tokens:
+        raise ClipcapError("no stop token is given, so no caption would ever end; give at least one")
+    for token in stop_tokens:
+        if not 0 <= token < vocabulary:
+            raise ClipcapError(
+                f"stop token {token} is not in the model's vocabulary of {vocabulary}; use the model's own tokenizer"
+            )
+    return torch.tensor(sorted(set(stop_tokens)))

@@ -50,7 +50,7 @@ from clipcap_video.decoding.hypotheses import (
     normalised_score,
     uniform_noise,
 )
-from clipcap_video.decoding.protocol import StepModel
+from clipcap_video.decoding.protocol import StepModel, checked_stop_tokens
 from clipcap_video.decoding.settings import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.stopping import break_off_if_stopped
@@ -81,11 +81,10 @@ def decode(
     if batch_size == 0:
         return []
     logits = model.begin().unsqueeze(1)  # [B, 1, V], of the one empty hypothesis
-    device, vocabulary = logits.device, logits.shape[-1]
-    stops = _checked_stop_tokens(stop_tokens, vocabulary).to(device)
+    device = logits.device
+    stops = checked_stop_tokens(stop_tokens, logits.shape[-1]).to(device)
     sampling = settings.mode == "sample"
     noise = uniform_noise(keys, settings).to(device) if sampling else None
-
     longest = settings.entry_length + 1  # the stop token
     lanes = Hypotheses.empty(batch_size, longest, device)
     completions = Hypotheses.dead(batch_size, settings.num_return, longest, device)
@@ -133,18 +132,6 @@ def decode(
                 "check its features and the checkpoint, or try --precision fp32"
             )
     return [answers[video] for video in range(batch_size)]
-
-
-def _checked_stop_tokens(stop_tokens: Sequence[int], vocabulary: int) -> Tensor:
-    """Ascending, so that of equally likely stop tokens the lower id is taken."""
-    if not stop_tokens:
-        raise ClipcapError("no stop token is given, so no caption would ever end; give at least one")
-    for token in stop_tokens:
-        if not 0 <= token < vocabulary:
-            raise ClipcapError(
-                f"stop token {token} is not in the model's vocabulary of {vocabulary}; use the model's own tokenizer"
-            )
-    return torch.tensor(sorted(set(stop_tokens)))
 
 
 def _continuations(

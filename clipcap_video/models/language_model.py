@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import packaged, reading, writing
+from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, WEIGHTS
 from clipcap_video.models.sizes import Shapes, check_layers, weight_shapes
 from clipcap_video.network import try_hub_once
 
@@ -109,6 +110,14 @@ def keep_in(model: nn.Module, precision: str, frozen_only: bool = False) -> None
     for weight in model.parameters():
         if weight.dim() >= 2 and id(weight) not in embeddings and not (frozen_only and weight.requires_grad):
             weight.data = weight.data.to(dtype_of(precision))
+
+
+def outline_of_saved(checkpoint: Path) -> dict[str, Any]:
+    """The language model in a checkpoint by its name there, held against the weights; empty if there is none."""
+    if not (checkpoint / LANGUAGE_MODEL / CONFIG).is_file():
+        return {}
+    shapes = weight_shapes(checkpoint / WEIGHTS)
+    return {"language_model": language_model_from_config(checkpoint / LANGUAGE_MODEL, shapes)}
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -255,6 +264,12 @@ def _with_room(old: Tensor, room: int) -> Tensor:
     buffer = old.new_empty(batch, heads, room, width)
     buffer[:, :, :length] = old
     return buffer
+
+
+def cache_name(language_model: Any) -> str:
+    """What its forward pass calls the cache: releases of transformers before 5.20 have the other name."""
+    known = inspect.signature(language_model.base_model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 def roomy_cache(layers: int, steps: int) -> Cache:

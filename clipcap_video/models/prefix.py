@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,28 +15,21 @@ from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
-from clipcap_video.models.base import (
-    CONFIG,
-    LANGUAGE_MODEL,
-    TOKENIZER,
-    WEIGHTS,
-    CaptionModel,
-    ModelConfig,
-    TrainingFacts,
-)
+from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
 from clipcap_video.models.language_model import (
+    cache_name,
     digest_language_model,
     keep_in,
     language_model_from_config,
     load_language_model,
     load_tokenizer,
+    outline_of_saved,
     roomy_cache,
 )
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.packed_mask import BLOCK, PADDING, block_attention, block_mask, dense_mask, suits_blocks
 from clipcap_video.models.packing import PackedCaptions
-from clipcap_video.models.sizes import weight_shapes
 
 STOP_TEXT = "."  # of the ClipCap programs
 
@@ -156,11 +148,8 @@ class PrefixCaptioner(CaptionModel):
 
     @classmethod
     def outline(cls, config: CaptionerConfig, checkpoint: Path) -> nn.Module:
-        parts = {"mapping": build_mapping(config.mapping)}
-        if not config.frozen_decoder and (checkpoint / LANGUAGE_MODEL / CONFIG).is_file():
-            weights = weight_shapes(checkpoint / WEIGHTS)
-            parts["language_model"] = language_model_from_config(checkpoint / LANGUAGE_MODEL, weights)
-        return nn.ModuleDict(parts)
+        saved = {} if config.frozen_decoder else outline_of_saved(checkpoint)
+        return nn.ModuleDict({"mapping": build_mapping(config.mapping), **saved})
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         super().save(folder, dtype)
@@ -294,8 +283,7 @@ class PrefixDecoding:
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         self.head = (weight.to(dtype), None if bias is None else bias.to(dtype))
         self.cache = roomy_cache(captioner.language_model.config.num_hidden_layers, max_tokens)
-        known = inspect.signature(captioner.language_model.base_model.forward).parameters
-        self.cache_name = "cache" if "cache" in known else "past_key_values"  # as releases before 5.20 call it
+        self.cache_name = cache_name(captioner.language_model)
         # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
         self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
 
@@ -307,8 +295,8 @@ class PrefixDecoding:
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
-        lanes, slots = tokens.shape[1], self.path.shape[2]
-        inherited = self.path.gather(1, parents[:, :, None].expand(-1, -1, slots))
+        lanes = tokens.shape[1]
+        inherited = self.path.gather(1, parents[:, :, None].expand(-1, -1, self.path.shape[2]))
         itself = torch.eye(lanes, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
         self.path = torch.cat([inherited, itself], dim=2)
         seen = F.pad(self.path, (self.prefix.shape[1], 0), value=True)
