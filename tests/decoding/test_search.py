@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
-from clipcap_video.decoding.search import decode
+from clipcap_video.decoding.search import STILL_GOING, decode
 from clipcap_video.errors import ClipcapError
 from tests.decoding_models import (
     HistoryModel,
@@ -162,8 +162,9 @@ def test_finished_videos_leave_the_batch() -> None:
     settings = DecodingSettings(use_beam_search=False, entry_length=8)
     model = HistoryModel(videos, logits_of)
     found = decode(model, 40, [1], settings)
-    # The model is asked once after each token of a caption.
-    assert model.lane_steps == sum(len(h.tokens) for (h,) in found if not h.cut) + 8 * sum(h.cut for (h,) in found)
+    # The model is asked once after each token of a caption, and of finished ones while they are few.
+    needed = sum(len(h.tokens) for (h,) in found if not h.cut) + 8 * sum(h.cut for (h,) in found)
+    assert needed <= model.lane_steps <= needed / STILL_GOING < 8 * 40
 
 
 @pytest.mark.parametrize(("complete", "steps"), [(False, 4), (True, 5)])
