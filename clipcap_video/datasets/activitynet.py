@@ -36,15 +36,24 @@ def read(source: Source) -> list[VideoRecord]:
 def _segments(video_id: str, video: Any, split: str, where: str) -> list[VideoRecord]:
     aliases = (video_id.removeprefix("v_"),) if video_id.startswith("v_") else (f"v_{video_id}",)
     with parsing(where, "expected duration, timestamps (a list of [start, end]) and as many sentences"):
-        duration = float(video["duration"])
         pairs = list(zip(video["timestamps"], video["sentences"], strict=True))
-        if not all(math.isfinite(float(time)) for times, _ in pairs for time in (duration, *times)):
-            raise ValueError("a time is no finite number")
-        # A few of the published times are reversed, or run past the end.
-        if turned := sum(times[0] > times[1] for times, _ in pairs):
-            print(f"{where}: {turned} of its segments end before they start; read the other way round", file=sys.stderr)
-        spans = [Span(*sorted(min(max(float(time), 0.0), duration) for time in times)) for times, _ in pairs]
-        return [
-            VideoRecord.segment(video_id, split, [sentence], span, aliases)
-            for span, (_, sentence) in zip(spans, pairs, strict=True)
-        ]
+        return segments(video_id, float(video["duration"]), pairs, split, where, aliases)
+
+
+def segments(
+    video_id: str, duration: float, pairs: list[tuple[Any, str]], split: str, where: str, aliases: tuple[str, ...] = ()
+) -> list[VideoRecord]:
+    """One segment each of `pairs`, ([start, end] in seconds, sentence), within the duration; says which were reversed.
+
+    Raises ValueError, or whatever a malformed time does, for `parsing` to tell.
+    """
+    if not all(math.isfinite(float(time)) for times, _ in pairs for time in (duration, *times)):
+        raise ValueError("a time is no finite number")
+    # A few of ActivityNet's published times are reversed, or run past the end.
+    if turned := sum(times[0] > times[1] for times, _ in pairs):
+        print(f"{where}: {turned} of its segments end before they start; read the other way round", file=sys.stderr)
+    spans = [Span(*sorted(min(max(float(time), 0.0), duration) for time in times)) for times, _ in pairs]
+    return [
+        VideoRecord.segment(video_id, split, [sentence], span, aliases)
+        for span, (_, sentence) in zip(spans, pairs, strict=True)
+    ]

@@ -6,16 +6,42 @@ decides a split. The first that matches reads the file.
 
 from __future__ import annotations
 
-from clipcap_video.datasets import activitynet, coco, didemo, lists, lsmdc, msrvtt, msvd, tables, tabular
+from clipcap_video.datasets import (
+    activitynet,
+    charades,
+    coco,
+    didemo,
+    flickr,
+    karpathy,
+    lists,
+    lsmdc,
+    msrvtt,
+    msvd,
+    multi30k,
+    tables,
+    tabular,
+    tgif,
+    vatex,
+    webvid,
+    youcook2,
+)
 from clipcap_video.datasets.base import Reader
 
 READERS: list[Reader] = [
     tables,
+    multi30k,
     coco,
+    karpathy,
     msrvtt,
     activitynet,
+    youcook2,
     didemo,
+    vatex,
     lsmdc,
+    tgif,
+    flickr,
+    charades,
+    webvid,
     msvd,
     lists,
     tabular,

@@ -44,8 +44,10 @@ class Source:
 
     def split_of_name(self) -> str | None:
         """The split that the file's name tells (train_list.txt, val_1.json, LSMDC16_annos_training.csv), if one."""
-        words = re.findall("[a-z]+", self.path.name.removesuffix(self.path.suffix).lower())
-        told = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        name = self.path.name.removesuffix(self.path.suffix)
+        # Flickr_8k.trainImages.txt has a word within another.
+        words = re.findall("[a-z]+", name.lower()) + re.findall("[A-Z]?[a-z]+", name)
+        told = {SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS}
         return told.pop() if len(told) == 1 else None
 
     def require_split(self) -> str:

@@ -41,6 +41,8 @@ class CaptionScores:
     references: int = 0
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Bootstrap 95 % intervals over videos, by metric; empty unless asked for."""
+    language: str | None = None
+    """What is to be said where the references are hardly English."""
 
     @property
     def missing(self) -> list[str]:
@@ -52,8 +54,8 @@ class CaptionScores:
 
     @property
     def note(self) -> str | None:
-        """A line for each reason why something was left out, or None."""
-        return "\n".join(dict.fromkeys(self.reasons.values())) or None
+        """A line for each reason why something was left out, and for a language that is not English; or None."""
+        return "\n".join(dict.fromkeys([*self.reasons.values(), *filter(None, [self.language])])) or None
 
 
 def score_captions(
@@ -94,6 +96,7 @@ def score_captions(
         unpredicted=[video for video in references if video not in predictions],
         videos=len(hypotheses),
         references=sum(len(captions) for captions in targets.values()),
+        language=ptb.assumes_english(caption for video in predictions for caption in references[video]),
     )
 
 
