@@ -181,7 +181,9 @@ class VideoSearch:
             return self.encoder.encode_text([text])[0].numpy()
         except NoTextSide as error:
             raise ClipcapError(
-                f"{error}, or give a retrieval model that was trained on these features with --model_dir"
+                f"{error}; or make a model that reads texts for these features, with clipcap-video train-retrieval "
+                f"--features {self.features} --annotations FILE --out out_retrieval/, and search with --model_dir "
+                "out_retrieval/"
             ) from None
 
     def _mean_of(self, video: VideoFeatures) -> np.ndarray:
