@@ -36,6 +36,10 @@ def run_app(app: typer.Typer) -> None:
             stream.reconfigure(errors="backslashreplace")
     dashed = [name for name in sys.argv[1:] if name[:1] == "-" and name != "--" and os.path.isfile(name)]
     try:
+        if sys.argv[1:2] == ["train-retrieval"]:
+            from clipcap_video.cli.clip4clip_words import translate
+
+            sys.argv[2:] = translate(sys.argv[2:])
         app()
     except SystemExit as stop:
         if stop.code == 2 and dashed and "--" not in sys.argv:

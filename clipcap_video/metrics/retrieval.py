@@ -14,12 +14,14 @@ the matrix would be 4 TB.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics.bootstrap import interval, resample_weights
 
 CELLS_AT_ONCE = 2**26
 
@@ -55,6 +57,15 @@ class RankScores:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """Ranks from 1 of each text's video [N] and of each video's texts [V]; video_of [N]: the text's video."""
+
+    of_texts: Tensor
+    of_videos: Tensor
+    video_of: Tensor
+
+
+@dataclass(frozen=True)
 class RetrievalScores:
     """Both ways, and how many queries there were: texts in one, videos in the other."""
 
@@ -62,13 +73,31 @@ class RetrievalScores:
     video_to_text: RankScores
     texts: int
     videos: int
+    split: str | None = None
+    intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """Bootstrap 95 % intervals over videos, by way and figure; empty unless asked for."""
+    ranks: Ranks | None = field(default=None, repr=False, compare=False)
+
+    def with_intervals(self, resamples: int, seed: int = 0) -> RetrievalScores:
+        """The same with intervals: videos are drawn with all their captions, as queries among all that there are."""
+        assert self.ranks is not None
+        weights = torch.from_numpy(resample_weights(self.videos, resamples, seed)).double()
+        ways = {
+            "text_to_video": _drawn(self.ranks.of_texts, self.ranks.video_of, weights),
+            "video_to_text": _drawn(self.ranks.of_videos, torch.arange(self.videos), weights),
+        }
+        return replace(
+            self, intervals={way: {name: interval(drawn) for name, drawn in one.items()} for way, one in ways.items()}
+        )
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self) | {"by_chance": asdict(RankScores.by_chance(self.videos))}
+        kept = {name: value for name, value in asdict(replace(self, ranks=None)).items() if name != "ranks"}
+        return kept | {"by_chance": asdict(RankScores.by_chance(self.videos))}
 
     def table(self) -> str:
         """The scores as lines of text, beside random guess."""
-        size = f"({self.texts:,} texts, {self.videos:,} videos)"
+        split = f"split {self.split}, " if self.split else ""
+        size = f"({split}{self.texts:,} texts, {self.videos:,} videos)"
         lines = [f"{'':15}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MdR':>8}{'MnR':>8}   {size}"]
         named = (
             ("text to video", self.text_to_video),
@@ -78,6 +107,9 @@ class RetrievalScores:
         lines += [
             f"{name:15}{row.R1:7.2f}{row.R5:7.2f}{row.R10:7.2f}{row.MdR:8.1f}{row.MnR:8.1f}" for name, row in named
         ]
+        for way, figures in self.intervals.items():
+            shown = ", ".join(f"{name} [{low:.2f}, {high:.2f}]" for name, (low, high) in figures.items())
+            lines.append(f"95 %, {way.replace('_', ' ')}: {shown}")
         return "\n".join(lines)
 
 
@@ -93,7 +125,23 @@ def score_retrieval(texts_to_videos: Rows, videos_to_texts: Rows, video_of: Tens
         raise ValueError("every video needs a text, and every text a video")
     by_text = rank(texts_to_videos, video_of, videos)
     by_video = rank(closest(videos_to_texts, video_of, videos), torch.arange(videos), max(len(video_of), videos))
-    return RetrievalScores(RankScores.of(by_text), RankScores.of(by_video), len(video_of), videos)
+    ranks = Ranks(by_text, by_video, video_of)
+    return RetrievalScores(RankScores.of(by_text), RankScores.of(by_video), len(video_of), videos, ranks=ranks)
+
+
+def _drawn(ranks: Tensor, video_of: Tensor, weights: Tensor) -> dict[str, np.ndarray]:
+    """The figures of queries that count as often as their videos are drawn, weights [S, V]: name -> [S]."""
+    ordered, order = ranks.double().sort()
+    rows = []
+    for row in weights:
+        weight = row[video_of[order]]
+        upto = weight.cumsum(0)
+        total = upto[-1]
+        low = torch.searchsorted(upto, total / 2)  # the first with half of the weight before or at it
+        high = torch.searchsorted(upto, total / 2, right=True)
+        recalls = [100 * weight[ordered <= k].sum() / total for k in (1, 5, 10)]
+        rows.append(torch.stack([*recalls, (ordered[low] + ordered[high]) / 2, (weight * ordered).sum() / total]))
+    return dict(zip(("R1", "R5", "R10", "MdR", "MnR"), torch.stack(rows).T.numpy(), strict=True))
 
 
 def rank(rows: Rows, answer: Tensor, width: int) -> Tensor:

@@ -84,7 +84,7 @@ class RetrievalTrainConfig(Options):
         "Layers of the heads seqTransf and tightTransf.",
         least=1,
         most=DEEPEST,
-        unless={"sim_header": ("meanP", "seqLSTM"), "init_from": ANY},
+        unless={"sim_header": ("meanP", "seqLSTM")},
     )
     text_encoder: str = _model(
         "all-minilm-l6-v2",
@@ -116,7 +116,11 @@ class RetrievalTrainConfig(Options):
         least=-1,
         needs={"videos": ANY},
     )
-    init_from: Path | None = _model(None, "Begin with the weights of this retrieval model, whatever it was trained on.")
+    init_from: Path | None = _model(
+        None,
+        "Begin with the weights of this retrieval model, whatever it was trained on; those that fit, where "
+        "--sim_header is another.",
+    )
 
     epochs: int = _step(5, "Passes over the data.", least=1)
     bs: int = _step(128, "Pairs of text and video in a batch, each of which is negative for the others.", least=2)
@@ -174,6 +178,10 @@ class RetrievalEvaluationConfig(Options):
         "Only the first caption of each video is a query, as in MSR-VTT 1k-A; otherwise all are. Always so with "
         "tightTransf, which reads each pair of text and video anew.",
     )
+    bootstrap: int = option(
+        0, "Resamples of the videos that give each figure a 95 % interval; 1000 is usual, 0 gives none.", least=0
+    )
+    seed: int = option(0, "Seed of --bootstrap.", most=LARGEST_SEED)
     out: Path | None = option(None, "File for the scores; retrieval_SPLIT.json in MODEL_DIR unless given.", made=FILE)
     workers: int = option(2, "Threads that decode videos.", least=1, most=1000)
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from clipcap_video.datasets.matching import annotated, with_captions
@@ -58,4 +59,5 @@ def evaluate_checkpoint(config: RetrievalEvaluationConfig) -> RetrievalScores:
         workers=config.workers,
     )
     data = RetrievalData.of(records, source, lambda texts: encode_texts(model, texts), expand=False)
-    return evaluate_retrieval(model, data, config.first_caption or None)
+    scores = replace(evaluate_retrieval(model, data, config.first_caption or None), split=config.split)
+    return scores.with_intervals(config.bootstrap, config.seed) if config.bootstrap else scores

@@ -155,23 +155,49 @@ def _begun(config: RetrievalTrainConfig, store: FeatureStore | None, training: S
     """The model of `--init_from`, which must fit what is asked for."""
     assert config.init_from is not None
     model, info = load_retrieval(config.init_from)
-    for name, mine, its in (
-        ("sim_header", config.sim_header, model.config.sim_header),
-        ("linear_patch", config.linear_patch, model.config.linear_patch),
-    ):
-        if mine != its:
-            raise ClipcapError(f"{config.init_from} was trained with --{name} {its}; give that, not {mine}")
+    if config.linear_patch != model.config.linear_patch:
+        its = model.config.linear_patch
+        raise ClipcapError(
+            f"{config.init_from} was trained with --linear_patch {its}; give that, not {config.linear_patch}"
+        )
     if (model.clip is not None) != config.end_to_end:
         kind = "from frames; give --videos" if model.clip is not None else "on stored features; give --features"
         raise ClipcapError(f"{config.init_from} was trained {kind}")
     if store is not None:
         check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
         model.check_width(store.shape(training[0].video_id).dim)
+    if config.sim_header != model.config.sim_header:
+        model = _with_head(model, config)
+    elif "cross_num_hidden_layers" in config.given and config.cross_num_hidden_layers != model.config.num_layers:
+        raise ClipcapError(
+            f"{config.init_from} has {model.config.num_layers} layers in its head; leave --cross_num_hidden_layers out"
+        )
     # Positions of more frames than it was trained with are there up to max_positions.
     model.config = replace(model.config, max_frames=config.max_frames, max_words=config.max_words)
     if model.clip is not None:
         model.clip.freeze(config.freeze_layer_num)
     return model
+
+
+def _with_head(model: RetrievalModel, config: RetrievalTrainConfig) -> RetrievalModel:
+    """The model with the head that `config` asks for; says which weights have no place and which begin anew."""
+    dim, layers = model.config.dim, config.cross_num_hidden_layers
+    heads = 8 if config.sim_header == "tightTransf" and model.clip is not None else max(1, dim // 64)
+    positions = max(model.config.max_positions, config.max_frames + 1)
+    shape = replace(
+        model.config, sim_header=config.sim_header, num_layers=layers, num_heads=heads, max_positions=positions
+    )
+    changed = RetrievalModel(shape, model.clip)
+    if model.clip is not None:
+        _start_from_text_layers(changed, model.clip.network)
+    old, new = model.state_dict(), changed.state_dict()
+    kept = {name: weight for name, weight in old.items() if name in new and new[name].shape == weight.shape}
+    changed.load_state_dict(kept, strict=False)
+    for names, fate in ((old.keys() - kept, "of --init_from have no place"), (new.keys() - kept, "begin anew")):
+        if names:
+            listed = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            print(f"--sim_header {config.sim_header}: {len(names)} tensors {fate} ({listed})", file=sys.stderr)
+    return changed
 
 
 def _start_from_text_layers(model: RetrievalModel, network: CLIP) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 import clipcap_video.metrics.retrieval as retrieval
 from clipcap_video.errors import ClipcapError
+from clipcap_video.metrics.bootstrap import interval, resample_weights
 from clipcap_video.metrics.retrieval import RankScores, score_matrix, score_vectors
 
 
@@ -93,3 +96,19 @@ def test_rows_are_never_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> 
 def test_similarities_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ClipcapError, match="not numbers"):
         score_matrix(torch.full((2, 2), float("nan")), torch.arange(2))
+
+
+def test_intervals_are_those_of_queries_drawn_with_their_videos() -> None:
+    generator = torch.Generator().manual_seed(0)
+    video_of = torch.arange(20).repeat_interleave(3)
+    scores = score_matrix(torch.randn(60, 20, generator=generator), video_of).with_intervals(60, seed=1)
+    assert scores.ranks is not None
+    weights = resample_weights(20, 60, 1)
+    drawn = [RankScores.of(scores.ranks.of_texts.repeat_interleave(torch.from_numpy(row)[video_of])) for row in weights]
+    for name, limits in scores.intervals["text_to_video"].items():
+        assert limits == pytest.approx(interval(np.array([getattr(one, name) for one in drawn])))
+    drawn = [RankScores.of(scores.ranks.of_videos.repeat_interleave(torch.from_numpy(row))) for row in weights]
+    for name, limits in scores.intervals["video_to_text"].items():
+        assert limits == pytest.approx(interval(np.array([getattr(one, name) for one in drawn])))
+    assert "95 %, text to video: R1 [" in scores.table()
+    assert "ranks" not in json.loads(json.dumps(scores.to_json()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,8 +127,23 @@ class TestStoredFeatures:
         first, second = (load_retrieval(tmp_path / name)[0].state_dict() for name in ("a", "b"))
         for name in first:
             torch.testing.assert_close(first[name], second[name], atol=1e-6, rtol=0)
-        with pytest.raises(ClipcapError, match="was trained with --sim_header seqLSTM; give that, not meanP"):
-            train_retrieval(config(tiny_project, tmp_path / "c", init_from=tmp_path / "a"))
+
+    def test_init_from_may_change_the_head(
+        self, tiny_project: TinyProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        train_retrieval(config(tiny_project, tmp_path / "a", epochs=1))
+        small = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1, "init_from": tmp_path / "a"}
+        train_retrieval(config(tiny_project, tmp_path / "b", sim_header="seqTransf", **small))
+        assert re.search(r"--sim_header seqTransf: \d+ tensors begin anew \(head\.positions", capsys.readouterr().err)
+        first, second = (load_retrieval(tmp_path / name)[0] for name in ("a", "b"))
+        assert (second.config.sim_header, second.config.num_layers) == ("seqTransf", 1)
+        for name, weight in first.state_dict().items():
+            torch.testing.assert_close(second.state_dict()[name], weight, atol=1e-6, rtol=0)
+        train_retrieval(config(tiny_project, tmp_path / "c", **(small | {"init_from": tmp_path / "b"})))
+        assert "tensors of --init_from have no place (head.positions" in capsys.readouterr().err
+        deeper = {"init_from": tmp_path / "b", "sim_header": "seqTransf", "cross_num_hidden_layers": 3}
+        with pytest.raises(ClipcapError, match="has 1 layers in its head; leave --cross_num_hidden_layers out"):
+            train_retrieval(config(tiny_project, tmp_path / "d", **deeper))
 
     def test_a_run_resumes_with_its_own_options_only(self, tiny_project: TinyProject, tmp_path: Path) -> None:
         train_retrieval(config(tiny_project, tmp_path / "a", epochs=1))
