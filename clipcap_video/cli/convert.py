@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.cli.command import Command
-from clipcap_video.runs.options import FILE, FOLDER, Options, option
+from clipcap_video.runs.options import ANY, FILE, FOLDER, Options, option
 
 
 @dataclass
@@ -22,6 +22,12 @@ class ConvertConfig(Options):
     )
     out: Path = option(MISSING, "Folder for the checkpoint, or place of the features.", made=FOLDER)
     format: Literal["safetensors", "parquet", "hdf5"] | None = option(None, "Turn features into this layout.")
+    to: Literal["clipcap", "clip4clip"] | None = option(
+        None,
+        "Turn a checkpoint of ours into that program's, where it has such a form: OUT/clipcap-009.pt, or "
+        "OUT/pytorch_model.bin.0.",
+        unless={"format": ANY},
+    )
     shard_mb: float = option(256, "Megabytes of a Parquet file, about.", above=0, needs={"format": "parquet"})
     lm: str = option(
         "gpt2",
@@ -47,6 +53,7 @@ def _convert(config: ConvertConfig) -> Path:
 
     Examples:
       clipcap-video convert coco_prefix-009.pt --out converted/ --lm gpt2
+      clipcap-video convert out/ --to clipcap --out old/
       clipcap-video convert features/ --out shards/ --format parquet
     """
     if config.format is not None:
@@ -54,6 +61,9 @@ def _convert(config: ConvertConfig) -> Path:
 
         count = convert_features(open_features(config.old), config.out, config.format, config.shard_mb)
         print(f"features of {count:,} videos written to {config.out}")
+        return config.out
+    if config.to is not None:
+        print(f"written to {_back(config.old, config.out, config.to)}")
         return config.out
     from clipcap_video.errors import ClipcapError
     from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, save_checkpoint
@@ -78,6 +88,25 @@ def _convert(config: ConvertConfig) -> Path:
     print("\n".join(report.lines()))
     print(f"written to {config.out}")
     return config.out
+
+
+def _back(old: Path, out: Path, to: str) -> Path:
+    """Writes a checkpoint of ours in another program's form; the file."""
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    if to == "clip4clip":
+        from clipcap_video.retrieval.clip4clip import clip4clip_state
+        from clipcap_video.retrieval.model import load_retrieval
+
+        state, file = clip4clip_state(load_retrieval(old)[0], old), out / "pytorch_model.bin.0"
+    else:
+        from clipcap_video.models.checkpoint import load_checkpoint
+        from clipcap_video.models.legacy_back import legacy_state
+
+        state, file = legacy_state(load_checkpoint(old)[0], old), out / "clipcap-009.pt"
+    torch.save(state, file)
+    return file
 
 
 convert = Command(ConvertConfig, _convert, "convert")

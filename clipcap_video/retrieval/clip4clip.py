@@ -131,3 +131,20 @@ def _place(key: str, name: str) -> str:
         if key.startswith(theirs):
             return ours + key[len(theirs) :]
     return key
+
+
+def clip4clip_state(model: RetrievalModel, where: Path) -> dict[str, Tensor]:
+    """The state dict that the released code writes. Raises ClipcapError for a model that has no such form."""
+    if model.clip is None:
+        raise ClipcapError(f"{where} was trained on stored features, beside a text encoder; CLIP4Clip has CLIP inside")
+    name = model.config.sim_header
+    back = {ours: theirs for theirs, ours in _LAYOUTS[name][1].items()} | {"clip.network.": _CLIP}
+    state = {}
+    for key, tensor in model.state_dict().items():
+        if key == "head.logit_scale":  # another name of CLIP's
+            continue
+        theirs = next((theirs + key[len(ours) :] for ours, theirs in back.items() if key.startswith(ours)), key)
+        if _place(theirs, name) != key:
+            raise ClipcapError(f"{where} has weights {key} that fit no layout of CLIP4Clip; it has no such form")
+        state[theirs] = tensor.detach().cpu().clone()
+    return state

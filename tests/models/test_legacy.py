@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.cli import main
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
@@ -19,6 +22,7 @@ from clipcap_video.features.base import stack_features
 from clipcap_video.features.layouts import open_features
 from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, load_checkpoint, save_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, find_legacy, load_legacy
+from clipcap_video.models.legacy_back import legacy_state
 from clipcap_video.training.data import CaptionData
 from tests.golden import Recorded, recorded
 
@@ -77,6 +81,15 @@ class TestRecordedOutputs:
         found = again.caption_features(case.features, DecodingSettings(entry_length=case.entry_length))
         best = [again.model.decode_tokens(own[0].tokens, own[0].stop_token) for own in found]
         assert best == [own[0] for own in case.beam]
+
+    def test_there_and_back_is_the_same_file(self, case: Recorded) -> None:
+        """Also the names that a language model has twice; masks of old releases apart, which are no weights."""
+        model, report = load_legacy(case.checkpoint, str(case.lm), choices(case))
+        theirs, state = torch.load(case.checkpoint, weights_only=True), legacy_state(model, case.checkpoint)
+        masks = {key for key, reason in report.dropped.items() if "mask" in reason}
+        assert theirs.keys() - masks <= state.keys()
+        assert {key for key in state if not key.startswith("gpt.")} == {key for key in theirs if "clip_project" in key}
+        assert all(torch.equal(state[key], theirs[key].float()) for key in theirs.keys() - masks)
 
     def test_training_loss_of_the_reference_recipe(self, golden: Path) -> None:
         folder = golden / "msrvtt-clipcap"
@@ -249,3 +262,25 @@ def test_which_checkpoint_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ClipcapError, match="several prefixes"):
         find_checkpoint(tmp_path)
     assert find_checkpoint(tmp_path, "other") == tmp_path / "other-009.pt"
+
+
+def test_convert_back_by_command_and_what_has_no_such_form(
+    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*words: object) -> object:
+        monkeypatch.setattr(sys, "argv", ["clipcap-video", "convert", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code
+
+    case = recorded(golden, "msrvtt-clipcap/cross")
+    model, _ = load_legacy(case.checkpoint, str(case.lm), choices(case))
+    save_checkpoint(tmp_path / "ours", model, CheckpointInfo())
+    assert not convert(tmp_path / "ours", "--to", "clipcap", "--out", tmp_path / "theirs")
+    again, _ = load_legacy(tmp_path / "theirs" / "clipcap-009.pt", str(case.lm), choices(case))
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert convert(tmp_path / "ours", "--to", "clip4clip", "--out", tmp_path / "c") == 1
+    fresh = replace(model.config, mapping=replace(model.config.mapping, input_norm=True))
+    model.config = fresh
+    with pytest.raises(ClipcapError, match="has input_norm, which ClipCap lacks; .* Train with --recipe reference"):
+        legacy_state(model, tmp_path)

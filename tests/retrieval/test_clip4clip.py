@@ -11,7 +11,7 @@ import torch
 
 from clipcap_video.cli import main
 from clipcap_video.errors import ClipcapError
-from clipcap_video.retrieval.clip4clip import load_clip4clip
+from clipcap_video.retrieval.clip4clip import clip4clip_state, load_clip4clip
 from clipcap_video.retrieval.model import (
     RetrievalModel,
 )
@@ -80,3 +80,11 @@ class TestRecordedOutputs:
         bad.write_bytes(b"nonsense")
         with pytest.raises(ClipcapError, match="cannot read the weights"):
             load_clip4clip(bad)
+
+    @pytest.mark.parametrize("name", RECORDED)
+    def test_there_and_back_is_the_same_file(self, recorded: Path, name: str) -> None:
+        theirs = torch.load(recorded / f"{name}.bin", weights_only=True)
+        model, report = load_clip4clip(recorded / f"{name}.bin")
+        state = clip4clip_state(model, recorded)
+        assert state.keys() == report.mapped.keys() == theirs.keys() - report.dropped.keys()
+        assert all(torch.equal(state[key], theirs[key].float()) for key in state)

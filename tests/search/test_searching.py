@@ -213,5 +213,7 @@ def test_an_encoder_without_texts_says_what_to_do(library: Library, monkeypatch:
     from clipcap_video.encoders.clip import ClipEncoder
 
     monkeypatch.setattr(ClipEncoder, "encode_text", ImageEncoder.encode_text)
-    with pytest.raises(ClipcapError, match=r"no text side; .*, or give a retrieval model .* --model_dir"):
+    with pytest.raises(
+        ClipcapError, match=r"no text side; .*; or make a model .*clipcap-video train-retrieval .* --model_dir"
+    ):
         VideoSearch(library.features, device="cpu").by_text(TEXT)
