@@ -282,5 +282,5 @@ def test_convert_back_by_command_and_what_has_no_such_form(
     assert convert(tmp_path / "ours", "--to", "clip4clip", "--out", tmp_path / "c") == 1
     fresh = replace(model.config, mapping=replace(model.config.mapping, input_norm=True))
     model.config = fresh
-    with pytest.raises(ClipcapError, match="has input_norm, which ClipCap lacks; .* Train with --recipe reference"):
+    with pytest.raises(ClipcapError, match=r"has input_norm, which ClipCap lacks; .* Train with --recipe reference"):
         legacy_state(model, tmp_path)
