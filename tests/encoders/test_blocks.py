@@ -34,8 +34,9 @@ def test_fused_towers_of_transformers_compute_the_same(kind, activation):
     randomised(network)
     pixels = torch.randn(3, 3, 64, 64)
     expected = features_of(network, pixels)
+    older = any(name.endswith("attention.attention") for name, _ in tower.named_modules())  # DINOv2 of older releases
     fuse_huggingface_tower(tower, torch.float32)
-    assert sum(isinstance(module, FusedBlock) for module in tower.modules()) == 2
+    assert sum(isinstance(module, FusedBlock) for module in tower.modules()) == (0 if older else 2)
     assert sum(isinstance(module, PatchProjection) for module in tower.modules()) == 1
     torch.testing.assert_close(features_of(network, pixels), expected, rtol=1e-4, atol=1e-4)
 
