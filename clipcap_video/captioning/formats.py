@@ -171,8 +171,13 @@ def write_txt(file: Path, results: Results) -> None:
         write_text(file, "".join(lines))
 
 
+def subtitles(kind: str, results: Results) -> str:
+    """The text of a subtitle file, `srt`, `vtt` or `ass`."""
+    return subtitle_file(cues(_timed(results)), kind)
+
+
 def write_subtitles(kind: str, file: Path, results: Results) -> None:
-    write_text(file, subtitle_file(cues(_timed(results)), kind))
+    write_text(file, subtitles(kind, results))
 
 
 def write_descriptions(file: Path, results: Results) -> None:

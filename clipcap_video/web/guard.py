@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
+import json
+import math
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,20 +21,34 @@ LARGEST_CALL = 1_000_000  # bytes of a call that is no upload
 class Guard:
     """ASGI middleware around `app`. names: under which the page may be asked for, beside addresses and localhost.
 
+    largest_upload: bytes of a call that is one; any unless given. api_key: the bearer token without which only `open`
+    paths are answered. as_json: refusals are {"detail": sentence}, as an endpoint's clients read them.
+
     A page elsewhere can have a name of its own point to this machine (DNS rebinding) and read all that is here, but the
     browser then says that name: it is refused, as are calls that a page of another origin makes. A call that the app
     cannot make sense of is answered in one sentence, and is one line of the log.
     """
 
-    def __init__(self, app: Any, names: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        app: Any,
+        names: tuple[str, ...] = (),
+        *,
+        largest_upload: float = math.inf,
+        api_key: str | None = None,
+        open: tuple[str, ...] = (),
+        as_json: bool = False,
+    ) -> None:
         self.app, self.names = app, {name.lower() for name in names}
+        self.largest_upload, self.api_key, self.open, self.as_json = largest_upload, api_key, open, as_json
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        refusal = self._refusal({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(headers) or self._without_key(scope, headers)
         if refusal is not None:
-            return await _answer(scope, send, *refusal)
+            return await self._answer(scope, send, *refusal)
         await self._pass_on(scope, receive, send)
 
     def _refusal(self, headers: dict[str, str]) -> tuple[int, str] | None:
@@ -44,9 +61,19 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdigit():
             return 400, "the content-length is no number"
-        if int(length) > LARGEST_CALL and not headers.get("content-type", "").startswith("multipart/form-data"):
-            return 413, f"a call may have {LARGEST_CALL:,} bytes; drop videos on the page"
+        upload = headers.get("content-type", "").startswith("multipart/form-data")
+        if int(length) > (self.largest_upload if upload else LARGEST_CALL):
+            remedy = "start the server with a higher --max_mb" if upload else "upload videos as multipart/form-data"
+            return 413, f"a call may have {self.largest_upload if upload else LARGEST_CALL:,} bytes; {remedy}"
         return None
+
+    def _without_key(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
+        if self.api_key is None or scope["path"] in self.open:
+            return None
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self.api_key.encode()):
+            return None
+        return 401, "the bearer token is missing or wrong; send the header Authorization: Bearer KEY"
 
     def _is_ours(self, host: str) -> bool:
         try:
@@ -69,7 +96,7 @@ class Guard:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > LARGEST_CALL and not upload:
+            if taken > (self.largest_upload if upload else LARGEST_CALL):
                 raise ValueError("the call is too large")
             return message
 
@@ -87,13 +114,17 @@ class Guard:
         if failed:
             print(f"refused: {scope.get('method', 'GET')} {scope['path'][:100]!r}", file=sys.stderr)
             if not begun:
-                await _answer(scope, send, 400, "this is no call that the page makes; use the page in a browser")
+                use = "see /docs" if self.as_json else "use the page in a browser"
+                made_by = "that can be answered" if self.as_json else "that the page makes"
+                await self._answer(scope, send, 400, f"this is no call {made_by}; {use}")
 
-
-async def _answer(scope: Message, send: Send, status: int, sentence: str) -> None:
-    if scope["type"] == "websocket":
-        return await send({"type": "websocket.close", "code": 1008})
-    body = sentence.encode("utf-8", "replace")
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    async def _answer(self, scope: Message, send: Send, status: int, sentence: str) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        body = (json.dumps({"detail": sentence}) if self.as_json else sentence).encode("utf-8", "replace")
+        kind = b"application/json" if self.as_json else b"text/plain; charset=utf-8"
+        headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+        if status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

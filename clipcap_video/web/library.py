@@ -76,12 +76,7 @@ class Library:
 
         Raises VideoError, with one sentence to show, when the file is too large or no video.
         """
-        size = path.stat().st_size
-        if size > self._most_bytes:
-            raise VideoError(
-                f"{path.name} has {size / MEGABYTE:,.0f} MB and the limit is {self._most_bytes / MEGABYTE:,.0f} MB; "
-                "cut it, or start the page with a higher --max_mb"
-            )
+        check_size(path, self._most_bytes)
         with self._at_work:
             try:
                 return self._describe(path, segmentation, progress)
@@ -93,16 +88,8 @@ class Library:
         captioner = self._captioner
         sampling = captioner.require_fingerprint().sampling
         video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
-        if video.duration > MOST_HOURS * 3600:
-            raise VideoError(
-                f"{path.name} lasts {video.duration / 3600:.1f} hours and the page takes {MOST_HOURS}; caption it with "
-                "clipcap-video caption"
-            )
-        if video.pixels > MOST_PIXELS:
-            raise VideoError(
-                f"{path.name} has {video.pixels / 1e6:.0f} million pixels a frame and the page takes "
-                f"{MOST_PIXELS / 1e6:.0f}; scale it down"
-            )
+        check_length(path.name, video.duration)
+        check_pixels(path.name, video.pixels)
         predictions: list[Prediction] = []
         for batch in captioner.caption_batches(video, self._settings):
             predictions += batch
@@ -130,6 +117,34 @@ class Library:
             parts = [Hit(video, part.start, part.end, part.text) for part in video.segments]
             hits += [hit for hit in (whole, *parts) if _matches(words, hit.text)]
         return hits
+
+
+def check_size(path: Path, most_bytes: int) -> None:
+    """Raises VideoError for a file that is too large."""
+    size = path.stat().st_size
+    if size > most_bytes:
+        raise VideoError(
+            f"{path.name} has {size / MEGABYTE:,.0f} MB and the limit is {most_bytes / MEGABYTE:,.0f} MB; cut it, or "
+            "start clipcap-video serve with a higher --max_mb"
+        )
+
+
+def check_length(name: str, seconds: float) -> None:
+    """Raises VideoError for a video that is too long."""
+    if seconds > MOST_HOURS * 3600:
+        raise VideoError(
+            f"{name} lasts {seconds / 3600:.1f} hours and the limit is {MOST_HOURS}; caption it with "
+            "clipcap-video caption"
+        )
+
+
+def check_pixels(name: str, pixels: int) -> None:
+    """Raises VideoError for a video whose frames are too large."""
+    if pixels > MOST_PIXELS:
+        raise VideoError(
+            f"{name} has {pixels / 1e6:.0f} million pixels a frame and the limit is {MOST_PIXELS / 1e6:.0f}; scale it "
+            "down"
+        )
 
 
 def _matches(words: list[str], text: str) -> bool:
