@@ -203,12 +203,11 @@ class Api:
         """How far a batch is, and its captions so far."""
         return self._batch(id).status(id)
 
-    async def end_batch(self, id: str) -> Batch:
-        """Cancels what is left of a batch, and forgets it."""
+    async def cancel_batch(self, id: str) -> Batch:
+        """Cancels what is left of a batch; what is done stays."""
         batch = self._batch(id)
         for job in batch.jobs:
             job.stop.set()
-        self.batches.pop(id, None)
         return batch.status(id)
 
     async def search(
@@ -233,7 +232,9 @@ class Api:
 
     def _batch(self, name: str) -> _RunningBatch:
         if name not in self.batches:
-            raise Refused(404, f"there is no batch {name[:100]!r}; it was cancelled, or the server started anew")
+            raise Refused(
+                404, f"there is no batch {name[:100]!r} here; the oldest are forgotten, and all when the server ends"
+            )
         return self.batches[name]
 
     async def _job(self, file: UploadFile | None, path: str | None, segmentation: Segmentation) -> Job:
@@ -339,7 +340,7 @@ def build(api: Api, names: tuple[str, ...] = (), api_key: str | None = None) -> 
     app.post("/v1/captions", **secured | {"responses": several}, response_model=None)(api.captions)
     app.post("/v1/batches", **secured, status_code=202, response_model=Batch)(api.add_batch)
     app.get("/v1/batches/{id}", **secured, response_model=Batch)(api.batch)
-    app.delete("/v1/batches/{id}", **secured, response_model=Batch)(api.end_batch)
+    app.post("/v1/batches/{id}/cancel", **secured, response_model=Batch)(api.cancel_batch)
     app.get("/v1/search", **secured, response_model=Found)(api.search)
     app.get("/health", response_model=Health)(api.health)
     app.get("/docs", include_in_schema=False)(lambda: HTMLResponse(_page(app.openapi())))
