@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,17 +21,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from clipcap_video.captioning.formats import Results, Row, Wording, rows, subtitles
+from clipcap_video.captioning.formats import Results, Wording, subtitles
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.errors import ClipcapError
-from clipcap_video.search.ranking import SearchHit
 from clipcap_video.search.searching import VideoSearch
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.files import SUFFIXES
 from clipcap_video.video.segments import Segmentation
+from clipcap_video.web.answers import Batch, BatchVideo, Captions, Found, Health, Problem, RunningBatch, row_of
 from clipcap_video.web.batching import Busy, CaptionQueue, End, Event, Job
 from clipcap_video.web.guard import LARGEST_CALL, Guard
 
@@ -48,68 +46,6 @@ class Refused(ClipcapError):
     def __init__(self, http_status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.http_status = http_status
-
-
-class Problem(BaseModel):
-    detail: str
-
-
-class Captions(BaseModel):
-    """captions: as the lines of `--to jsonl`. start, end: seconds."""
-
-    video: str
-    captions: list[Row] = []
-    warning: str | None = None
-
-
-class BatchVideo(Captions):
-    state: Literal["waiting", "done", "failed"] = "waiting"
-    error: str | None = None
-
-
-class Batch(BaseModel):
-    """done: videos that are finished, failed ones among them."""
-
-    id: str
-    done: int
-    total: int
-    videos: list[BatchVideo]
-
-
-class Found(BaseModel):
-    videos: int
-    results: list[SearchHit]
-
-
-class Health(BaseModel):
-    status: Literal["ok"] = "ok"
-    model: str
-    waiting: int
-    searchable: int | None
-
-
-@dataclass
-class _RunningBatch:
-    jobs: list[Job]
-    videos: list[BatchVideo]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def status(self, name: str) -> Batch:
-        with self.lock:
-            videos = [video.model_copy(update={"captions": list(video.captions)}) for video in self.videos]
-        return Batch(id=name, done=sum(v.state != "waiting" for v in videos), total=len(videos), videos=videos)
-
-    def teller(self, video: BatchVideo) -> Callable[[Event], None]:
-        def tell(event: Event) -> None:
-            with self.lock:
-                if isinstance(event, Prediction):
-                    video.captions.append(_row(event))
-                elif isinstance(event, End):
-                    video.state, video.warning = "done", event.warning
-                else:
-                    video.state, video.error = "failed", str(event)
-
-        return tell
 
 
 Segments = Annotated[
@@ -128,7 +64,7 @@ class Api:
         self.queue, self.folder, self.wording = captions, folder, wording
         self.root = None if root is None else root.resolve()
         self.videos, self._searching = search, asyncio.Lock()
-        self.batches: dict[str, _RunningBatch] = {}
+        self.batches: dict[str, RunningBatch] = {}
 
     async def captions(
         self,
@@ -166,7 +102,7 @@ class Api:
         if format != "json":
             media_type = "text/vtt" if format == "vtt" else "application/x-subrip"
             return Response(subtitles(format, results), media_type=media_type)
-        return Captions(video=Path(job.name).stem or job.name, captions=list(map(_row, predictions)), warning=warning)
+        return Captions(video=Path(job.name).stem or job.name, captions=list(map(row_of, predictions)), warning=warning)
 
     async def add_batch(
         self,
@@ -189,7 +125,7 @@ class Api:
             for job in jobs:
                 job.discard()
             raise
-        batch = _RunningBatch(jobs, [BatchVideo(video=job.name) for job in jobs])
+        batch = RunningBatch(jobs, [BatchVideo(video=job.name) for job in jobs])
         for job, video in zip(jobs, batch.videos, strict=True):
             job.tell = batch.teller(video)
         self.queue.add(jobs, in_bulk=True)
@@ -230,7 +166,7 @@ class Api:
         model = Path(self.queue.captioner.describe()["model"]).name
         return Health(model=model, waiting=self.queue.open_jobs, searchable=searchable)
 
-    def _batch(self, name: str) -> _RunningBatch:
+    def _batch(self, name: str) -> RunningBatch:
         if name not in self.batches:
             raise Refused(
                 404, f"there is no batch {name[:100]!r} here; the oldest are forgotten, and all when the server ends"
@@ -274,10 +210,6 @@ def inside(root: Path | None, path: str) -> Path:
     raise Refused(404, f"there is no {path[:200]!r} in --root; check the path")
 
 
-def _row(prediction: Prediction) -> Row:
-    return Row(**next(rows(Results([prediction]))))
-
-
 async def _events(job: Job, events: asyncio.Queue[Event], request: Request | None) -> AsyncIterator[Event | None]:
     """What is told of a job, to its end; None now and then while nothing is. A client that goes away ends the job.
 
@@ -313,7 +245,7 @@ async def _stream(job: Job, events: asyncio.Queue[Event]) -> AsyncIterator[str]:
             silent = silent + 1 if event is None else 0
             if isinstance(event, Prediction):
                 count += 1
-                yield _event("caption", vars(_row(event)))
+                yield _event("caption", vars(row_of(event)))
             elif isinstance(event, End):
                 yield _event("done", {"captions": count, "warning": event.warning})
             elif silent % SILENCE == 1:
