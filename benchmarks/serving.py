@@ -1,6 +1,6 @@
 """Requests a second, and how long they take, of `clipcap-video serve --api` with the starter captioner.
 
-    python -m benchmarks.serving --videos FOLDER
+    python benchmarks/serving.py --videos FOLDER
 
 Each request uploads a video, one after another or many at once; what is uploaded at once is captioned together.
 """

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ import srt
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import Wording
+from clipcap_video.search.ranking import SearchHit
 from clipcap_video.web.batching import CaptionQueue
 from tests.captioning.test_long_videos import SETTINGS, captioner  # noqa: F401  (a fixture)
 from tests.cli.test_cli import ROOT, refused
@@ -262,6 +265,28 @@ def test_a_signal_ends_it_within_three_seconds(number: signal.Signals, tmp_path:
         server.kill()
         server.wait()
         log.close()
+
+
+def test_search_gives_the_hits_of_the_index(served: Served) -> None:
+    hit = SearchHit("a", 0.5, 3, 1.5)
+    asked = []
+
+    def by_text(*words: object) -> list[SearchHit]:
+        asked.append(words)
+        return [hit]
+
+    served.api.videos = SimpleNamespace(by_text=by_text, index=SimpleNamespace(ids=["a", "b"]))  # type: ignore[assignment]
+    found = served.client.get("/v1/search", params={"text": "a dog", "top": 3, "rank_by": "video"}).json()
+    assert found == {"videos": 2, "results": [asdict(hit)]}
+    assert asked == [("a dog", 3, "video")]
+    assert served.client.get("/health").json()["searchable"] == 2
+    assert served.client.get("/v1/search", params={"text": "a dog", "top": 0}).status_code == 422
+
+
+def test_without_fastapi_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "clipcap_video.web.api")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert "pip install 'clipcap-video[web]'" in refused("clipcap-video", "serve", "--api", "--device", "cpu")
 
 
 def test_options_of_the_endpoint_alone(tmp_path: Path) -> None:
