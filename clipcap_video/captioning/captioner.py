@@ -125,8 +125,9 @@ class Captioner(HubModel):
         return captioner
 
     @overload
+    def caption(self, videos: list[Any], settings: DecodingSettings | None = None) -> list[Prediction]: ...
+    @overload
     def caption(self, videos: Video, settings: DecodingSettings | None = None) -> Prediction: ...
-
     @overload
     def caption(self, videos: Sequence[Any], settings: DecodingSettings | None = None) -> list[Prediction]: ...
 
@@ -322,6 +323,10 @@ class Captioner(HubModel):
         """The defaults of the checkpoint."""
         beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
         return DecodingSettings(length_penalty=self.model.length_penalty, beam_size=beams)
+
+    @property
+    def length_penalty(self) -> float:
+        return self.model.length_penalty
 
     def __repr__(self) -> str:
         said = ", ".join(f"{name}: {value}" for name, value in self.describe().items())
