@@ -6,6 +6,8 @@ follow the frame's matrix and range to RGB; high dynamic range is brought down t
 
 from __future__ import annotations
 
+import gc
+import itertools
 import math
 import struct
 from contextlib import suppress
@@ -23,6 +25,9 @@ NEARLY_SQUARE = Fraction(1, 200)
 # Pictures with more pixels are scaled down to so many.
 MOST_PIXELS = 2**25
 HIGH_RANGE = (16, 18)  # transfer of PQ and of HLG (ITU-T H.273)
+# Frames whose memory may wait for Python's garbage collector.
+FRAMES_HELD = 64
+_asked = itertools.count(1)
 Filters = list[tuple[str, str]]
 # Display matrices of the orientations of EXIF that mirror.
 MIRRORED = {
@@ -191,6 +196,9 @@ def transfer_of(frame: Any) -> int:
 
 def matrix_of(frame: Any) -> tuple[int, ...] | None:
     """The display matrix of a frame, nine numbers; None for an upright one."""
+    # PyAV's side data and its frame hold each other, pixels and all, until Python looks for such pairs.
+    if next(_asked) % FRAMES_HELD == 0:
+        gc.collect(0)
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV knows no name for something beside it (EXIF in pictures); the angle is told all the same

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
 
 from clipcap_video.video.decoder import Decoder
+from clipcap_video.video.picture import FRAMES_HELD
 from clipcap_video.video.shots import LOOK, ShotDetector
 from tests.clips import write_shots
 
@@ -32,3 +34,18 @@ def test_small_pictures_show_the_same(tmp_path: Path) -> None:
     assert small.shape == (192, 256, 3)
     blocks = np.abs(whole.reshape(6, 80, 8, 80, 3).mean((1, 3)) - small.reshape(6, 32, 8, 32, 3).mean((1, 3)))
     assert blocks.max() < 8  # of 255
+
+
+def test_frames_that_were_looked_at_do_not_pile_up(tmp_path: Path) -> None:
+    """The commands let Python's garbage collector run seldom, and PyAV's frames need it."""
+    clip = write_shots(tmp_path / "long.mp4", [400])
+    gc.collect()
+    gc.disable()
+    try:
+        with Decoder(clip) as decoder:
+            for frame in decoder:
+                frame.picture(LOOK)
+            held = sum(type(one).__name__ == "VideoFrame" for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert held < 2 * FRAMES_HELD < 400
