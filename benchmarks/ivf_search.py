@@ -1,6 +1,6 @@
 """Search among millions of made-up frames: recall and time of the approximate index, against exact search.
 
-    python benchmarks/ivf_search.py --frames 10000000 --folder /tmp/ivf
+    python benchmarks/ivf_search.py --frames 10000000 --folder FOLDER
 
 Frames and texts are made up as CLIP's lie: in two cones of one space, a topic behind each video and each text. The
 store of features, 28 frames a video, 512 wide, is made once and kept in the folder: one kilobyte a frame, and one and a

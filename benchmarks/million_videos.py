@@ -1,6 +1,6 @@
 """Time and memory until the first step of a training run on a million videos with twenty captions each, made up.
 
-    python benchmarks/million_videos.py --folder /tmp/million [--videos 1000000]
+    python benchmarks/million_videos.py --folder FOLDER [--videos 1000000]
 
 Features are Parquet shards of --frames frames of --width numbers a video, captions a Parquet table. Both are made once
 and kept in the folder; with 2 frames, 64 wide, they take 2 GB. The memory is that of the process that trains.
