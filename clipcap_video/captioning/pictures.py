@@ -13,8 +13,8 @@ from torch import Tensor
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import VideoFeatures
-from clipcap_video.features.encode import encode_frames
-from clipcap_video.video.sampling import SamplingSpec, choose
+from clipcap_video.features.encode import encode_frames, whole_clips
+from clipcap_video.video.sampling import SamplingSpec, choose, middle_frames
 from clipcap_video.video.segments import SegmentFrames
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ def is_one_video(value: Any) -> bool:
 
 def encode_segments(encoder: ImageEncoder, segments: Sequence[SegmentFrames], normalize: bool) -> list[VideoFeatures]:
     """The features of each segment, encoded together, in the precision of stored ones."""
-    images = torch.cat([segment.images for segment in segments])  # [n, 3, S, S]
-    encoded = [encode_frames(encoder, part, normalize) for part in images.split(32)]
+    clip = encoder.frames_per_clip
+    images = torch.cat([whole_clips(segment.images, clip) for segment in segments])  # [n, 3, S, S]
+    encoded = [encode_frames(encoder, part, normalize) for part in images.split(max(1, 32 // clip) * clip)]
     features = torch.cat(encoded).half().float().numpy()
-    ends = np.cumsum([len(segment.images) for segment in segments])[:-1]
-    parts = zip(np.split(features, ends), segments, strict=True)
-    return [VideoFeatures(part, segment.timestamps) for part, segment in parts]
+    times = [segment.timestamps[middle_frames(len(segment.images), clip)] for segment in segments]
+    parts = np.split(features, np.cumsum([len(part) for part in times])[:-1])
+    return [VideoFeatures(part, when) for part, when in zip(parts, times, strict=True)]
 
 
 def sampled_frames(video: Any, spec: SamplingSpec, preprocess: Callable[[Tensor], Tensor]) -> SegmentFrames:

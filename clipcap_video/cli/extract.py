@@ -59,8 +59,8 @@ class ExtractConfig(EngineOptions, Options):
 
     encoder: str = option(
         "ViT-B/32",
-        "A model of OpenAI's clip or a path to its .pt; hf:NAME_OR_PATH for a CLIP, SigLIP or DINOv2; resnet18 to "
-        "resnet152; efficientnet-lite0 to 4.",
+        "A model of OpenAI's clip or a path to its .pt; hf:NAME_OR_PATH for a CLIP, SigLIP, DINO, VideoMAE and others; "
+        "open_clip:NAME/PRETRAINED; timm:NAME; resnet18 to resnet152; efficientnet-lite0 to 4.",
         panel="Encoder",
     )
     encoder_weights: Path | None = option(
@@ -71,7 +71,7 @@ class ExtractConfig(EngineOptions, Options):
         "auto", "auto is bf16 where the device is fast at it.", panel="Encoder"
     )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.", panel="Encoder")
-    bs: int = option(64, "Frames encoded at once.", panel="Encoder", least=1)
+    bs: int = option(64, "Frames encoded at once; whole clips of an encoder of clips.", panel="Encoder", least=1)
 
     frames: int = option(28, "Frames kept of each video, at most.", panel="Frames")
     sampling: Literal["uniform", "head", "tail", "fps", "reference"] = option(

@@ -124,6 +124,7 @@ class ImageEncoder(ABC):
     dim: width D of a feature vector.
     preprocessing: one line that fixes the pixels the network sees, e.g. "short side 224 bicubic, ...".
     weights_digest: "sha256:" and 16 hex digits over the weights (see `weights.digest_weights`).
+    frames_per_clip: k, how many consecutive frames one feature vector is made of; 1 but for models of video clips.
     """
 
     name: str
@@ -132,6 +133,7 @@ class ImageEncoder(ABC):
     weights_digest: str
     device: torch.device
     precision: str
+    frames_per_clip: int = 1
 
     @abstractmethod
     def preprocess(self, frames: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class ImageEncoder(ABC):
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
-        """Features of preprocessed frames: uint8 [n, 3, S, S] on any device -> float32 [n, D] on the CPU.
+        """Features of preprocessed frames: uint8 [n * k, 3, S, S] on any device -> float32 [n, D] on the CPU.
 
         Scales and normalises the pixels on the encoder's device, runs under its precision, no gradient.
         """
@@ -201,10 +203,11 @@ class NetworkEncoder(ImageEncoder):
 
     def begin_images(self, images: Tensor) -> Callable[[], Tensor]:
         lanes = 0 if self.device.type != "cpu" else torch.get_num_threads()
-        if lanes < 2 or len(images) < 2 * lanes:
+        clips = len(images) // self.frames_per_clip
+        if lanes < 2 or clips < 2 * lanes:
             features = self._encode(images)
             return lambda: features
-        size = min(self._piece, -(-len(images) // lanes))
+        size = min(max(1, self._piece // self.frames_per_clip), -(-clips // lanes)) * self.frames_per_clip
         pieces = in_lanes([partial(self._encode, piece) for piece in images.split(size)])
         return lambda: torch.cat([piece.result() for piece in pieces])
 
@@ -226,7 +229,7 @@ class NetworkEncoder(ImageEncoder):
 
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels float32 [n, 3, S, S] on the encoder's device -> features [n, D] there."""
+        """Normalised pixels float32 [n * k, 3, S, S] on the encoder's device -> features [n, D] there."""
 
     def text_features(self, texts: list[str]) -> Tensor:
         """n texts -> features [n, D] on the encoder's device."""

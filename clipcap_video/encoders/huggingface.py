@@ -1,14 +1,15 @@
-"""Whatever transformers gives an image side to: `hf:NAME` from the hub or `hf:PATH` on disk.
+"""Whatever transformers gives an image or a video side to: `hf:NAME` from the hub or `hf:PATH` on disk.
 
-CLIP, SigLIP, DINOv2, DINOv3, Chinese-CLIP, AltCLIP, I-JEPA, ViT, ConvNeXt and their like.
+CLIP, SigLIP, DINOv2, DINOv3, Chinese-CLIP, AltCLIP, I-JEPA, ViT, ConvNeXt and their like, which look at single frames;
+VideoMAE, X-CLIP, TimeSformer, ViViT and V-JEPA 2, which look at clips of several.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,29 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    AutoVideoProcessor,
     CLIPVisionModelWithProjection,
 )
 from transformers.utils import logging as transformers_logging
 
 from clipcap_video.devices import dtype_of
-from clipcap_video.encoders.base import NetworkEncoder, Preprocessing, scaled
+from clipcap_video.encoders.base import NetworkEncoder, Preprocessing
 from clipcap_video.encoders.blocks import fuse_huggingface_tower
+from clipcap_video.encoders.huggingface_pixels import PatchTable, check_recipe, patches_of, read_recipe
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.network import try_hub_once
 
-CLIPS_OF_FRAMES = ("videomae", "xclip", "timesformer", "vivit", "vjepa2")
+# Models of clips of frames, and where their configuration says how many a clip has.
+CLIPS_OF_FRAMES = {
+    "videomae": "num_frames",
+    "timesformer": "num_frames",
+    "vivit": "num_frames",
+    "xclip": "vision_config.num_frames",
+    "vjepa2": "frames_per_clip",
+}
 # SigLIP was trained on texts padded to their full length, and to attend to the padding.
 PADDED_IN_FULL = ("siglip", "siglip2")
-INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
 
 
 def load(name: str, device: torch.device, precision: str, weights: Path | None) -> NetworkEncoder:
@@ -53,7 +62,7 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
         raise ClipcapError(f"{source} lacks weights of its model: {min(missing)}, for one")
     if hasattr(config, "mask_ratio"):
         model.config.mask_ratio = 0.0  # a masked autoencoder hides most of the image
-    processor = from_pretrained(AutoImageProcessor, source)
+    processor = _processor(config, source)
     recipe = read_recipe(processor, source)
     check_recipe(recipe, processor, source)
     return HuggingFaceEncoder(name, source, model.float(), recipe, device, precision)
@@ -62,19 +71,25 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
 def _model_class(config: Any, source: str) -> Any:
     """The class that reads a model; raises ClipcapError where it does not turn one image into something."""
     kind = config.model_type
-    if kind in CLIPS_OF_FRAMES:
-        raise ClipcapError(
-            f"{source} is a model of type {kind}, which looks at several frames at once; use one of images"
-        )
     if kind == "timm_wrapper":
         raise ClipcapError(f"{source} is a model of timm; use timm:hf-hub:{source}")
     if kind == "clip_vision_model":
         return CLIPVisionModelWithProjection
     found = MODEL_MAPPING.get(type(config), None)
     image_side = getattr(found, "main_input_name", None) == "pixel_values" or hasattr(found, "get_image_features")
-    if not image_side:
+    if not image_side and kind not in CLIPS_OF_FRAMES:
         raise ClipcapError(f"{source} is a model of type {kind}, which has no image side; use a CLIP, SigLIP or DINO")
     return AutoModel
+
+
+def _processor(config: Any, source: str) -> Any:
+    """The model's own image processor; that of videos where it has no other."""
+    try:
+        return from_pretrained(AutoImageProcessor, source)
+    except ClipcapError:
+        if config.model_type not in CLIPS_OF_FRAMES:
+            raise
+        return from_pretrained(AutoVideoProcessor, source)
 
 
 def _drop_pooler(model: Any, missing: set[str]) -> bool:
@@ -121,56 +136,9 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def read_recipe(processor: Any, source: str) -> Preprocessing:
-    """Our preprocessing that does what the model's own image processor does.
-
-    SigLIP 2 models of flexible resolution keep the aspect ratio of each image; here they get a square of
-    as many patches, as in the SigLIP 2 models of fixed resolution, so that frames of all videos batch.
-    """
-    settings = processor.to_dict()
-    resize: int | tuple[int, int] | None = None
-    if "max_num_patches" in settings:
-        side = math.isqrt(settings["max_num_patches"]) * settings["patch_size"]
-        resize = (side, side)
-    elif settings.get("do_resize"):
-        size = settings["size"]
-        resize = size.get("shortest_edge") or (size.get("height"), size.get("width"))
-    crop = None
-    if settings.get("do_center_crop"):
-        crop = (settings["crop_size"]["height"], settings["crop_size"]["width"])
-    if "crop_pct" in settings and isinstance(resize, int):  # ConvNeXt: large images are squeezed, small ones cropped
-        crop = (resize, resize)
-        resize = crop if resize >= 384 else int(resize / (settings["crop_pct"] or 224 / 256))
-    if crop is None and not (isinstance(resize, tuple) and all(resize)):
-        raise ClipcapError(f"the image processor of {source} gives images of many sizes; encoders need one")
-    resample = int(settings.get("resample") or 0)
-    if resize is not None and resample not in INTERPOLATIONS:
-        raise ClipcapError(f"the image processor of {source} resizes neither bilinearly nor bicubically")
-    unit = 1 / settings["rescale_factor"] if settings.get("do_rescale") else 1.0
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if settings.get("do_normalize"):
-        mean, std = settings["image_mean"], settings["image_std"]
-    interpolation = INTERPOLATIONS.get(resample, "")
-    return Preprocessing(resize, crop, interpolation, scaled(mean, unit), scaled(std, unit), crop_rounds=False)
-
-
-def check_recipe(recipe: Preprocessing, processor: Any, source: str) -> None:
-    """Raises ClipcapError where the model's own processor makes other pixels of a frame than `recipe` does."""
-    if hasattr(processor, "max_num_patches"):  # one that keeps the aspect ratio; see `read_recipe`
-        return
-    frame = torch.randint(0, 256, (1, 3, 8, 11), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    frame = torch.nn.functional.interpolate(frame, size=(250, 340), mode="bilinear")
-    ours = recipe.normalize(recipe.resize_and_crop(frame))
-    theirs = processor(frame[0].permute(1, 2, 0).numpy(), return_tensors="pt")["pixel_values"]
-    if theirs.shape != ours.shape or float((theirs - ours).abs().mean()) > 0.01:
-        raise ClipcapError(
-            f"the image processor of {source} does more than resize, crop and normalise; use another model"
-        )
-
-
 class HuggingFaceEncoder(NetworkEncoder):
     """Features: the projected embedding of CLIP and its like, else the model's pooled output, else its class token,
-    else the mean over the image (I-JEPA)."""
+    else the mean over the image or clip (I-JEPA, VideoMAE)."""
 
     def __init__(
         self, name: str, source: str, model: Any, pixels: Preprocessing, device: torch.device, precision: str
@@ -178,19 +146,21 @@ class HuggingFaceEncoder(NetworkEncoder):
         config = model.config
         digest = digest_weights(model)
         self._class_token = any(key.endswith("cls_token") for key, _ in model.named_parameters())
-        fuse_huggingface_tower(getattr(model, "vision_model", model), dtype_of(precision))
+        of_clips = config.model_type in CLIPS_OF_FRAMES
+        if not of_clips:  # whose blocks look alike, but attend over time, too
+            fuse_huggingface_tower(getattr(model, "vision_model", model), dtype_of(precision))
         super().__init__(name, model, 0, pixels, digest, device, precision)
         self.source = source
-        vision = getattr(config, "vision_config", config)
-        self.patch_size: int | None = vision.patch_size if config.model_type == "siglip2" else None
+        if of_clips:
+            self.frames_per_clip = int(attrgetter(CLIPS_OF_FRAMES[config.model_type])(config))
+            self.preprocessing += f", clips of {self.frames_per_clip}"
         self._tokenizer: Any = None
         self.dim = self._measured_width()
 
     def _measured_width(self) -> int:
-        size = self.pixels.crop or self.pixels.resize
-        assert isinstance(size, tuple)
+        black = self.preprocess(torch.zeros(self.frames_per_clip, 3, 64, 64, dtype=torch.uint8))
         try:
-            features = self._encode(torch.zeros(1, 3, *size, dtype=torch.uint8))
+            features = self._encode(black)
         except Exception as error:  # whatever a model says that needs more than pixels
             reason = first_line(error)
         else:
@@ -200,11 +170,13 @@ class HuggingFaceEncoder(NetworkEncoder):
         raise ClipcapError(f"{self.source} gives no single vector for an image ({reason}); use a CLIP, SigLIP or DINO")
 
     def image_features(self, pixels: Tensor) -> Tensor:
-        inputs: dict[str, Tensor] = {"pixel_values": pixels}
-        if self.patch_size is not None:
-            inputs = _patches(pixels, self.patch_size)
-        encode = getattr(self.network, "get_image_features", self.network)
-        return _pooled(encode(**inputs), self._class_token)
+        ways = ("get_image_features", "get_video_features", "get_vision_features")
+        encode = next((getattr(self.network, way) for way in ways if hasattr(self.network, way)), self.network)
+        if isinstance(self.pixels, PatchTable):
+            return torch.cat([_pooled(encode(**_patch_inputs(*part))) for part in patches_of(pixels)])
+        if self.frames_per_clip > 1:
+            pixels = pixels.unflatten(0, (-1, self.frames_per_clip))  # [n, k, 3, S, S]
+        return _pooled(encode(pixels), self._class_token)
 
     def text_features(self, texts: list[str]) -> Tensor:
         if not hasattr(self.network, "get_text_features"):
@@ -224,25 +196,23 @@ class HuggingFaceEncoder(NetworkEncoder):
 
 def _pooled(output: Any, class_token: bool = False) -> Tensor:
     """One vector an input; releases of transformers, and models, differ in what they wrap around it."""
-    if isinstance(output, Tensor):
-        return output
     embeds = getattr(output, "image_embeds", None)
     pooled = getattr(output, "pooler_output", None) if embeds is None else embeds
     if pooled is not None:
         return pooled.flatten(1)  # [n, D, 1, 1] of convolutional networks
-    hidden = output.last_hidden_state
+    hidden = output if isinstance(output, Tensor) else output.last_hidden_state
+    if hidden.ndim == 2:
+        return hidden
     if hidden.ndim == 4:  # [n, D, h, w]
         return hidden.mean((2, 3))
     return hidden[:, 0] if class_token else hidden.mean(1)
 
 
-def _patches(pixels: Tensor, size: int) -> dict[str, Tensor]:
-    """[n, 3, H, W] -> inputs of a flexible SigLIP 2: patches [n, H/size * W/size, size**2 * 3]."""
-    n, channels, height, width = pixels.shape
-    rows, columns = height // size, width // size
-    grid = pixels.reshape(n, channels, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1)
+def _patch_inputs(grid: tuple[int, int], patches: Tensor) -> dict[str, Tensor]:
+    """What a flexible SigLIP 2 reads of frames of one shape: patches [n, rows * columns, S * S * 3]."""
+    count, device = len(patches), patches.device
     return {
-        "pixel_values": grid.reshape(n, rows * columns, size * size * channels),
-        "pixel_attention_mask": torch.ones(n, rows * columns, dtype=torch.int32, device=pixels.device),
-        "spatial_shapes": torch.tensor([[rows, columns]], device=pixels.device).expand(n, 2),
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int32, device=device),
+        "spatial_shapes": torch.tensor([grid], device=device).expand(count, 2),
     }

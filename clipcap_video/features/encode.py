@@ -26,7 +26,7 @@ from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.stopping import break_off_if_stopped
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.reader import FrameChunk, SampledVideo, Transform, one_opencv_thread
-from clipcap_video.video.sampling import SamplingSpec, Span
+from clipcap_video.video.sampling import SamplingSpec, Span, middle_frames
 
 CHUNK_FRAMES = 8
 # A usual video (28 frames, or a minute at 1 a second) fits its queue, and its thread can take the next.
@@ -177,7 +177,10 @@ class DecodeAhead:
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """features: float32 [T, D]; timestamps: float64 [T] in seconds. warning: None, or one sentence about damage."""
+    """features: float32 [T, D]; timestamps: float64 [T] in seconds. warning: None, or one sentence about damage.
+
+    T counts frames; of an encoder of clips, it counts these: see `whole_clips`.
+    """
 
     features: np.ndarray
     timestamps: np.ndarray
@@ -217,9 +220,18 @@ def encode_videos(
 
 
 def encode_frames(encoder: ImageEncoder, images: Tensor, normalize: bool) -> Tensor:
-    """Features float32 [n, D] of preprocessed frames uint8 [n, 3, S, S]; normalize: divided by their L2 norm."""
+    """Features float32 [n, D] of n preprocessed frames or clips; normalize: divided by their L2 norm."""
     break_off_if_stopped()
     return _finished(encoder.encode_images(images), normalize)
+
+
+def whole_clips(images: Tensor, size: int) -> Tensor:
+    """Frames of a video [T, ...] as whole clips of `size` consecutive frames: the last frame repeats to fill the last.
+
+    Returns [n * size, ...]. At which times these are, `sampling.middle_frames` tells.
+    """
+    missing = -len(images) % size
+    return torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
 
 
 def _finished(features: Tensor, normalize: bool) -> Tensor:
@@ -256,7 +268,8 @@ class _Batches:
 
     def __init__(self, encoder: ImageEncoder, batch_size: int, normalize: bool) -> None:
         self._encoder = encoder
-        self._batch_size = batch_size
+        self._clip = encoder.frames_per_clip
+        self._batch_size = max(1, batch_size // self._clip) * self._clip
         self._normalize = normalize
         self._open: deque[_Assembly] = deque()  # videos not yet handed over, in order
         self._waiting: deque[tuple[_Assembly, Tensor]] = deque()  # images [n, 3, S, S] not yet encoded, in order
@@ -266,9 +279,16 @@ class _Batches:
     def add(self, video_id: str, chunk: FrameChunk) -> None:
         assembly = self._assembly(video_id)
         assembly.timestamps.append(chunk.timestamps)
-        assembly.unencoded += len(chunk.images)
-        self._waiting.append((assembly, chunk.images))
-        self._waiting_frames += len(chunk.images)
+        images = chunk.images if assembly.rest is None else torch.cat([assembly.rest, chunk.images])
+        whole = len(images) // self._clip * self._clip
+        assembly.rest = images[whole:] if whole < len(images) else None
+        if whole:
+            self._wait(assembly, images[:whole])
+
+    def _wait(self, assembly: _Assembly, images: Tensor) -> None:
+        assembly.unencoded += len(images)
+        self._waiting.append((assembly, images))
+        self._waiting_frames += len(images)
         while self._waiting_frames >= self._batch_size:
             self._encode()
             while len(self._encoding) > 1:
@@ -276,6 +296,9 @@ class _Batches:
 
     def end(self, video_id: str, damage: Damage, warning: str | None) -> None:
         assembly = self._assembly(video_id)
+        if assembly.rest is not None:
+            self._wait(assembly, whole_clips(assembly.rest, self._clip))
+            assembly.rest = None
         assembly.ended, assembly.damage, assembly.warning = True, damage, warning
 
     def abandon(self, video_id: str, error: VideoError) -> None:
@@ -296,7 +319,7 @@ class _Batches:
         """The videos whose features are there, up to the first that still waits."""
         while self._open and self._open[0].ended and self._open[0].unencoded <= 0:
             assembly = self._open.popleft()
-            yield assembly.video_id, assembly.result()
+            yield assembly.video_id, assembly.result(self._clip)
 
     def _assembly(self, video_id: str) -> _Assembly:
         # Videos come one after the other, so only the last can still grow.
@@ -325,7 +348,8 @@ class _Batches:
         """Hands the features of the oldest batch back to its videos."""
         batch = self._encoding.popleft()
         features = _finished(batch.features(), self._normalize)
-        for (assembly, count), part in zip(batch.parts, features.split([n for _, n in batch.parts]), strict=True):
+        counts = [count // self._clip for _, count in batch.parts]
+        for (assembly, count), part in zip(batch.parts, features.split(counts), strict=True):
             assembly.features.append(part.numpy())
             assembly.unencoded -= count
 
@@ -337,16 +361,18 @@ class _Assembly:
         self.video_id = video_id
         self.features: list[np.ndarray] = []  # [n, D] each
         self.timestamps: list[np.ndarray] = []  # [n] each, seconds
-        self.unencoded = 0
+        self.unencoded = 0  # frames
+        self.rest: Tensor | None = None  # [n, 3, S, S], frames that do not fill a clip yet
         self.ended = False
         self.damage = Damage()
         self.warning: str | None = None
         self.error: VideoError | None = None
 
-    def result(self) -> EncodedVideo | VideoError:
+    def result(self, clip: int) -> EncodedVideo | VideoError:
         if self.error is not None:
             return self.error
         features, timestamps = np.concatenate(self.features), np.concatenate(self.timestamps)
+        timestamps = timestamps[middle_frames(len(timestamps), clip)]
         return EncodedVideo(features, timestamps, self.damage, self.warning)
 
 

@@ -143,6 +143,16 @@ def spread(count: int, most: int, nearest: bool = False) -> np.ndarray:
     return (places.round() if nearest else places).astype(np.int64)
 
 
+def middle_frames(count: int, clip: int) -> np.ndarray:
+    """Which frame stands for each clip of `clip` consecutive ones among `count`: the middle one, int64 [n].
+
+    The last clip may have fewer; of an even number of frames it is the earlier of the two in the middle.
+    """
+    first = np.arange(0, count, clip)
+    last = np.minimum(first + clip, count) - 1
+    return (first + last) // 2
+
+
 def choose(
     spec: SamplingSpec, timestamps: np.ndarray, span: Span | None = None, keys: np.ndarray | None = None
 ) -> np.ndarray:

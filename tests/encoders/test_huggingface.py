@@ -103,11 +103,9 @@ def reference_features(model, **inputs):
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_and_features_are_those_of_the_models_own_processor(encoder, saved, kind, size):
     image = frame(size)
-    if kind == "siglip2" and size != "square":
-        pytest.skip("a flexible SigLIP 2 keeps the aspect ratio; we use squares")
     expected = saved[2](image, return_tensors="pt")
     pixels = encoder.preprocess(image[None])
-    assert pixels.shape == (1, 3, 64, 64)
+    assert pixels.shape == ((1, 3, 17, 256) if kind == "siglip2" else (1, 3, 64, 64))
     if kind != "siglip2":
         recipe = encoder.pixels
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (recipe.mean, recipe.std))
@@ -125,6 +123,14 @@ def test_the_frame_matters_and_its_batch_does_not(encoder):
     alone = torch.cat([encoder.encode_images(image[None]) for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
     assert cosine_distance(together[:1], together[1:2]) > 1e-3
+
+
+def test_frames_of_different_shapes_share_a_batch(encoder, kind):
+    images = torch.cat([encoder.preprocess(frame(size)[None]) for size in (*SIZES, "landscape")])
+    alone = torch.cat([encoder.encode_images(image[None]) for image in images])
+    torch.testing.assert_close(encoder.encode_images(images), alone, rtol=1e-3, atol=1e-3)
+    if kind == "siglip2":
+        assert "at most 16 patches of 16x16" in encoder.preprocessing
 
 
 def test_bf16_stays_close(encoder, saved):
