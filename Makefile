@@ -30,7 +30,7 @@ starter: env
 		--vocab_size 6000 --layers 4 --width 384 --heads 6
 	$(BIN)/clipcap-video train --config recipes/starter/train.yaml --features $(WORK)/features \
 		--annotations $(DATA)/videodatainfo.json --lm $(WORK)/lm --out $(WORK)/out --resume $(TRAIN_OPTIONS)
-	$(BIN)/clipcap-video train-consensus --model_dir $(WORK)/out/last
+	$(BIN)/clipcap-video train-consensus --model_dir $(WORK)/out/last --overwrite
 	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed --overwrite
 	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/
 

@@ -208,6 +208,8 @@ def _why(error: Exception, file: Path) -> str:
         return f"it lacks the field {error}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if "ignore_mismatched_sizes" in str(error):
+        return "its tensors have other shapes than its configuration says"
     said = first_line(error)
     if "weights_only" in str(error) or "Unpickl" in type(error).__name__:
         return "it holds more than tensors, or is no whole file of them"

@@ -56,10 +56,13 @@ class CaptionLog:
     ) -> None:
         self._stream.close()
 
-    def append(self, prediction: Prediction) -> None:
+    def append(self, prediction: Prediction) -> Prediction:
+        """Returns the prediction as a run that resumes would read it."""
         self._offsets.append(self._stream.tell())
-        self._write(to_line(prediction) + "\n")
+        line = to_line(prediction)
+        self._write(line + "\n")
         self.predictions.append(prediction)
+        return from_line(line, str(self.path))
 
     def take_back(self) -> Prediction | None:
         """Removes the last prediction, which may turn out to last longer."""

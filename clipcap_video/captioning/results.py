@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class ResultFiles:
 
     tables: format -> file, written by `finish`. sidecars: formats with a file for each video, written as captions come;
     those that are there stay, unless `overwrite`. folder: for the sidecars; beside the videos if None.
+    record: writes what tells of the run, before the tables, which a run that is killed in between would not know again.
     partial: the log beside `place`, by which a run resumes after an interruption, and which `finish` removes.
     """
 
@@ -52,7 +53,9 @@ class ResultFiles:
         folder: Path | None = None,
         wording: Wording | None = None,
         overwrite: bool = False,
+        record: Callable[[], None] | None = None,
     ) -> None:
+        self.record = record
         self.tables, self.sidecars, self.folder = tables, sidecars, folder
         self.wording, self.overwrite = wording or Wording(), overwrite
         self.place = place
@@ -96,6 +99,8 @@ class ResultFiles:
 
     def finish(self, results: Results) -> Mapping[str, Path]:
         """Writes the tables, and returns them."""
+        if self.record is not None and self.tables and results.predictions:
+            self.record()
         write_tables(self.tables, results)
         self.partial.unlink(missing_ok=True)
         return self.tables

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +137,16 @@ def _caption_videos(
     caption_files: CaptionFiles | None,
 ) -> CaptionedVideos:
     records = read_annotations(config.caption, config.paragraphs) if config.caption else []
-    captioned = caption_videos(
-        captioner, videos, settings, files=files_of(config), evidence=config.report is not None, records=records,
-        batch_size=config.bs, max_damage=config.max_damage, caption_files=caption_files,
+    sources = {"videos": len(videos), "video_files": videos_digest(videos)}
+    record = partial(_record, config, settings, captioner, sources, caption=config.caption)
+    return caption_videos(
+        captioner, videos, settings, files=files_of(config, record), evidence=config.report is not None,
+        records=records, batch_size=config.bs, max_damage=config.max_damage, caption_files=caption_files,
         second=second_opinion(config, captioner, settings),
     )  # fmt: skip
-    if captioned.failed < len(videos) and config.tables:
-        sources = {"videos": len(videos), "video_files": videos_digest(videos)}
-        _record(config, settings, captioner, sources, caption=config.caption)
-    return captioned
 
 
-def files_of(config: InferConfig) -> ResultFiles:
+def files_of(config: InferConfig, record: Callable[[], None] | None = None) -> ResultFiles:
     """Where the captions go that `config` asks for."""
     sidecars = [name for name in config.formats if FORMATS[name].is_sidecar]
     return ResultFiles(
@@ -157,6 +156,7 @@ def files_of(config: InferConfig) -> ResultFiles:
         folder=config.sidecar_dir,
         wording=config.wording,
         overwrite=config.overwrite,
+        record=record,
     )
 
 
@@ -208,9 +208,9 @@ def caption_videos(
             console.say(f"{len(videos) - len(missing):,} of {len(videos):,} videos done before")
 
         def keep(predictions: list[Prediction]) -> list[Prediction]:
-            kept = second(predictions) if second else predictions
+            # As the log has them, so that a run that was stopped leaves the same in the end.
+            kept = [log.append(one) for one in (second(predictions) if second else predictions)]
             for one in kept:
-                log.append(one)
                 files.add(one)
                 _tell(one)
             return kept

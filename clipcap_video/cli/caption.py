@@ -153,11 +153,11 @@ def _caption(config: CaptionConfig) -> None:
         captioned += done.predictions
     if second is not None:
         console.say(second.describe())
+    if config.tables:  # before they are written: a run that is killed in between would not know them for its own
+        record_run(next(iter(config.tables.values())), "caption", config)
     write_tables(config.tables, Results(captioned, failures, str(captioner.source), None, asdict(settings)))
     for name, table in config.tables.items():
         print(f"{name}: {table}")
-    if config.tables:
-        record_run(next(iter(config.tables.values())), "caption", config)
     if failures:
         sys.exit(1)
 

@@ -98,16 +98,15 @@ class Command:
 
     def _run(self, given: dict[str, Any], typed: set[str], values: dict[str, Any]) -> None:
         from clipcap_video.runs.places import check_places
-        from clipcap_video.runs.record import note_outputs, record_run, undone
+        from clipcap_video.runs.record import note_outputs, record_run, whole_or_gone
 
         config = self.config_class(**given)
         refuse_idle(config, typed)
         check_places(config, self.__name__, values.get("overwrite", False), values["config"])
         try:
-            there = {path for _, path, _ in config.outputs() if path.is_dir()}
-            made = self.run(config)
-            if made is not None:
-                with undone(made, made not in there):
+            with whole_or_gone(self.__name__, config):
+                made = self.run(config)
+                if made is not None:
                     record_run(made, self.__name__, config)
         except SystemExit:  # a run to its end, in which a video failed or something was found
             note_outputs(self.__name__, config)

@@ -94,7 +94,8 @@ def _back(old: Path, out: Path, to: str) -> Path:
     """Writes a checkpoint of ours in another program's form; the file."""
     import torch
 
-    out.mkdir(parents=True, exist_ok=True)
+    from clipcap_video.files import whole_file
+
     if to == "clip4clip":
         from clipcap_video.retrieval.clip4clip import clip4clip_state
         from clipcap_video.retrieval.model import load_retrieval
@@ -105,7 +106,8 @@ def _back(old: Path, out: Path, to: str) -> Path:
         from clipcap_video.models.legacy_back import legacy_state
 
         state, file = legacy_state(load_checkpoint(old)[0], old), out / "clipcap-009.pt"
-    torch.save(state, file)
+    with whole_file(file) as partial:
+        torch.save(state, partial)
     return file
 
 

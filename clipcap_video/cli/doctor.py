@@ -79,7 +79,7 @@ def _examine(config: DoctorConfig) -> set[str]:
     import os
 
     from clipcap_video.doctor import Limits, describe, examine
-    from clipcap_video.runs.record import record_run, undone
+    from clipcap_video.runs.record import record_run
 
     examination = examine(
         config.videos or [],
@@ -93,8 +93,7 @@ def _examine(config: DoctorConfig) -> set[str]:
     print(describe(examination, config.most))
     if config.json is not None:
         examination.save(config.json)
-        with undone(config.json, new=True):
-            record_run(config.json, "doctor", config)
+        record_run(config.json, "doctor", config)
         print(f"all findings: {config.json}")
     return {finding.severity for finding in examination.findings}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap_video.runs.options import LARGEST_SEED, WIDEST, Options, option
+from clipcap_video.runs.options import FILE, LARGEST_SEED, WIDEST, Options, option
 
 # Captions of less support than this are unsure, unless a network says another threshold.
 UNSURE_BELOW = 0.85
@@ -41,5 +41,13 @@ class ConsensusTrainConfig(Options):
         least=0,
         most=100,
     )
+    overwrite: bool = option(
+        False, "Replace the network that is in the checkpoint already, whatever it was trained on.", once=True
+    )
     device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
     seed: int = option(0, "Every random choice follows from it.", most=LARGEST_SEED)
+
+    def outputs(self) -> list[tuple[str, Path, str]]:
+        from clipcap_video.models.checkpoint import CONSENSUS, find_checkpoint
+
+        return [("--model_dir", find_checkpoint(self.model_dir) / CONSENSUS, FILE)]

@@ -19,7 +19,7 @@ from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import packaged, reading, writing
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, WEIGHTS
-from clipcap_video.models.sizes import Shapes, check_layers, weight_shapes
+from clipcap_video.models.sizes import Shapes, check_layers, check_shapes, pickled_shapes, weight_shapes
 from clipcap_video.network import try_hub_once
 
 # Language models that a Python package carries: name -> (package, file pattern, distribution).
@@ -42,8 +42,8 @@ def load_language_model(name: str) -> tuple[Any, Any]:
     with reading(file, "the language model", remedy):
         if not file.exists():
             try_hub_once()
-        elif not gguf_file and file.is_dir():
-            _check_layers(file)
+        else:
+            extra["config"] = _checked_config(file)
         tokenizer = AutoTokenizer.from_pretrained(folder, **extra)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, **extra
@@ -65,18 +65,43 @@ def fuse_activations(model: nn.Module) -> None:
                 setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
-def _check_layers(folder: Path) -> None:
-    """Raises ClipcapError where a language model's config.json claims more layers than its weights have tensors."""
-    from transformers import AutoConfig
+def _checked_config(file: Path) -> Any:
+    """The configuration of a language model, a folder or a GGUF file, held against the headers of its weights.
 
-    files = sorted(folder.glob("*.safetensors"))
-    shapes = {name: shape for file in files for name, shape in weight_shapes(file).items()}
-    if files:
-        check_layers(_layers_of(AutoConfig.from_pretrained(folder)), shapes, str(folder))
+    Raises ClipcapError where it claims more layers than there are tensors, or tensors of other shapes.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    if file.suffix == ".gguf":
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        # Tensors have names of their own in it: the library holds their shapes against the model's, made without
+        # storage, and the layers are held against their number, which stands behind a magic number and a version.
+        with file.open("rb") as stream:
+            tensors = int.from_bytes(stream.read(16)[8:], "little")
+        _check_numbers(config, tensors, str(file))
+        return config
+    config = AutoConfig.from_pretrained(file)
+    safe, pickled = sorted(file.glob("*.safetensors")), sorted(file.glob("pytorch_model*.bin"))
+    shapes = {name: shape for one in safe for name, shape in weight_shapes(one).items()}
+    if not safe:
+        shapes = {name: shape for one in pickled for name, shape in pickled_shapes(one).items()}
+    if shapes:
+        _check_numbers(config, len(shapes), str(file))
+        if getattr(config, "quantization_config", None) is None:  # weights that are packed have shapes of their own
+            with torch.device("meta"), no_init_weights():
+                model = AutoModelForCausalLM.from_config(config)
+            prefix = f"{model.base_model_prefix}."  # which files of the model below the head lack
+            check_shapes(model, shapes | {prefix + name: shape for name, shape in shapes.items()}, str(file))
+    return config
 
 
-def _layers_of(config: Any) -> dict[str, Any]:
-    return {"num_hidden_layers": config.num_hidden_layers}
+def _check_numbers(config: Any, tensors: int, where: str) -> None:
+    """Raises ClipcapError for numbers that no language model has. tensors: how many its weights are."""
+    for name in ("num_hidden_layers", "num_attention_heads"):
+        if (value := getattr(config, name, 1)) < 1:
+            raise ClipcapError(f"{where} says of itself that {name} is {value}; it is damaged")
+    check_layers({"num_hidden_layers": config.num_hidden_layers}, tensors, where)
 
 
 def language_model_from_config(folder: Path, shapes: Shapes | None = None) -> Any:
@@ -91,7 +116,7 @@ def language_model_from_config(folder: Path, shapes: Shapes | None = None) -> An
     with reading(folder, "the language model", "the checkpoint is incomplete"):
         config = AutoConfig.from_pretrained(folder)
         if shapes is not None:
-            check_layers(_layers_of(config), shapes, str(folder))
+            _check_numbers(config, len(shapes), str(folder))
         # The weights come from the checkpoint; drawing random ones first takes longer than reading them.
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import whole_file
 from clipcap_video.metrics.confidence import ConfidenceBin, ReliabilityBin
 
 INK, SOFT, ACCENT = "#1b1d20", "#5d6167", "#2b5c8a"
@@ -69,8 +70,8 @@ def _figure(out: Path, size: tuple[float, float]) -> tuple[Any, Any]:
 
 def _save(figure: Any, out: Path) -> Path:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        with whole_file(out) as partial:
+            figure.savefig(partial, format=out.suffix[1:].lower())
     except OSError as error:
         raise ClipcapError(f"cannot write {out} ({error.strerror}); choose another place") from None
     return out

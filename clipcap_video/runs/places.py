@@ -54,8 +54,9 @@ def check_places(config: Any, command: str, overwrite: bool, config_file: Path |
         ):
             continue
         inside = [
-            option for read, option in inputs.items() if read.is_dir() and read.resolve() in path.resolve().parents
-        ]
+            option for read, option in inputs.items()
+            if option != name and read.is_dir() and read.resolve() in path.resolve().parents
+        ]  # fmt: skip
         if overwrite and not (inside and record_file(path, kind) not in mine):
             continue
         remedy = f"give another {name}" + ("" if overwrite else ", or --overwrite to replace it")

@@ -29,6 +29,7 @@ from clipcap_video.runs.options import (
     CALLED,
     FILE,
     FOLDER,
+    SHARED,
     called,
     idle_options,
     option_fields,
@@ -111,17 +112,46 @@ def record_run(made: Path, command: str, config: Any) -> None:
 
 
 @contextmanager
-def undone(made: Path, new: bool) -> Iterator[None]:
-    """A block that records a result, which goes where that fails: nobody would know it for ours, and a rerun would
-    refuse to replace it. new: whether it was not there before; a folder that was stays."""
+def whole_or_gone(command: str, config: Any) -> Iterator[None]:
+    """A block that runs a command. Where it fails, outputs that it began and that no record tells of are removed:
+    nobody would know them for ours, and a rerun would refuse to replace them."""
+    outputs = [(path, kind) for _, path, kind in config.outputs() if kind != SHARED]
+    before = {path: _state(path) for path, _ in outputs}
     try:
         yield
-    except ClipcapError:
-        if made.is_file():
-            made.unlink()
-        elif new:
-            shutil.rmtree(made, ignore_errors=True)
+    except SystemExit:  # a run to its end, in which a video failed or something was found
         raise
+    except BaseException:
+        for path, kind in outputs:
+            places = {record_file(path, kind), record_file(*outputs[0])}
+            if _state(path) == before[path] or any(_tells_of(place, path, command) for place in places):
+                continue
+            if path.is_file():
+                path.unlink()
+            elif before[path] is None:
+                shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written; () of a folder with something in it, None of nothing and an empty folder."""
+    if path.is_dir():
+        return () if any(path.iterdir()) else None
+    if not path.exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _tells_of(place: Path, made: Path, command: str) -> bool:
+    """Whether the record at `place` is of this command, and of what is now at `made`."""
+    record = read_record(place)
+    if record is None or record.get("command") != command:
+        return False
+    digests_of = record.get("made")
+    if digests_of is None or made.is_dir():
+        return True
+    return bool(digests_of.get(os.path.relpath(made, place.parent)) == file_digest(made))
 
 
 def record_file(made: Path, kind: str = FILE) -> Path:

@@ -7,9 +7,12 @@ import ipaddress
 import json
 import math
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from clipcap_video import console
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,7 +29,7 @@ class Guard:
 
     A page elsewhere can have a name of its own point to this machine (DNS rebinding) and read all that is here, but the
     browser then says that name: it is refused, as are calls that a page of another origin makes. A call that the app
-    cannot make sense of is answered in one sentence, and is one line of the log.
+    cannot make sense of is answered in one sentence, and is one line of the log; -v adds the traceback.
     """
 
     def __init__(
@@ -111,6 +114,8 @@ class Guard:
             await self.app(scope, counted, sent)
         except Exception:  # whatever the app throws at a call that it cannot read
             failed = True
+            if console.is_verbose():
+                traceback.print_exc()
         if failed:
             print(f"refused: {scope.get('method', 'GET')} {scope['path'][:100]!r}", file=sys.stderr)
             if not begun:

@@ -279,7 +279,9 @@ def test_features_of_another_kind_are_refused(ranked: Path, tmp_path: Path) -> N
         made = fingerprint(encoder="another", weights="sha256:1")
         write_features(tmp_path / "other", f"video{number}", features_of(number, 2), np.arange(2.0), made)
     before = (ranked / "out" / "best" / CONSENSUS).read_bytes()
-    done = run("clipcap-video", "train-consensus", "--model_dir", ranked / "out", "--data", tmp_path / "other")
+    words = ["clipcap-video", "train-consensus", "--model_dir", ranked / "out", "--data", tmp_path / "other"]
+    assert "consensus.safetensors is there already" in run(*words).stderr
+    done = run(*words, "--overwrite")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the features in")
     assert (ranked / "out" / "best" / CONSENSUS).read_bytes() == before

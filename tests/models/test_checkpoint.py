@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from clipcap_video.models.checkpoint import (
     save_checkpoint,
 )
 from clipcap_video.models.packing import pack
+from clipcap_video.models.prefix import PrefixCaptioner
 from tests.captioning.test_captioner import batch_of, build
 from tests.tiny import fingerprint, write_language_model
 
@@ -38,6 +40,17 @@ def test_saved_and_loaded_equals_original(saved: tuple[Path, torch.Tensor]) -> N
     assert torch.equal(model(pack(*batch_of(model, [1, 2]))), loss)
     assert info == CheckpointInfo(fingerprint(), {"lr": 1.0}, {"epoch": 3})
     assert not model.training
+
+
+@pytest.mark.parametrize("more", [{}, {"input_norm": False, "temporal_positions": False}], ids=["ours", "reference"])
+def test_layers_that_a_network_has_none_of_are_not_missed(tiny_lm: Path, tmp_path: Path, more: dict[str, bool]) -> None:
+    """The mlp has no layers, whatever its configuration says of them, and fewer tensors."""
+    before = build(tiny_lm, "mlp")
+    mapping = replace(before.config.mapping, num_layers=8, **more)
+    before = PrefixCaptioner(replace(before.config, mapping=mapping), before.language_model, before.tokenizer)
+    save_checkpoint(tmp_path / "model", before, CheckpointInfo())
+    again, _ = load_checkpoint(tmp_path / "model", language_model=str(tiny_lm))
+    assert again.config.mapping == mapping
 
 
 def test_only_what_was_trained_is_stored_and_tied_weights_once(saved: tuple[Path, torch.Tensor]) -> None:

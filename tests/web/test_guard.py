@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from clipcap_video import console
 from clipcap_video.web.guard import LARGEST_CALL, Guard
 from tests.web.test_page import page  # noqa: F401  (a fixture)
 
@@ -73,6 +74,17 @@ def test_what_breaks_the_app_is_a_sentence_and_one_line(body: bytes, capsys: pyt
     status, said = call([("host", "localhost")], body)
     assert (status, b"Traceback" in said) == (400, False)
     assert capsys.readouterr().err == "refused: POST '/call'\n"
+
+
+def test_a_fault_of_its_own_is_whole_in_the_log_with_v(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_level", console.VERBOSE)
+    status, said = call([("host", "localhost")], b"raise")
+    logged = capsys.readouterr().err
+    assert (status, b"Traceback" in said) == (400, False)
+    assert "Traceback" in logged
+    assert logged.endswith("refused: POST '/call'\n")
 
 
 @pytest.mark.slow
