@@ -128,13 +128,16 @@ def in_lanes(tasks: Sequence[Callable[[], T]]) -> list[Future[T]]:
     return [pool.submit(task) for task in tasks]
 
 
-def in_pieces(work: Callable[[slice], list[T]], count: int, most: int, device: torch.device) -> list[T]:
+def in_pieces(
+    work: Callable[[slice], list[T]], count: int, most: int, device: torch.device, spread_one: bool = False
+) -> list[T]:
     """What `work` makes of `count` things: of pieces of them side by side on a CPU, of all at once elsewhere.
 
-    most: in a piece. work: is given a slice of 0 to count, and gives as many results.
+    most: in a piece. work: is given a slice of 0 to count, and gives as many results. spread_one: one thing alone is
+    large enough to spread its operations over all cores.
     """
     lanes = torch.get_num_threads() if device.type == "cpu" else 1
-    if lanes < 2 or count < 2:
+    if lanes < 2 or (count < 2 and spread_one):
         return work(slice(0, count))
     size = min(most, -(-count // lanes))
     pieces = in_lanes([partial(work, slice(start, start + size)) for start in range(0, count, size)])

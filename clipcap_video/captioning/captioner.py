@@ -49,8 +49,8 @@ STARTER = Path(__file__).parents[1] / "starter"
 
 # Videos that a core decodes at once on a CPU: enough for large products, few enough for its caches.
 LANE_VIDEOS = 16
-# Hypotheses that a consensus network has to choose among, unless the user says.
-RANKED_BEAMS = 40
+LARGE_WEIGHTS = 2**27  # bytes; beyond, even one video's products are worth all cores
+RANKED_BEAMS = 28  # that a consensus network has to choose among, unless the user says
 
 
 class Captioner(HubModel):
@@ -66,14 +66,15 @@ class Captioner(HubModel):
         self.info = info
         self.source = source
         self.device = device
-        # bf16 sums depend on the size of the batch, and with them now and then a word. A caption is to be the same
-        # whatever it is batched with, so bf16 has to be asked for; the encoder's features do not depend on it so.
-        self.precision = "fp32" if precision == "auto" else pick_precision(device, precision)
-        self.model.keep_in(self.precision)
+        self.ranker = load_ranker(source, self.model.feature_dim, device)
         self.encoder_precision = pick_precision(device, precision)
+        # bf16 moves what a search finds now and then; a network that chooses among many beams does not mind
+        # (docs/quality.md), and on a CPU a caption is the same to the bit whatever it is batched with.
+        ranked = self.ranker is not None and device.type == "cpu"
+        self.precision = self.encoder_precision if ranked or precision != "auto" else "fp32"
+        self.model.keep_in(self.precision)
         self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None
-        self.ranker = load_ranker(source, self.model.feature_dim, device)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's name for the first, which callers give by place
@@ -96,20 +97,17 @@ class Captioner(HubModel):
             of the Hugging Face Hub, which is fetched unless it is in the cache.
         lm: where the frozen language model is, if not under the name that the checkpoint has; for a checkpoint of the
             ClipCap programs, which names none, the one that it was trained with ("gpt2" unless given).
-        precision: "auto" encodes frames in bf16 where the device is fast at it, and writes captions in float32.
+        precision: "auto" is bf16 where the device is fast at it, for the encoder and, on a CPU, for captions that a
+            consensus network chooses; else fp32.
         legacy: what such a checkpoint does not tell.
         revision, token, cache_dir, force_download, local_files_only: for the Hub, as in ModelHubMixin.
         Raises ClipcapError when the checkpoint is missing, damaged or does not fit.
         """
         if model_dir is not None and names_repository(model_dir):
             model_dir = fetch(
-                str(model_dir),
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
+                str(model_dir), revision=revision, token=token, cache_dir=cache_dir, force_download=force_download,
                 local_files_only=local_files_only,
-            )
+            )  # fmt: skip
         checkpoint = STARTER if model_dir is None else find_checkpoint(Path(model_dir))
         place = pick_device(device)
         notes: list[str] = []
@@ -293,14 +291,16 @@ class Captioner(HubModel):
         def work(piece: slice) -> list[list[Hypothesis]]:
             return self._decoded(features[piece], settings, names[piece])
 
-        return in_pieces(work, len(features), LANE_VIDEOS, self.device)
+        weights = sum(weight.nbytes for weight in self.model.parameters())
+        return in_pieces(work, len(features), LANE_VIDEOS, self.device, spread_one=weights > LARGE_WEIGHTS)
 
     @torch.inference_mode()
     def _decoded(
         self, features: Sequence[np.ndarray], settings: DecodingSettings, names: Sequence[str]
     ) -> list[list[Hypothesis]]:
         """Hypotheses for frame features [T_i, D] that fit the model. names: of the videos, as of `caption_features`."""
-        stacked, mask = (part.to(self.device) for part in stack_features(features))
+        longest = self.model.max_frames if self.precision == "bf16" else 0  # its sums depend on how many are summed
+        stacked, mask = (part.to(self.device) for part in stack_features(features, longest))
         with autocast(self.device, self.precision):
             state = self.model.start(stacked, mask, settings.entry_length)
             hypotheses = decode(

@@ -46,7 +46,9 @@ class CaptionerOptions(Part):
         None, "A file of weights for the encoder, where its own cannot be had.", needs={"videos": ANY}
     )
     precision: Literal["auto", "fp32", "bf16"] = _run(
-        "auto", "auto: fp32 for captions, and bf16 for the encoder where the device is fast at it."
+        "auto",
+        "auto: bf16 where the device is fast at it, for the encoder and, on a CPU, for captions that a consensus "
+        "network chooses; else fp32.",
     )
     device: str = _run("auto", "auto takes CUDA, then MPS, then the CPU.")
 

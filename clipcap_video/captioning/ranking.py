@@ -97,9 +97,11 @@ def _written(
         return []
     texts = [" ".join(words[:-1]).replace(" '", "'") for _, words in forms]
     tokens = model.encode_captions(texts, 2 * settings.entry_length)
-    rows = torch.tensor([row for row, _ in forms], device=features.device)
+    # A row alone is summed in another order than the same row among others.
+    times = 2 if len(forms) == 1 else 1
+    rows = torch.tensor([row for row, _ in forms] * times, device=features.device)
     state = model.start(features[rows], mask[rows], max(map(len, tokens)))
-    logprobs = forced_logprobs(state, tokens).tolist()
+    logprobs = forced_logprobs(state, tokens * times)[: len(forms)].tolist()
     return [
         Hypothesis(
             tokens=one[:-1],

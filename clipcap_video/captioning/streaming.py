@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.devices import one_thread_each
 from clipcap_video.video.reader import one_opencv_thread
 from clipcap_video.video.segments import SegmentedVideo, SegmentFrames
 
@@ -87,6 +88,7 @@ def _ahead(items: Iterable[T], size: int) -> Iterator[T]:
                 return ready.put(value, timeout=POLL_SECONDS)
 
     def work() -> None:
+        one_thread_each()
         try:
             for item in items:
                 put(item)

@@ -173,14 +173,16 @@ def checked(features: np.ndarray, timestamps: np.ndarray | None, where: Path | s
     return VideoFeatures(features.astype(np.float32), timestamps)
 
 
-def stack_features(videos: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+def stack_features(videos: Sequence[np.ndarray], at_least: int = 0) -> tuple[Tensor, Tensor]:
     """Pads features [T_i, D] of several videos to the longest -> features [B, T, D] float32, mask [B, T] bool.
+
+    at_least: frames that all are padded to if the longest has fewer.
 
     Pixels of frames, uint8 [T_i, 3, S, S], are padded in the same way and stay uint8.
     """
     import torch  # a finished extraction has no need of it
 
-    longest = max(len(video) for video in videos)
+    longest = max(at_least, *(len(video) for video in videos))
     dtype = np.uint8 if videos[0].dtype == np.uint8 else np.float32
     features = torch.from_numpy(np.zeros((len(videos), longest, *videos[0].shape[1:]), dtype))
     mask = torch.zeros(len(videos), longest, dtype=torch.bool)

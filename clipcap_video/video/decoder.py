@@ -192,13 +192,13 @@ class Decoder:
                 held._after = frame._raw
                 yield held
                 held = None
-            frame._before = before
-            before = frame._raw
-            # The fields of an interlaced frame are completed from the frame behind it as well.
+            # The fields of an interlaced frame are completed from the frames around it.
             if frame._raw.interlaced_frame:
+                frame._before = before
                 held = frame
             else:
                 yield frame
+            before = frame._raw
         if held is not None:
             yield held
 

@@ -7,7 +7,6 @@ follow the frame's matrix and range to RGB; high dynamic range is brought down t
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 import struct
 from contextlib import suppress
@@ -25,9 +24,6 @@ NEARLY_SQUARE = Fraction(1, 200)
 # Pictures with more pixels are scaled down to so many.
 MOST_PIXELS = 2**25
 HIGH_RANGE = (16, 18)  # transfer of PQ and of HLG (ITU-T H.273)
-# Frames whose memory may wait for Python's garbage collector.
-FRAMES_HELD = 64
-_asked = itertools.count(1)
 Filters = list[tuple[str, str]]
 # Display matrices of the orientations of EXIF that mirror.
 MIRRORED = {
@@ -111,14 +107,16 @@ class PictureMaker:
         self._mirror = mirror
         self._longest = longest
         self._small: PictureMaker | None = None
-        self._kind: tuple[object, ...] | None = None
+        self._kind: tuple[object, ...] = ()
+        self._matrix: tuple[int, ...] | None = None
         self._graph: Any = None
         self._pushed = 0
 
     def small(self, longest: int) -> PictureMaker:
         """One that makes pictures of the same frames scaled down, at a third of the work for common sizes."""
         if self._small is None or self._small._longest != longest:
-            self._small = PictureMaker(self._aspect, self._threads, self._plain, self._mirror, longest)
+            # So little work is done sooner by one thread than spread.
+            self._small = PictureMaker(self._aspect, 1, self._plain, self._mirror, longest)
         return self._small
 
     def picture(self, frame: Any, before: Any, after: Any) -> np.ndarray:
@@ -128,9 +126,12 @@ class PictureMaker:
         """
         woven = bool(frame.interlaced_frame) and not self._plain
         kind = _kind(frame)
-        if (kind, woven) != self._kind:
-            self._graph = self._make(frame, woven)
-            self._kind = (kind, woven)
+        if (kind, woven) != self._kind or frame.key_frame:
+            # Where a display matrix changes, a key frame tells, or the angle, which is of a frame's kind.
+            matrix = self._mirror or matrix_of(frame)
+            if (kind, woven, matrix) != (*self._kind, self._matrix):
+                self._graph = self._make(frame, woven, matrix)
+            self._kind, self._matrix = (kind, woven), matrix
         if not woven:
             return self._push(frame, 1)
         # Two outputs belong to neighbours. The first and the last frame are their own neighbour, as in ffmpeg.
@@ -150,23 +151,25 @@ class PictureMaker:
                 out = self._graph.vpull()
             except (av.BlockingIOError, av.EOFError):
                 return picture
-            if units == 1 or (wanted is not None and out.pts == units * wanted):
+            if units == 1:
+                return out.to_ndarray()
+            if wanted is not None and out.pts == units * wanted:
                 picture = out.to_ndarray()
 
-    def _make(self, frame: Any, woven: bool) -> Any:
+    def _make(self, frame: Any, woven: bool, matrix: tuple[int, ...] | None) -> Any:
         high = transfer_of(frame) in HIGH_RANGE and not self._plain
         try:
-            return self._configured(frame, woven, high)
+            return self._configured(frame, woven, matrix, high)
         except av.FFmpegError:
             if not high:
                 raise
-            return self._configured(frame, woven, False)  # an FFmpeg that does not map ranges
+            return self._configured(frame, woven, matrix, False)  # an FFmpeg that does not map ranges
 
-    def _configured(self, frame: Any, woven: bool, high: bool) -> Any:
+    def _configured(self, frame: Any, woven: bool, matrix: tuple[int, ...] | None, high: bool) -> Any:
         graph = av.filter.Graph()
         if hasattr(graph, "threads"):  # PyAV 18
             graph.threads = self._threads
-        turned = turns(self._mirror or matrix_of(frame), self._plain)
+        turned = turns(matrix, self._plain)
         quarter = bool(turned) and turned[0][0] == "transpose"
         width, height = (frame.height, frame.width) if quarter else (frame.width, frame.height)
         aspect = 1 / self._aspect if quarter else self._aspect
@@ -181,11 +184,9 @@ class PictureMaker:
             scaling += ":out_primaries=bt709:out_transfer=bt709:out_color_matrix=bt709"
         filters = [("bwdif", "mode=send_frame:deint=interlaced")] if woven else []
         filters += [*turned, ("scale", scaling), ("format", "rgb24"), ("buffersink", "")]
-        source = graph.add(
-            "buffer", video_size=f"{frame.width}x{frame.height}", pix_fmt=frame.format.name, time_base="1/1000",
-            pixel_aspect="1/1", colorspace=str(int(frame.colorspace)), range=str(int(frame.color_range)),
-        )  # fmt: skip
-        graph.link_nodes(source, *(graph.add(name, options or None) for name, options in filters)).configure()
+        graph.link_nodes(
+            _source(graph, frame), *(graph.add(name, options or None) for name, options in filters)
+        ).configure()
         return graph
 
 
@@ -196,21 +197,43 @@ def transfer_of(frame: Any) -> int:
 
 def matrix_of(frame: Any) -> tuple[int, ...] | None:
     """The display matrix of a frame, nine numbers; None for an upright one."""
-    # PyAV's side data and its frame hold each other, pixels and all, until Python looks for such pairs.
-    if next(_asked) % FRAMES_HELD == 0:
-        gc.collect(0)
+    twin = _twin(frame)
     try:
-        data = frame.side_data.get("DISPLAYMATRIX")
+        data = twin.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV knows no name for something beside it (EXIF in pictures); the angle is told all the same
         angle = math.radians(frame.rotation)
         cosine, sine = round(65536 * math.cos(angle)), round(65536 * math.sin(angle))
         return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30) if frame.rotation else None
+    finally:
+        del twin
+        gc.collect(0)
     return None if data is None else struct.unpack("=9i", bytes(data)[:36])
 
 
+def _twin(frame: Any) -> Any:
+    """The same frame, pixels and all, as another object of PyAV's.
+
+    Side data and the frame that is asked for it hold each other until Python looks for such pairs, which it may do late
+    if ever for what has lived a while. A twin is young when it goes.
+    """
+    graph = av.filter.Graph()
+    source = _source(graph, frame)
+    graph.link_nodes(source, graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
+
+
+def _source(graph: Any, frame: Any) -> Any:
+    """Where frames like this one enter a graph."""
+    return graph.add(
+        "buffer", video_size=f"{frame.width}x{frame.height}", pix_fmt=frame.format.name, time_base="1/1000",
+        pixel_aspect="1/1", colorspace=str(int(frame.colorspace)), range=str(int(frame.color_range)),
+    )  # fmt: skip
+
+
 def _kind(frame: Any) -> tuple[object, ...]:
-    """What a filter graph is set up for."""
+    """What a filter graph is set up for, but for the display matrix."""
     return (
         frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, transfer_of(frame),
-        matrix_of(frame),
+        frame.rotation,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from clipcap_video.video.sampling import TIME_TOLERANCE, FrameClock, SamplingSpe
 Picture = Callable[[], np.ndarray | None]
 # Frames that are looked at, a second: every frame of usual videos, every second one of those for games and sport.
 MOST_LOOKS = 30.0
+# Pixels of decoded frames that wait, for each segment, until it is known which of them a captioner is to see.
+MOST_WAITING = 2**26
 
 SHORTEST = 0.1  # seconds of a segment: there are few frames in less
 
@@ -159,7 +161,8 @@ class SegmentedVideo:
         yield SegmentFrames(0.0, round(end, 3), times, torch.cat([chunk.images for chunk in chunks]))
 
     def _cut(self) -> Iterator[SegmentFrames]:
-        builder = SegmentBuilder(self.segmentation, self.spec, self.transform, self.start)
+        waiting = MOST_WAITING // max(self.pixels, 1)
+        builder = SegmentBuilder(self.segmentation, self.spec, self.transform, self.start, waiting)
         last = None
         with Decoder(self.path) as decoder:
             for frame, is_cut in self._looks(decoder):
@@ -196,14 +199,18 @@ class SegmentedVideo:
 
 
 class SegmentBuilder:
-    """Puts frames, as they come, into segments that follow a Segmentation. Knows nothing of files."""
+    """Puts frames, as they come, into segments that follow a Segmentation. Knows nothing of files.
+
+    waiting: how many frames of a segment may wait as they were decoded; of more, the pictures are made at once.
+    """
 
     def __init__(
-        self, segmentation: Segmentation, spec: SamplingSpec, transform: Transform, start: float = 0.0
+        self, segmentation: Segmentation, spec: SamplingSpec, transform: Transform, start: float = 0.0, waiting: int = 0
     ) -> None:
         self._segmentation = segmentation
         self._spec = spec
         self._transform = transform
+        self._waiting = waiting
         self._open = self._part(start)
         self._held: tuple[_Part, float] | None = None  # a part and its end, until what follows is long enough
         shortest = segmentation.shortest
@@ -239,7 +246,7 @@ class SegmentBuilder:
         yield from self._release()
 
     def _part(self, start: float) -> _Part:
-        return _Part(start, self._spec, self._transform)
+        return _Part(start, self._spec, self._transform, self._waiting)
 
     def _close(self, end: float) -> Iterator[SegmentFrames]:
         """Ends the open part, if it has frames; a part without any (the picture stands still) is joined on."""
@@ -260,25 +267,29 @@ class SegmentBuilder:
         """Gives the open part up to the frame nearest to `middle`; the rest stays open."""
         rest = self._open.split(middle)
         if rest is not None:
-            yield self._open.segment(rest.start)
+            yield from self._open.segment(rest.start)
             self._open = rest
 
     def _release(self) -> Iterator[SegmentFrames]:
         if self._held is not None:
             part, end = self._held
             self._held = None
-            yield part.segment(end)
+            yield from part.segment(end)
 
 
 class _Part:
-    """The frames of one segment among which its captioner's are chosen: all that `spec` could want, thinned."""
+    """The frames of one segment among which its captioner's are chosen: all that `spec` could want, thinned.
 
-    def __init__(self, start: float, spec: SamplingSpec, transform: Transform) -> None:
+    Most of them are never chosen, so they wait as they were decoded, `waiting` at most.
+    """
+
+    def __init__(self, start: float, spec: SamplingSpec, transform: Transform, waiting: int) -> None:
         self.start = start
         self.times: list[float] = []
-        self._images: list[Tensor] = []  # [3, S, S] each
+        self._frames: list[Picture | Tensor] = []  # [3, S, S] once it is made
         self._spec = spec
         self._transform = transform
+        self._waiting = waiting
         self._clock = FrameClock(spec.fps)
         self._most = 4 * spec.frames if spec.fps is None and spec.frames else math.inf
         self._stride = 1
@@ -294,18 +305,30 @@ class _Part:
         self._count += 1
 
     def _keep(self, time: float, picture: Picture) -> None:
-        frame = picture()
-        if frame is None:
-            return
-        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]  # [1, 3, H, W]
         self.times.append(time)
-        self._images.append(self._transform(pixels)[0].clone())  # a crop would hold on to all of the picture
-        self._thin()
-
-    def _thin(self) -> None:
+        self._frames.append(picture)
         while len(self.times) > self._most:
-            self.times, self._images = self.times[::2], self._images[::2]
+            self.times, self._frames = self.times[::2], self._frames[::2]
             self._stride *= 2
+        if sum(not isinstance(frame, Tensor) for frame in self._frames) > self._waiting:
+            self._make(range(len(self._frames)))
+
+    def _make(self, chosen: Iterable[int]) -> bool:
+        """Makes the pictures of the `chosen` frames; those that cannot be made go. Whether all could."""
+        gone = set()
+        for index in chosen:
+            frame = self._frames[index]
+            if isinstance(frame, Tensor):
+                continue
+            picture = frame()
+            if picture is None:
+                gone.add(index)
+                continue
+            pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]  # [1, 3, H, W]
+            self._frames[index] = self._transform(pixels)[0].clone()  # a crop would hold on to all of the picture
+        for index in sorted(gone, reverse=True):
+            del self.times[index], self._frames[index]
+        return not gone
 
     def close(self) -> None:
         """Makes sure that the last frame is among those to choose from."""
@@ -319,9 +342,9 @@ class _Part:
         cut = int(np.abs(np.asarray(self.times) - middle).argmin()) if self.times else 0
         if cut == 0:
             return None
-        rest = _Part(self.times[cut], self._spec, self._transform)
+        rest = _Part(self.times[cut], self._spec, self._transform, self._waiting)
         rest.times, self.times = self.times[cut:], self.times[:cut]
-        rest._images, self._images = self._images[cut:], self._images[:cut]
+        rest._frames, self._frames = self._frames[cut:], self._frames[:cut]
         rest._stride, rest._last = self._stride, self._last
         self._last = None
         for time in rest.times:
@@ -334,12 +357,16 @@ class _Part:
         stride = max(self._stride, other._stride)
         for part in (self, other):  # so that the frames to choose from stay evenly spread
             step = stride // part._stride
-            part.times, part._images = part.times[::step], part._images[::step]
+            part.times, part._frames = part.times[::step], part._frames[::step]
         self.times += other.times
-        self._images += other._images
+        self._frames += other._frames
 
-    def segment(self, end: float) -> SegmentFrames:
-        times = np.asarray(self.times, dtype=np.float64)
-        chosen = choose(self._spec, times - self.start).tolist()
-        images = torch.stack([self._images[index] for index in chosen])
-        return SegmentFrames(round(self.start, 3), round(end, 3), times[chosen], images)
+    def segment(self, end: float) -> Iterator[SegmentFrames]:
+        """What the captioner is to see; nothing where not one frame's picture can be made."""
+        while self.times:
+            times = np.asarray(self.times, dtype=np.float64)
+            chosen = choose(self._spec, times - self.start).tolist()
+            if self._make(chosen):
+                images = torch.stack([self._frames[index] for index in chosen])
+                yield SegmentFrames(round(self.start, 3), round(end, 3), times[chosen], images)
+                return

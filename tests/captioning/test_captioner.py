@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import clipcap_video.models.loss as loss_module
+from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
+from clipcap_video.devices import has_fast_bf16
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import VideoFeatures, stack_features, thin_frames
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
@@ -271,3 +273,15 @@ def test_thinning_keeps_first_and_last_frame() -> None:
     assert thin.timestamps is not None
     assert thin.timestamps.tolist() == [0, 3, 6, 9]
     assert thin_frames(video, 10) is video
+
+
+@pytest.mark.skipif(not has_fast_bf16(torch.device("cpu")), reason="bf16 products are emulated here")
+def test_a_caption_is_the_same_to_the_bit_whatever_it_is_batched_with() -> None:
+    captioner = Captioner.from_pretrained(device="cpu")
+    assert captioner.precision == "bf16"
+    random = np.random.default_rng(0)
+    videos = [random.normal(size=(1 + number % 8, 1280)).astype(np.float32) for number in range(5)]
+    names = list("abcde")
+    together = captioner.caption_features(videos, keys=names)
+    alone = [captioner.caption_features([video], keys=[name])[0] for video, name in zip(videos, names, strict=True)]
+    assert alone == together

@@ -20,6 +20,7 @@ from clipcap_video.video.segments import Segmentation, SegmentBuilder, Segmented
 from tests.clips import numbers_in, set_frame_durations, time_scale, write_clip, write_shots
 
 FOUR = SamplingSpec("uniform", 4)
+TIMES = [round(0.1 * number, 3) for number in range(300)]  # 30 seconds
 
 
 def same(frames: Tensor) -> Tensor:
@@ -33,10 +34,10 @@ def segments(
 
 
 def build(
-    times: list[float], cuts: set[float], segmentation: Segmentation, spec: SamplingSpec = FOUR
+    times: list[float], cuts: set[float], segmentation: Segmentation, spec: SamplingSpec = FOUR, waiting: int = 0
 ) -> list[SegmentFrames]:
     """The segments of a video whose frame at time t is one pixel of value t."""
-    builder = SegmentBuilder(segmentation, spec, lambda images: images.float())
+    builder = SegmentBuilder(segmentation, spec, lambda images: images.float(), waiting=waiting)
     found = []
     for time in times:
         found += builder.add(time, partial(np.full, (1, 1, 3), time, np.float32), time in cuts)  # type: ignore[arg-type]
@@ -47,7 +48,27 @@ def bounds(found: list[SegmentFrames]) -> list[tuple[float, float]]:
     return [(segment.start, segment.end) for segment in found]
 
 
-TIMES = [round(0.1 * number, 3) for number in range(300)]  # 30 seconds
+def test_pictures_are_made_of_the_frames_that_are_chosen(tmp_path: Path) -> None:
+    clip = write_shots(tmp_path / "shots.mp4", [60, 90], fps=25)
+    made: list[int] = []
+
+    def counted(frames: Tensor) -> Tensor:
+        made.append(len(frames))
+        return frames
+
+    found = list(SegmentedVideo(clip, Segmentation(shortest=1), FOUR, counted))
+    assert sum(made) == sum(len(segment.timestamps) for segment in found) == 8
+
+
+@given(cuts=st.sets(st.integers(0, 299), max_size=6), waiting=st.integers(0, 12))
+@settings(max_examples=30, deadline=None)
+def test_how_many_frames_may_wait_changes_nothing(cuts: set[int], waiting: int) -> None:
+    segmentation, starts = Segmentation(shortest=1, longest=7), {TIMES[cut] for cut in cuts}
+    few, all_of_them = (build(TIMES, starts, segmentation, waiting=most) for most in (waiting, 1000))
+    assert bounds(few) == bounds(all_of_them)
+    for one, other in zip(few, all_of_them, strict=True):
+        np.testing.assert_array_equal(one.timestamps, other.timestamps)
+        assert torch.equal(one.images, other.images)
 
 
 class TestWhereSegmentsBegin:
