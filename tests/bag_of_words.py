@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import clipcap_video.encoders as encoders
-import clipcap_video.retrieval.train as retrieval
+import clipcap_video.retrieval.building as retrieval
 import clipcap_video.training.objectives.contrastive as contrastive
 
 

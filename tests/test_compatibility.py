@@ -27,6 +27,7 @@ from tests.tiny import captions_of, features_of
 ARCHIVE = Path(__file__).parent / "data" / "compatibility" / "version-0.1.tar.xz"
 KINDS = ("only_prefix", "tuned", "adapters", "lstm", "reference", "joint")
 TEST_IDS = [f"video{number}" for number in range(30, 36)]
+DROPOUT = "001000110111101111001010"
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +88,29 @@ def _texts(file: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("kind", ["only_prefix", "lstm"])
 def test_a_stopped_training_is_resumed_and_ends_in_the_same_weights(before: Path, kind: str) -> None:
+    weights = before / f"stopped_{kind}" / "last" / "model.safetensors"
+    stopped = load_file(weights)
     done = run("train_vtt.py", "--config", before / f"stopped_{kind}" / "run.yaml", "--resume")
     assert done.returncode == 0, done.stderr
-    resumed = load_file(before / f"stopped_{kind}" / "last" / "model.safetensors")
+    resumed = load_file(weights)
     expected = load_file(before / "resumed" / f"{kind}.safetensors")
     assert resumed.keys() == expected.keys()
-    for name, tensor in expected.items():
-        # To the bit on one machine; another's products round otherwise.
-        torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4)
+    # Another torch may drop other units in training, and so end elsewhere: then the rest of the run went the same way.
+    here, then = (torch.cat([(end[name] - stopped[name]).flatten() for name in stopped]) for end in (resumed, expected))
+    assert torch.cosine_similarity(here, then, dim=0) > 0.9
+    assert (here - then).norm() < 0.5 * then.norm()
+    if drops_as_recorded():
+        for name, tensor in expected.items():
+            # To the bit on one machine; another's products round otherwise.
+            torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def drops_as_recorded() -> bool:
+    """Whether torch draws the dropout of the torch that wrote the archive (2.14)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kept = torch.nn.functional.dropout(torch.ones(24), 0.5) > 0
+    return "".join(str(int(one)) for one in kept) == DROPOUT
 
 
 def test_what_a_contrastive_run_trained_beside_the_captioner(before: Path) -> None:

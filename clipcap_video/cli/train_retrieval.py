@@ -20,9 +20,14 @@ def _train(config: RetrievalTrainConfig) -> None:
 
     Examples:
       clipcap-video train-retrieval --features features/ --annotations captions.csv --out found/
+      clipcap-video train-retrieval --features features/ --annotations captions.csv --out found/ --dry_run
     """
+    from clipcap_video.retrieval.plan import plan_retrieval
     from clipcap_video.retrieval.train import train_retrieval as train
 
+    if config.dry_run:
+        print(plan_retrieval(config).describe())
+        return
     summary = train(config)
     if not summary.finished:
         print(f"stopped after {summary.steps} steps; continue with --resume")

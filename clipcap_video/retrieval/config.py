@@ -76,6 +76,12 @@ class RetrievalTrainConfig(Options):
         "2", "Of more frames than that take 0: the first, 1: the last, 2: some at equal distances."
     )
     feature_framerate: float = _data(1.0, "Frames a second taken of --videos.", above=0, needs={"videos": ANY})
+    max_seconds: float = _data(
+        0.0,
+        "Take frames of the first so many seconds of --videos only; 0 takes all. CLIP4Clip reads 31 of DiDeMo's.",
+        least=0,
+        needs={"videos": ANY},
+    )
     workers: int = _data(2, "Threads that decode --videos.", free=True, least=1, most=1000, needs={"videos": ANY})
 
     sim_header: str = _model("meanP", "Similarity head.", choices=SIMILARITY_HEADS)
@@ -119,7 +125,7 @@ class RetrievalTrainConfig(Options):
     init_from: Path | None = _model(
         None,
         "Begin with the weights of this retrieval model, whatever it was trained on; those that fit, where "
-        "--sim_header is another.",
+        "--sim_header or --linear_patch is another.",
     )
 
     epochs: int = _step(5, "Passes over the data.", least=1)
@@ -146,6 +152,9 @@ class RetrievalTrainConfig(Options):
         None, "Also send the numbers to this tracker, e.g. tensorboard; see docs/runs.md.", free=True
     )
     resume: bool = _kept(False, "Go on from OUT/last, or start if there is none.", once=True)
+    dry_run: bool = option(
+        False, "Say what the run would take, measured on a few steps, and do nothing.", panel="Run", once=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.encode import DecodeAhead
 from clipcap_video.retrieval.model import RetrievalBatch
 from clipcap_video.video.reader import FrameChunk, Transform
-from clipcap_video.video.sampling import SamplingSpec, spread
+from clipcap_video.video.sampling import TIME_TOLERANCE, SamplingSpec, Span, spread
 
 SLICES = {"0": "head", "1": "tail", "2": "uniform"}  # CLIP4Clip's --slice_framepos
 
@@ -73,6 +73,7 @@ class StoredFrames:
 class DecodedFrames:
     """Preprocessed pictures uint8 [T, 3, S, S] of video files, decoded each time that they are asked for.
 
+    max_seconds: the last frame that is taken is at most so late; 0 takes all of a video.
     A video that cannot be read is named once on stderr and sits every batch out.
     """
 
@@ -80,12 +81,15 @@ class DecodedFrames:
     spec: SamplingSpec
     transform: Transform
     workers: int
+    max_seconds: float = 0.0
     bad: dict[str, str] = field(default_factory=dict)
 
     def load(self, video_ids: Sequence[str]) -> list[Tensor | None]:
         wanted = {video_id: self.videos[video_id] for video_id in video_ids if video_id not in self.bad}
         images: dict[str, list[Tensor]] = {video_id: [] for video_id in wanted}
-        with DecodeAhead(wanted, self.spec, self.transform, self.workers) as ahead:
+        span = Span(0, self.max_seconds + TIME_TOLERANCE)
+        spans = dict.fromkeys(wanted, span) if self.max_seconds else None
+        with DecodeAhead(wanted, self.spec, self.transform, self.workers, spans) as ahead:
             for video_id, event in ahead:
                 if isinstance(event, FrameChunk):
                     images[video_id].append(event.images)

@@ -57,6 +57,7 @@ def evaluate_checkpoint(config: RetrievalEvaluationConfig) -> RetrievalScores:
         videos,
         feature_framerate=training.get("feature_framerate", 1.0),
         workers=config.workers,
+        max_seconds=training.get("max_seconds", 0.0),
     )
     data = RetrievalData.of(records, source, lambda texts: encode_texts(model, texts), expand=False)
     scores = replace(evaluate_retrieval(model, data, config.first_caption or None), split=config.split)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,24 @@ from torch import Tensor
 
 from clipcap_video import console
 from clipcap_video.datasets.matching import annotated, training_and_validation
-from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
-from clipcap_video.encoders import VIT_CLIPS, load_text_encoder
-from clipcap_video.encoders.clip import CLIP, fetch
-from clipcap_video.encoders.weights import digest_weights, read_state_dict
+from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.retrieval import RetrievalScores, score_matrix, score_vectors
 from clipcap_video.models.checkpoint import CheckpointInfo
+from clipcap_video.retrieval.building import build_retrieval
 from clipcap_video.retrieval.config import RetrievalTrainConfig
 from clipcap_video.retrieval.data import SLICES, DecodedFrames, FrameSource, RetrievalData, StoredFrames, stack_frames
-from clipcap_video.retrieval.heads import TightHead, TransformerHead
 from clipcap_video.retrieval.model import (
     RetrievalBatch,
-    RetrievalConfig,
     RetrievalModel,
-    load_retrieval,
     load_retrieval_weights,
     read_retrieval_config,
     save_retrieval,
 )
-from clipcap_video.retrieval.video_clip import VideoClip, first_text_layers
 from clipcap_video.runs.record import digests, store_facts
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import check_tracker
@@ -56,6 +50,12 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     Stops and resumes as `training.run.train` does. The best is that of the highest R@1 + R@5 + R@10 from text to
     video on the validation split. Raises ClipcapError on bad input, before anything is written.
     """
+    run, resuming = prepare(config)
+    return run.go(resuming)
+
+
+def prepare(config: RetrievalTrainConfig) -> tuple[RetrievalRun, bool]:
+    """A run before its first step, and whether it resumes an earlier one. Writes nothing."""
     resuming = has_run(config, read_retrieval_config)
     check_tracker(config.track)
     assert config.caption is not None
@@ -77,8 +77,9 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     torch.manual_seed(config.seed)
     model = build_retrieval(config, store, training, device)
     source = frame_source(
-        model, config.max_frames, config.slice_framepos, store, videos, config.feature_framerate, config.workers
-    )
+        model, config.max_frames, config.slice_framepos, store, videos, config.feature_framerate, config.workers,
+        config.max_seconds,
+    )  # fmt: skip
 
     def encode(texts: list[str]) -> Tensor:
         return encode_texts(model, texts)
@@ -87,8 +88,8 @@ def train_retrieval(config: RetrievalTrainConfig) -> TrainingSummary:
     if len(train_data) < config.bs:
         raise ClipcapError(f"{len(train_data)} pairs of text and video fill no batch of {config.bs}; lower --bs")
     eval_data = RetrievalData.of(validation, source, encode, expand=False) if validation else None
-    run = _RetrievalRun(config, accelerator, model, train_data, eval_data, None if store is None else store.fingerprint)
-    return run.go(resuming)
+    fingerprint = None if store is None else store.fingerprint
+    return RetrievalRun(config, accelerator, model, train_data, eval_data, fingerprint), resuming
 
 
 def frame_source(
@@ -99,13 +100,17 @@ def frame_source(
     videos: dict[str, Path],
     feature_framerate: float,
     workers: int,
+    max_seconds: float = 0.0,
 ) -> FrameSource:
-    """Stored features, or frames of the videos at feature_framerate for the CLIP of the model."""
+    """Stored features, or frames of the videos at feature_framerate for the CLIP of the model.
+
+    max_seconds: what the videos have after it is left out; 0 takes all.
+    """
     if store is not None:
         return StoredFrames(store, max_frames, slice_framepos)
     assert model.clip is not None
     spec = SamplingSpec(SLICES[slice_framepos], max_frames, feature_framerate)
-    return DecodedFrames(videos, spec, model.clip.pixels.resize_and_crop, workers)
+    return DecodedFrames(videos, spec, model.clip.pixels.resize_and_crop, workers, max_seconds)
 
 
 def encode_texts(model: RetrievalModel, texts: list[str]) -> Tensor:
@@ -115,107 +120,7 @@ def encode_texts(model: RetrievalModel, texts: list[str]) -> Tensor:
     return embed_once(model.text_encoder, texts)
 
 
-def build_retrieval(
-    config: RetrievalTrainConfig, store: FeatureStore | None, training: Sequence[VideoRecord], device: torch.device
-) -> RetrievalModel:
-    """The model that `config` asks for: fresh, with CLIP's weights, or with those of `--init_from`."""
-    if config.init_from is not None:
-        return _begun(config, store, training)
-    if config.end_to_end:
-        name = config.pretrained_clip_name
-        path = fetch(name) if name in VIT_CLIPS else Path(name).expanduser()
-        clip = VideoClip(read_state_dict(path), path, config.linear_patch)
-        width = clip.dim
-        heads = max(1, width // 64) if config.sim_header == "seqTransf" else 8
-        shape = RetrievalConfig(
-            config.sim_header, width, width, width, False, None, "", config.linear_patch,
-            config.cross_num_hidden_layers, heads, clip.network.context_length, config.max_frames, config.max_words,
-        )  # fmt: skip
-        clip.freeze(config.freeze_layer_num)
-        model = RetrievalModel(shape, clip)
-        _start_from_text_layers(model, clip.network)
-        return model
-    assert store is not None
-    encoder = load_text_encoder(config.text_encoder, device, pick_precision(device, config.precision))
-    width = store.shape(training[0].video_id).dim
-    dim = config.dim or encoder.dim
-    shape = RetrievalConfig(
-        config.sim_header, dim, width, encoder.dim, config.dim > 0, encoder.name, encoder.weights_digest, "2d",
-        config.cross_num_hidden_layers, max(1, dim // 64), max(77, config.max_frames + 1), config.max_frames,
-        config.max_words, config.dropout,
-    )  # fmt: skip
-    model = RetrievalModel(shape, text_encoder=encoder)
-    network = getattr(encoder, "network", None)
-    if isinstance(network, CLIP):
-        _start_from_text_layers(model, network)
-    return model
-
-
-def _begun(config: RetrievalTrainConfig, store: FeatureStore | None, training: Sequence[VideoRecord]) -> RetrievalModel:
-    """The model of `--init_from`, which must fit what is asked for."""
-    assert config.init_from is not None
-    model, info = load_retrieval(config.init_from)
-    if config.linear_patch != model.config.linear_patch:
-        its = model.config.linear_patch
-        raise ClipcapError(
-            f"{config.init_from} was trained with --linear_patch {its}; give that, not {config.linear_patch}"
-        )
-    if (model.clip is not None) != config.end_to_end:
-        kind = "from frames; give --videos" if model.clip is not None else "on stored features; give --features"
-        raise ClipcapError(f"{config.init_from} was trained {kind}")
-    if store is not None:
-        check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
-        model.check_width(store.shape(training[0].video_id).dim)
-    if config.sim_header != model.config.sim_header:
-        model = _with_head(model, config)
-    elif "cross_num_hidden_layers" in config.given and config.cross_num_hidden_layers != model.config.num_layers:
-        raise ClipcapError(
-            f"{config.init_from} has {model.config.num_layers} layers in its head; leave --cross_num_hidden_layers out"
-        )
-    # Positions of more frames than it was trained with are there up to max_positions.
-    model.config = replace(model.config, max_frames=config.max_frames, max_words=config.max_words)
-    if model.clip is not None:
-        model.clip.freeze(config.freeze_layer_num)
-    return model
-
-
-def _with_head(model: RetrievalModel, config: RetrievalTrainConfig) -> RetrievalModel:
-    """The model with the head that `config` asks for; says which weights have no place and which begin anew."""
-    dim, layers = model.config.dim, config.cross_num_hidden_layers
-    heads = 8 if config.sim_header == "tightTransf" and model.clip is not None else max(1, dim // 64)
-    positions = max(model.config.max_positions, config.max_frames + 1)
-    shape = replace(
-        model.config, sim_header=config.sim_header, num_layers=layers, num_heads=heads, max_positions=positions
-    )
-    changed = RetrievalModel(shape, model.clip)
-    if model.clip is not None:
-        _start_from_text_layers(changed, model.clip.network)
-    old, new = model.state_dict(), changed.state_dict()
-    kept = {name: weight for name, weight in old.items() if name in new and new[name].shape == weight.shape}
-    changed.load_state_dict(kept, strict=False)
-    for names, fate in ((old.keys() - kept, "of --init_from have no place"), (new.keys() - kept, "begin anew")):
-        if names:
-            listed = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            print(f"--sim_header {config.sim_header}: {len(names)} tensors {fate} ({listed})", file=sys.stderr)
-    return changed
-
-
-def _start_from_text_layers(model: RetrievalModel, network: CLIP) -> None:
-    """Sequential and tight transformers begin as the first layers of CLIP's text transformer.
-
-    Not where widths differ, nor where learned projections lead to another space than CLIP's.
-    """
-    config = model.config
-    if config.project or network.positional_embedding.shape[1] != config.dim:
-        return
-    if isinstance(model.head, TransformerHead | TightHead):
-        positions, layers = first_text_layers(network, config.num_layers)
-        model.head.positions.data[: len(positions)] = positions
-        # A CLIP of fewer layers starts the first ones.
-        model.head.transformer.load_state_dict(layers, strict=False)
-
-
-class _RetrievalRun(Run):
+class RetrievalRun(Run):
     """The run of a retrieval model."""
 
     command = "train-retrieval"
@@ -229,7 +134,8 @@ class _RetrievalRun(Run):
         eval_data: RetrievalData | None,
         fingerprint: Fingerprint | None,
     ) -> None:
-        self.retrieval, self.eval_data, self.fingerprint = model, eval_data, fingerprint
+        self.retrieval, self.fingerprint = model, fingerprint
+        self.train_data, self.eval_data = train_data, eval_data
         self.has_validation = eval_data is not None
         inner = set() if model.clip is None else set(model.clip.parameters())
         outer = [parameter for parameter in model.parameters() if parameter not in inner]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipcap_video import console
+from clipcap_video.devices import autocast
 from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.files import alone_in
 from clipcap_video.runs.options import options_of
@@ -215,7 +216,7 @@ class Run(ABC):
                     break
                 started = time.perf_counter()
                 try:
-                    with self.accelerator.autocast():
+                    with self.autocast():
                         batches = list(self.load(group))
                 except Stopped:  # while captions were sampled for the step, which a resumed run does anew
                     return
@@ -307,6 +308,10 @@ class Run(ABC):
             self.log.write(step=step + 1, epoch=self.progress.epoch, loss=total, lr=config.lr * factor, **logged)
         return total
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """The run's precision. It ends with its block whatever ends that, which accelerate 1.2's own does not."""
+        return autocast(self.accelerator.device, "bf16" if self.accelerator.mixed_precision == "bf16" else "fp32")
+
     def rehearse(self, group: list[list[int]]) -> None:
         """One step with batches of the first epoch, before the run begins: weights change, nothing is written."""
         self._step(list(self.load(group)))
@@ -320,7 +325,7 @@ class Run(ABC):
         due = config.eval_every and (finished or progress.epoch % config.eval_every == 0)
         if self.log is not None:
             if due:
-                with self.accelerator.autocast(), self._averaged():
+                with self.autocast(), self._averaged():
                     validation = self.validate()
             if validation is not None:
                 self.log.write(step=progress.step, epoch=progress.epoch, **validation.logged)

@@ -16,9 +16,6 @@ from clipcap_video.video.damage import begins_as_video, bytes_missing
 from clipcap_video.video.files import PICTURE_SUFFIXES, shown
 from clipcap_video.video.packets import INDEXED, MATROSKA, PacketTable, TableBuilder
 
-# Damaged videos become a VideoError or a count of ours; what FFmpeg would print says no more and names no file.
-av.logging.set_level(None)
-
 DEFAULT_RATE = 25.0
 # Packets of a file of so many bytes at most are kept in memory rather than read twice.
 SMALL = 2**24
@@ -186,6 +183,10 @@ def open_container(path: Path) -> Any:
     The file is handed over open, by its descriptor: its name may be anything, is no URL or pattern of names, and says
     nothing about its kind; and nothing that its content names is opened.
     """
+    # Damaged videos become a VideoError or a count of ours; what FFmpeg would print says no more and names no file.
+    # Said each time, for torchvision 0.21 turns it on: then a decoder that ends waits for its threads, and they wait
+    # for Python to print what they say.
+    av.logging.set_level(None)
     try:
         container = _opened(path)
         if container.streams:

@@ -22,12 +22,14 @@ from clipcap_video.cli import main
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
+from clipcap_video.retrieval.building import build_retrieval
 from clipcap_video.retrieval.config import RetrievalTrainConfig
-from clipcap_video.retrieval.data import sliced
+from clipcap_video.retrieval.data import DecodedFrames, sliced
 from clipcap_video.retrieval.model import RetrievalModel, load_retrieval, read_retrieval_config
 from clipcap_video.retrieval.train import train_retrieval
 from clipcap_video.training.optimisation import cosine_factor
 from clipcap_video.training.texts import embed_once
+from clipcap_video.video.sampling import SamplingSpec
 from tests.bag_of_words import BagOfWords, use_bag_of_words
 from tests.clips import write_clip
 from tests.conftest import TinyProject
@@ -91,7 +93,8 @@ class TestStoredFeatures:
         summary = train_retrieval(config(tiny_project, tmp_path / "out", sim_header=head, epochs=20, eval_every=20))
         assert summary.finished
         assert summary.best_score is not None
-        assert summary.best_score > 270  # R@1 + R@5 + R@10 of six videos; by chance 200
+        # R@1 + R@5 + R@10 of six videos, so four or more are found at once; by chance one is, and the sum is 200.
+        assert summary.best_score > 260
         losses = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
         assert losses[0]["loss"] > 1.5 > 0.7 > losses[-2]["loss"]
 
@@ -112,7 +115,7 @@ class TestStoredFeatures:
     ) -> None:
         seen: list[int] = []
         monkeypatch.setattr(
-            retrieval._RetrievalRun, "loss", lambda run, batch: (seen.extend(batch.video.tolist()), run.model(batch))[1]
+            retrieval.RetrievalRun, "loss", lambda run, batch: (seen.extend(batch.video.tolist()), run.model(batch))[1]
         )
         train_retrieval(config(tiny_project, tmp_path / "a", epochs=1, eval_every=0))
         assert sorted(seen) == list(range(24))
@@ -255,7 +258,7 @@ class TestEndToEnd:
         square = CLIP(64, 64, 1, 64, 16, 77, 49408, 64, 1, 3)
         torch.save(square.state_dict(), tmp_path / "clip.pt")
         options = {"sim_header": head, "pretrained_clip_name": str(tmp_path / "clip.pt"), "linear_patch": "3d"}
-        model = retrieval.build_retrieval(end_to_end(clips, tmp_path / "out", **options), None, [], torch.device("cpu"))
+        model = build_retrieval(end_to_end(clips, tmp_path / "out", **options), None, [], torch.device("cpu"))
         assert torch.equal(model.head.positions, square.positional_embedding)
         own = square.transformer.state_dict()
         begun = model.head.transformer.state_dict()
@@ -268,7 +271,7 @@ class TestEndToEnd:
         )  # fmt: skip
         store = SimpleNamespace(shape=lambda name: SimpleNamespace(dim=64))
         training = [VideoRecord("clip0", "train", ["a dog"])]
-        beside = retrieval.build_retrieval(stored, store, training, torch.device("cpu"))
+        beside = build_retrieval(stored, store, training, torch.device("cpu"))
         assert torch.equal(beside.head.positions[:77], square.positional_embedding)
         assert len(beside.head.positions) == 91
         begun = beside.head.transformer.state_dict()
@@ -293,6 +296,48 @@ class TestEndToEnd:
         assert "visual.proj" in moved
         assert not moved & {"token_embedding.weight", "visual.class_embedding", "visual.conv1.weight"}
         assert fast["clip.network.visual.conv2.weight"][:, :, 0].any()
+
+    def test_init_from_may_change_the_patches(
+        self, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        still = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1, "eval_every": 0}
+        train_retrieval(end_to_end(clips, tmp_path / "2d", sim_header="seqTransf", epochs=1, eval_every=0))
+        begun = {"init_from": tmp_path / "2d", "pretrained_clip_name": None, "cross_num_hidden_layers": None}
+        train_retrieval(
+            end_to_end(clips, tmp_path / "3d", **(still | begun | {"linear_patch": "3d", "sim_header": "seqTransf"}))
+        )
+        said = capsys.readouterr().err
+        assert "--linear_patch 3d: visual.conv2.weight begins as visual.conv1.weight in the middle frame" in said
+        flat, deep = (load_retrieval(tmp_path / name)[0] for name in ("2d", "3d"))
+        assert (deep.config.linear_patch, deep.config.sim_header) == ("3d", "seqTransf")
+        for name, weight in flat.state_dict().items():
+            torch.testing.assert_close(deep.state_dict()[name], weight, atol=1e-6, rtol=0)
+        frames = torch.randint(0, 256, (1, 3, 3, 64, 64), dtype=torch.uint8)
+        mask = torch.ones(1, 3, dtype=torch.bool)
+        assert flat.clip is not None
+        assert deep.clip is not None
+        with torch.no_grad():  # before the convolution has learnt anything, it sees what the flat one does
+            same = flat.clip.encode_frames(frames, mask)
+            torch.testing.assert_close(deep.clip.encode_frames(frames, mask), same, rtol=1e-4, atol=1e-4)
+
+        back = begun | {"init_from": tmp_path / "3d"}
+        train_retrieval(end_to_end(clips, tmp_path / "back", **(still | back | {"sim_header": "meanP"})))
+        said = capsys.readouterr().err
+        assert "--linear_patch 2d: visual.conv2.weight of --init_from has no place" in said
+        assert "tensors of --init_from have no place (head.positions" in said
+        assert load_retrieval(tmp_path / "back")[0].config.linear_patch == "2d"
+
+    def test_only_the_first_seconds_are_read(self, clips: Path) -> None:
+        """Frames at 0, 0.5, ..., 2.5 s of a video of 2.5 s; as CLIP4Clip does with 31 of DiDeMo's."""
+        spec = SamplingSpec("uniform", 100, 2.0)
+
+        def count(seconds: float) -> int:
+            source = DecodedFrames({"a": clips / "videos" / "clip5.mp4"}, spec, lambda frames: frames, 1, seconds)
+            (frames,) = source.load(["a"])
+            assert frames is not None
+            return len(frames)
+
+        assert [count(seconds) for seconds in (0, 1, 1.4, 99)] == [5, 3, 3, 5]
 
     def test_a_bad_video_sits_out(self, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         videos = tmp_path / "videos"

@@ -56,8 +56,8 @@ def find(library: Library, *options: object) -> list[dict]:
     return json.loads(done.stdout)["results"]
 
 
-def expected(features: Path, query: np.ndarray, rank_by: str) -> list[tuple[str, float, float]]:
-    """(video, score, time of the best frame), best first, by a loop over the features."""
+def expected(features: Path, query: np.ndarray, rank_by: str) -> list[tuple[str, float, dict[float, float]]]:
+    """(video, score, time of each frame -> its cosine), best first, by a loop over the features."""
     store = open_features(features)
     found = []
     for video_id in store.ids():
@@ -68,19 +68,22 @@ def expected(features: Path, query: np.ndarray, rank_by: str) -> list[tuple[str,
         mean = frames.mean(axis=0)
         of_video = float(mean @ query / np.linalg.norm(mean) / np.linalg.norm(query))
         score = float(cosines.max()) if rank_by == "moment" else of_video
-        found.append((video_id, score, float(video.timestamps[cosines.argmax()])))
+        found.append((video_id, score, dict(zip(video.timestamps.round(3).tolist(), cosines.tolist(), strict=True))))
     return sorted(found, key=lambda item: -item[1])
 
 
-def same(results: list[dict], wanted: list[tuple[str, float, float]]) -> None:
+def same(results: list[dict], wanted: list[tuple[str, float, dict[float, float]]]) -> None:
     assert [found["rank"] for found in results] == list(range(1, len(results) + 1))
     for found, (_, score, _) in zip(results, wanted, strict=True):
         assert found["score"] == pytest.approx(score, abs=2e-3)
-    # Scores closer than float16 can tell may change places.
-    by_id = {video: (score, time) for video, score, time in wanted}
+    # Scores closer than float16 can tell may change places, those of two frames of a video, too.
+    by_id = {video: (score, cosines) for video, score, cosines in wanted}
     for found in results:
-        assert found["score"] == pytest.approx(by_id[found["video"]][0], abs=2e-3)
-        assert found["time"] == pytest.approx(by_id[found["video"]][1], abs=1e-3)
+        score, cosines = by_id[found["video"]]
+        assert found["score"] == pytest.approx(score, abs=2e-3)
+        nearest = min(cosines, key=lambda time: abs(time - found["time"]))
+        assert found["time"] == pytest.approx(nearest, abs=1e-3)
+        assert cosines[nearest] > max(cosines.values()) - 2e-3
 
 
 @pytest.mark.parametrize("rank_by", ["moment", "video"])
