@@ -15,7 +15,12 @@ _SAME = {
     "num_thread_reader": "workers", "batch_size": "bs", "train_csv": "annotations", "val_csv": "annotations",
     "features_path": "videos", "output_dir": "out", "gradient_accumulation_steps": "grad_accum",
 }  # fmt: skip
-# Flag -> why it does nothing here; then those that also have a value.
+# What CLIP4Clip takes and does not look at.
+_UNUSED = (
+    "lr_decay", "video_dim", "margin", "hard_negative_rate", "negative_weighting", "n_pair", "fp16_opt_level",
+    "text_num_hidden_layers", "visual_num_hidden_layers", "use_mil", "sampled_use_mil", "do_lower_case",
+)  # fmt: skip
+# Flag -> why it does nothing here; then those that are alone.
 _IDLE = {
     "do_train": "",
     "loose_type": "",  # the head says it
@@ -23,18 +28,23 @@ _IDLE = {
     "n_display": "progress is shown every few seconds",
     "batch_size_val": "validation chooses its own batches",
     "cross_model": "the cross transformer begins as CLIP's text layers",
-    "local_rank": "",
+    "cache_dir": "weights are fetched to the folder that they always have",
+    "task_type": "",  # retrieval
+    **dict.fromkeys(("local_rank", "rank", "world_size", "n_gpu"), ""),  # torchrun says it
     "datatype": "",  # the files' content says it
+    **dict.fromkeys(_UNUSED, "nor is it looked at there"),
 }
-_WITH_VALUE = ("n_display", "batch_size_val", "cross_model", "local_rank", "datatype")
+_ALONE = ("do_train", "loose_type", "fp16", "use_mil", "sampled_use_mil", "do_lower_case")
 _REFUSED = {
     "do_eval": "is clipcap-video evaluate-retrieval --model_dir OUT here",
     "do_pretrain": "is a run of its own here, which another begins with by --init_from",
+    "resume_model": "is --resume here, which goes on from OUT/last",
 }
-_WHOLE = ("didemo", "activity")  # whose sentences it joins to a paragraph
+# What it does with a data set beside reading its files: it joins sentences to a paragraph, and ends videos early.
+_OF_DATA = {"didemo": ["--paragraphs", "--max_seconds", "31"], "activity": ["--paragraphs"]}
 _IN_FOLDER = (
     "raw-captions.pkl", "*_list.txt", "LSMDC16_annos_*.csv", "LSMDC16_challenge_1000_publictect.csv", "*_data.json",
-    "train.json", "val_1.json",
+    "train.json", "val_1.json", "*_ids.json",
 )  # fmt: skip
 
 
@@ -53,7 +63,7 @@ def translate(words: list[str]) -> list[str]:
             raise ClipcapError(f"--{name} {_REFUSED[name]}")
         if name in _IDLE:
             idle += [f"--{name} ({_IDLE[name]})"] if _IDLE[name] else []
-            out += ["--paragraphs"] if name == "datatype" and value in _WHOLE else []
+            out += _OF_DATA.get(value or "", []) if name == "datatype" else []
         else:
             out += _one(name, value, given)
     if idle:
@@ -93,7 +103,7 @@ def _pairs(words: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
     for word in words:
         match = re.fullmatch(r"--([A-Za-z]\w*)(?:=(.*))?", word, re.DOTALL)
         last = pairs[-1] if pairs else None
-        flag = last is not None and last[0] in _IDLE and last[0] not in _WITH_VALUE
+        flag = last is not None and last[0] in _ALONE
         if match:
             pairs.append((match[1], match[2]))
         elif last is not None and last[1] is None and not flag:

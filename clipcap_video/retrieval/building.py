@@ -17,7 +17,7 @@ from clipcap_video.encoders.weights import read_state_dict
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.fingerprint import check_fingerprints
-from clipcap_video.retrieval.config import RetrievalTrainConfig
+from clipcap_video.retrieval.config import CROSS_LAYERS, RetrievalTrainConfig
 from clipcap_video.retrieval.heads import TightHead, TransformerHead
 from clipcap_video.retrieval.model import RetrievalConfig, RetrievalModel, load_retrieval
 from clipcap_video.retrieval.video_clip import TEMPORAL, VideoClip, first_text_layers
@@ -73,7 +73,7 @@ def _begun(config: RetrievalTrainConfig, store: FeatureStore | None, training: S
         model = _with_patches(model, config)
     if config.sim_header != model.config.sim_header:
         model = _with_head(model, config)
-    elif "cross_num_hidden_layers" in config.given and config.cross_num_hidden_layers != model.config.num_layers:
+    elif config.cross_num_hidden_layers not in (CROSS_LAYERS, model.config.num_layers):  # a record names the default
         raise ClipcapError(
             f"{config.init_from} has {model.config.num_layers} layers in its head; leave --cross_num_hidden_layers out"
         )

@@ -33,6 +33,8 @@ SIMILARITY_HEADS = Registry(
 )
 
 
+CROSS_LAYERS = 4  # CLIP4Clip's
+
 _data, _model, _step, _kept = (partial(option, panel=name) for name in ("Data", "Model", "Optimisation", "Checkpoints"))
 
 
@@ -86,7 +88,7 @@ class RetrievalTrainConfig(Options):
 
     sim_header: str = _model("meanP", "Similarity head.", choices=SIMILARITY_HEADS)
     cross_num_hidden_layers: int = _model(
-        4,
+        CROSS_LAYERS,
         "Layers of the heads seqTransf and tightTransf.",
         least=1,
         most=DEEPEST,

@@ -148,6 +148,18 @@ class TestStoredFeatures:
         with pytest.raises(ClipcapError, match="has 1 layers in its head; leave --cross_num_hidden_layers out"):
             train_retrieval(config(tiny_project, tmp_path / "d", **deeper))
 
+    def test_a_record_resumes_a_run_that_began_with_another_model(
+        self, tiny_project: TinyProject, tmp_path: Path, run: Command
+    ) -> None:
+        train_retrieval(config(tiny_project, tmp_path / "a", sim_header="seqTransf", epochs=1, eval_every=0))
+        begun = ("--init_from", tmp_path / "a", "--sim_header", "seqTransf", "--bs", 8, "--epochs", 2)
+        where = ("--features", tiny_project.data, "--annotations", tiny_project.caption, "--out", tmp_path / "b")
+        done = run("train-retrieval", *where, *begun, "--device", "cpu", "--max_minutes", "1e-9")
+        assert done.returncode == 0, done.stderr
+        done = run("train-retrieval", "--config", tmp_path / "b" / "run.yaml", "--resume", "--max_minutes", 0)
+        assert done.returncode == 0, done.stderr
+        assert read_retrieval_config(tmp_path / "b" / "last")[1].progress["step"] == 6
+
     def test_a_run_resumes_with_its_own_options_only(self, tiny_project: TinyProject, tmp_path: Path) -> None:
         train_retrieval(config(tiny_project, tmp_path / "a", epochs=1))
         with pytest.raises(ClipcapError, match="already holds a run"):
