@@ -1,19 +1,35 @@
-"""What `infer --dry_run` says: captions of some of the videos, timed and measured, and thrown away."""
+"""What `infer` and `caption` say with --dry_run: captions of some videos, timed and measured, and thrown away."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
 
+import numpy as np
+
+from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.config import InferConfig
+from clipcap_video.captioning.formats import FORMATS, Results
+from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.run import prepare
 from clipcap_video.captioning.stored import caption_trained_on, find_stored
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.devices import peak_device_memory
+from clipcap_video.errors import VideoError
+from clipcap_video.runs import plan as measuring
 from clipcap_video.runs.plan import Plan, measure, peak_memory
 from clipcap_video.video.files import find_all_videos
+from clipcap_video.video.segments import Segmentation, SegmentedVideo
+
+# Of more videos the lengths of so many are looked up.
+MOST_LENGTHS = 200
 
 
 def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
@@ -65,3 +81,95 @@ def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
         measured_on=f"{rate.items:,} videos in {rate.seconds:.1f} s",
         notes=notes,
     )
+
+
+def plan_captions(
+    captioner: Captioner,
+    videos: Sequence[Path],
+    segmentation: Segmentation,
+    settings: DecodingSettings,
+    *,
+    to: Sequence[str],
+    where: str,
+    done: int = 0,
+    batch_size: int = 16,
+    max_damage: float,
+) -> Plan:
+    """What `caption` would take for `videos`, measured on the beginnings of some. Writes nothing beside them.
+
+    to: the sidecars of each. where: in words, where they go. done: videos that need no work.
+    """
+    spec, transform = captioner.require_fingerprint().sampling, captioner.encoder.preprocess
+    stop = threading.Event()
+    drawn = [videos[index] for index in np.random.default_rng(0).permutation(len(videos)).tolist()]
+    drawn = drawn[:MOST_LENGTHS]
+
+    def opened(path: Path) -> SegmentedVideo | None:
+        try:
+            return SegmentedVideo(path, segmentation, spec, transform, stop=stop, max_damage=max_damage)
+        except VideoError:
+            return None
+
+    readable = [video for video in map(opened, drawn) if video is not None]
+    length = sum(video.duration for video in readable) / max(1, len(drawn)) * len(videos)
+    measured = _caption_some(captioner, readable, settings, batch_size, stop)
+    share = length / measured.video_seconds if measured.video_seconds else 0.0
+    unreadable = len(drawn) - len(readable)
+    notes = [f"{unreadable} of the {len(drawn)} videos looked at cannot be read"] if unreadable else []
+    return Plan(
+        command="caption",
+        videos=len(videos),
+        done=done,
+        captions=round(len(measured.captions) * share),
+        disk=round(_bytes_of(measured.captions, to) * share),
+        where=where,
+        memory=peak_memory(),
+        device_memory=peak_device_memory(captioner.device),
+        seconds=measured.seconds * share,
+        measured_on=f"{measured.video_seconds:,.0f} of {length:,.0f} s of video in {measured.seconds:.1f} s",
+        notes=notes,
+    )
+
+
+@dataclass
+class _Captioned:
+    """What was captioned: seconds of video, seconds of work and captions."""
+
+    video_seconds: float = 0.0
+    seconds: float = 0.0
+    captions: list[Prediction] = field(default_factory=list)
+
+
+def _caption_some(
+    captioner: Captioner, videos: Sequence[SegmentedVideo], settings: DecodingSettings, batch_size: int,
+    stop: threading.Event,
+) -> _Captioned:  # fmt: skip
+    """Captions videos until the time for it is over; the last is left where it is then."""
+    total = _Captioned()
+    started = time.perf_counter()
+    for video in videos:
+        try:
+            for batch in captioner.caption_batches(video, settings, batch_size=batch_size):
+                total.captions += [replace(prediction, path=str(video.path)) for prediction in batch]
+                total.video_seconds += (batch[-1].end or 0.0) - (batch[0].start or 0.0)
+                if time.perf_counter() - started > measuring.BUDGET_SECONDS:
+                    stop.set()
+                    break
+        except VideoError:
+            continue
+        if stop.is_set():
+            break
+    total.seconds = time.perf_counter() - started
+    return total
+
+
+def _bytes_of(captions: Sequence[Prediction], to: Sequence[str]) -> int:
+    """Of the sidecars of these captions, which are in the order of their videos."""
+    size = 0
+    with tempfile.TemporaryDirectory(prefix="clipcap-video-") as folder:
+        for _, of_video in groupby(captions, key=lambda prediction: prediction.path):
+            results = Results(list(of_video))
+            for name in to:
+                FORMATS[name].write(Path(folder) / name, results)
+                size += (Path(folder) / name).stat().st_size
+    return size

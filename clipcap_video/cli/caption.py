@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clipcap_video.captioning.predictions import Prediction
     from clipcap_video.captioning.second_opinion import SecondOpinion
     from clipcap_video.decoding import DecodingSettings
+    from clipcap_video.runs.plan import Plan
 
 
 # What the command leaves beside videos is no part of a folder of them.
@@ -66,6 +67,9 @@ class CaptionConfig(FormatOptions, SecondOptions, DecodingOptions, DamageOptions
     overwrite: bool = option(False, "Replace files that are there already.", panel="Output")
 
     bs: int = option(16, "Segments captioned at once.", panel="Run", least=1)
+    dry_run: bool = option(
+        False, "Say what the run would take, measured on parts of the videos, and do nothing.", panel="Run", once=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,6 +119,7 @@ def _caption(config: CaptionConfig) -> None:
       clipcap-video caption talk.mp4
       clipcap-video caption films/ --to vtt --to jsonl --out subtitles/
       clipcap-video caption talk.mp4 --segments fixed:10 --min_support 0.5
+      clipcap-video caption films/ --dry_run
     """
     from clipcap_video.captioning.formats import Results, require_formats, write_tables
     from clipcap_video.captioning.results import require_support
@@ -133,6 +138,9 @@ def _caption(config: CaptionConfig) -> None:
         if config.overwrite or config.tables
         else [path for path in videos if not _is_done(path, config.out_dir, config.sidecars, several)]
     )
+    if config.dry_run:
+        print(_plan(config, settings, todo, len(videos) - len(todo)).describe())
+        return
     if not todo:
         return
     captioner = load_captioner(config)
@@ -160,6 +168,27 @@ def _caption(config: CaptionConfig) -> None:
         print(f"{name}: {table}")
     if failures:
         sys.exit(1)
+
+
+def _plan(config: CaptionConfig, settings: DecodingSettings, todo: list[Path], done: int) -> Plan:
+    from clipcap_video.captioning.plan import plan_captions
+    from clipcap_video.captioning.results import require_support
+    from clipcap_video.captioning.run import with_defaults_of
+    from clipcap_video.runs.plan import Plan
+
+    if not todo:
+        return Plan("caption", 0, done=done)
+    captioner = load_captioner(config)
+    settings = with_defaults_of(settings, captioner, config)
+    require_support(config.min_support, captioner, settings)
+    where = "the videos' folders" if config.out_dir is None else str(config.out_dir)
+    plan = plan_captions(
+        captioner, todo, config.segmentation, settings, to=config.sidecars, where=where, done=done,
+        batch_size=config.bs, max_damage=config.max_damage,
+    )  # fmt: skip
+    if config.second_opinion is not None:
+        plan.notes.append("asking --second_opinion comes on top")
+    return plan
 
 
 def _caption_one(

@@ -44,7 +44,7 @@ class Plan:
             return f"{self.command} has nothing to do: {self.done:,} videos are done already"
         rows = [("videos", f"{self.videos:,}" + (f", and {self.done:,} done already" if self.done else ""))]
         if self.captions:
-            rows.append(("captions", f"{self.captions:,}"))
+            rows.append(("captions", f"{'about ' if self.command == 'caption' else ''}{self.captions:,}"))
         if self.frames:
             rows.append(("frames", f"{'about ' if self.command == 'extract' else ''}{self.frames:,}"))
         if self.steps:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.runs import plan
 from clipcap_video.runs.plan import Plan, in_bytes, in_words, measure
+from clipcap_video.video.sampling import SamplingSpec
+from clipcap_video.video.segments import SegmentedVideo
 from tests.bag_of_words import use_bag_of_words
 from tests.cli.test_cli import run
 from tests.clips import write_clip
@@ -177,6 +182,43 @@ class TestInfer:
         assert done.returncode == 0, done.stderr
         assert (rows(done.stdout)["videos"], rows(done.stdout)["frames"]) == ("7", "35")
         assert everything(tmp_path, short) == before
+
+
+class TestCaption:
+    def test_counts_and_writes_nothing(
+        self, videos: Path, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        captioner = OneCaptionASegment()
+        monkeypatch.setattr("clipcap_video.cli.caption.load_captioner", lambda config: captioner)
+        monkeypatch.setattr("clipcap_video.captioning.run.with_defaults_of", lambda settings, *rest: settings)
+        (videos / "bad.mp4").write_bytes(b"no video")
+        before = everything(tmp_path)
+        command = ["clipcap-video", "caption", "videos", "--segments", "whole", "--dry_run", "--to", "srt"]
+        done = run(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said = rows(done.stdout)
+        assert (said["videos"], said["captions"]) == ("8", "about 7")
+        entry = "1\n00:00:00,000 --> 00:00:00,500\na dog\n\n"
+        assert float(said["disk"].split()[1]) == pytest.approx(7 * len(entry), rel=0.2)
+        assert "1 of the 8 videos looked at cannot be read" in done.stdout
+        assert everything(tmp_path, short) == before
+        for number in range(7):
+            (videos / f"video{number}.srt").touch()
+        assert rows(run(*command, cwd=tmp_path).stdout)["videos"] == "1, and 7 done already"
+
+
+class OneCaptionASegment:
+    """A captioner that says the same of every segment."""
+
+    device = torch.device("cpu")
+    encoder = SimpleNamespace(preprocess=lambda frames: frames[..., :8, :8])
+
+    def require_fingerprint(self) -> SimpleNamespace:
+        return SimpleNamespace(sampling=SamplingSpec())
+
+    def caption_batches(self, video: SegmentedVideo, settings: object, batch_size: int) -> Iterator[list[Prediction]]:
+        for segment in video:
+            yield [Prediction("v", [Caption("a dog", 0.0, 0.0, 2)], start=segment.start, end=segment.end)]
 
 
 class TestMeasuring:
