@@ -23,6 +23,20 @@ def write_program_files(
     written = [write_text(folder / name, said, "choose another --out")]
     scored = {video: text for video, text in captions.items() if references.get(video)}
     if scored:
-        scores = json.dumps(score_untokenized(scored, references))
+        scores = json.dumps(score_untokenized(scored, references).scores)
         written.append(write_text(folder / f"score{name}", scores, "choose another --out"))
     return written
+
+
+def write_examples(file: Path, captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Path:
+    """Writes what that program's compute_score.py writes: [scores, examples].
+
+    scores: those of `write_program_files`. examples: Bleu_4, ROUGE_L and CIDEr, each a list of [video, its first
+    reference, its caption, the figure of that]. Raises ClipcapError for a video without references.
+    """
+    found = score_untokenized(captions, references)
+    examples = {
+        figure: [[video, references[video][0], captions[video], value] for video, value in values.items()]
+        for figure, values in found.per_video.items()
+    }
+    return write_text(file, json.dumps([found.scores, examples], ensure_ascii=False), "choose another --out")

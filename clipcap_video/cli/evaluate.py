@@ -41,6 +41,11 @@ class EvaluateConfig(Options):
         least=0,
     )
     seed: int = option(0, "Seed of --bootstrap.", most=LARGEST_SEED)
+    examples: bool = option(
+        False,
+        "Also write score+exampleNAME beside the scores, as the MSR-VTT ClipCap program does: BLEU-4, ROUGE-L and "
+        "CIDEr of each video, with its caption and a reference, on words between blanks.",
+    )
     confidence_curve: Path | None = option(
         None,
         "Draw CIDEr by the captions' confidence to this file (.png, .svg or .pdf), and print it as a table: what a "
@@ -61,7 +66,14 @@ class EvaluateConfig(Options):
 
     def outputs(self) -> list[tuple[str, Path, str]]:
         (name, out, kind), *rest = super().outputs()
-        return [(name, out, kind if "out" in self.given else BESIDE), *rest]
+        beside = [("--examples", self.example_file, BESIDE)] if self.examples else []
+        return [(name, out, kind if "out" in self.given else BESIDE), *beside, *rest]
+
+    @property
+    def example_file(self) -> Path:
+        """Where --examples go."""
+        assert self.out is not None
+        return self.out.with_name(f"score+example{self.predictions.name}")
 
 
 def _evaluate(config: EvaluateConfig) -> Path:
@@ -73,6 +85,7 @@ def _evaluate(config: EvaluateConfig) -> Path:
     Examples:
       clipcap-video evaluate predictions.json --annotations captions.csv
       clipcap-video evaluate captions.coco.json --annotations captions_val2014.json --bootstrap 1000
+      clipcap-video evaluate out/pred_beam.json --annotations videodatainfo.json --split validate --examples
     """
     from clipcap_video.captioning.predictions import PredictionFile, load_captions
     from clipcap_video.datasets.annotations import read_annotations
@@ -92,6 +105,12 @@ def _evaluate(config: EvaluateConfig) -> Path:
     save_scores(scores, out, split)
     print(describe_scores(scores))
     print(f"written to {out}")
+    if config.examples:
+        from clipcap_video.captioning.program_files import write_examples
+
+        references = {one.video_id: one.captions for one in records}
+        said = {video: captions[video] for video in scores.per_video}
+        print(f"examples: {write_examples(config.example_file, said, references)}")
     if curve is not None:
         from clipcap_video.metrics.confidence import confidence_curve, describe_curve
         from clipcap_video.report.confidence_picture import draw_confidence_curve

@@ -18,7 +18,6 @@ from clipcap_video.files import write_text
 from clipcap_video.metrics import java as java_program
 from clipcap_video.metrics import ptb
 from clipcap_video.metrics.base import Tokens
-from clipcap_video.metrics.bleu import Bleu
 from clipcap_video.metrics.bootstrap import interval, resample_weights
 from clipcap_video.metrics.cider import Cider
 from clipcap_video.metrics.registry import METRICS
@@ -127,19 +126,34 @@ def cider(
     return figures.scores["CIDEr"], figures.per_video
 
 
-def score_untokenized(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+@dataclass(frozen=True)
+class UntokenizedScores:
+    """scores: fractions, by figure. per_video: Bleu_4, ROUGE_L and CIDEr -> video -> fraction."""
+
+    scores: dict[str, float]
+    per_video: dict[str, dict[str, float]]
+
+
+def score_untokenized(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> UntokenizedScores:
     """BLEU, ROUGE-L and CIDEr of captions split at blanks alone, as the MSR-VTT ClipCap program computes them.
 
     They do not compare with published figures; see `score_captions`. Raises ClipcapError as that does.
     """
+    from pycocoevalcap.bleu.bleu import Bleu as BleuScorer
     from pycocoevalcap.rouge.rouge import Rouge
 
     _check(predictions, references)
     hypotheses = {video: [text] for video, text in predictions.items()}
     targets = {video: list(references[video]) for video in predictions}
-    rouge = float(Rouge().compute_score(targets, hypotheses)[0])  # to which "" is a word
-    kept = [metric().score(hypotheses, targets).scores for metric in (Bleu, Cider)]
-    return {**kept[0], "ROUGE_L": rouge, **kept[1]}
+    rouge, rouges = Rouge().compute_score(targets, hypotheses)  # to which "" is a word
+    bleu, bleus = BleuScorer(4).compute_score(targets, hypotheses, verbose=0)
+    cider = Cider().score(hypotheses, targets)
+    scores = {f"Bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}
+    each = {"Bleu_4": bleus[3], "ROUGE_L": rouges}
+    per_video = {figure: dict(zip(predictions, map(float, values), strict=True)) for figure, values in each.items()}
+    return UntokenizedScores(
+        {**scores, "ROUGE_L": float(rouge), **cider.scores}, {**per_video, "CIDEr": cider.per_video}
+    )
 
 
 def _check(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:

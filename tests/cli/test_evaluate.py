@@ -117,3 +117,25 @@ def test_help_names_the_options_as_written_and_loads_nothing_heavy() -> None:
     code = f"import sys, clipcap_video.cli.evaluate; print([name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_examples_are_what_the_program_writes(tmp_path: Path, annotations: Path) -> None:
+    """Its compute_score.py: [scores, figure -> [video, first reference, caption, value]]; words between blanks."""
+    path = tmp_path / "pred.json"
+    path.write_text(json.dumps({"a": ["a dog runs"], "b": ["A cat sits."]}))
+    printed = run("--predictions", path, "--annotations", annotations, "--split", "test", "--examples")
+    assert f"examples: {tmp_path / 'score+examplepred.json'}" in printed
+    scores, examples = json.loads((tmp_path / "score+examplepred.json").read_text(encoding="utf-8"))
+    assert list(scores) == ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+    assert list(examples) == ["Bleu_4", "ROUGE_L", "CIDEr"]
+    for entries in examples.values():
+        assert [entry[:3] for entry in entries] == [
+            ["a", "a dog runs", "a dog runs"], ["b", "a cat sleeps", "A cat sits."]
+        ]  # fmt: skip
+    # "A" and "sits." are no words of the reference: of three words one is in it, in both directions.
+    assert [entry[3] for entry in examples["ROUGE_L"]] == pytest.approx([1, 1 / 3])
+    assert scores["ROUGE_L"] == pytest.approx(2 / 3)
+    assert scores["Bleu_1"] == pytest.approx(4 / 6)
+    assert scores["CIDEr"] == pytest.approx(sum(entry[3] for entry in examples["CIDEr"]) / 2)
+    # Three words of three in order, and no four words to find: the scorer's tiny constants remain.
+    assert [entry[3] for entry in examples["Bleu_4"]] == pytest.approx([(1e-15 / 1e-9) ** 0.25, 0], abs=1e-3)
