@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from clipcap_video.errors import ClipcapError
@@ -35,6 +36,12 @@ def legacy_state(model: CaptionModel, where: Path) -> dict[str, Tensor]:
             f"the language model of {where} is no GPT-2, and ClipCap knows no other; it has no such form"
         )
     state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
+    # The transformers that those programs ask for (4.10) has its attention masks among the weights.
+    length = len(state["gpt.transformer.wpe.weight"])
+    mask = torch.ones(length, length, dtype=torch.uint8).tril()[None, None]
+    for key in [key for key in state if key.endswith(".attn.c_attn.weight")]:
+        attention = key.removesuffix("c_attn.weight")
+        state |= {f"{attention}bias": mask, f"{attention}masked_bias": torch.tensor(-1e4)}
     return state
 
 
