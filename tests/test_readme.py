@@ -34,7 +34,7 @@ from tests.tiny_clip import save_tiny_clip
 
 DOCUMENTS = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "docs").glob("*.md"))
 # Commands that go on until they are stopped, or whose end is no success: (exit statuses that are right).
-SERVERS = {"serve"}
+SERVERS = {"serve", "watch"}
 STATUSES = {"doctor": (0, 1)}
 # Where a command takes the reader's own machine to be set up, its parts are looked at instead.
 SET_UP = ("pip", "conda", "git")

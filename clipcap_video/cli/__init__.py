@@ -74,6 +74,7 @@ COMMANDS = {
     "train": ("train", "train_captioner"),
     "infer": ("infer", "caption_videos"),
     "caption": ("caption", "caption"),
+    "watch": ("watch", "watch"),
     "serve": ("serve", "serve"),
     "evaluate": ("evaluate", "evaluate"),
     "report": ("report", "report"),

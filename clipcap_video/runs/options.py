@@ -37,6 +37,7 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
     once: it belongs to one call of the command; no record of the run keeps it. made: it is written, FILE, FOLDER or
         SHARED. chooses: with which other inputs the run is another one, e.g. the epoch of a checkpoint.
+    live: it may be a device or a pipe.
     aside: endings of files in its folders that are no input, because the command writes them there.
     panel, metavar, hidden: for `--help`. argument: a bare word, or several; `--NAME` is understood too.
     """

@@ -83,7 +83,7 @@ def _named_inputs(config: Any, config_file: Path | None) -> Iterator[tuple[Path,
         value = getattr(config, item.name)
         for one in value if isinstance(value, list) else [value]:
             named = isinstance(one, Path) or (isinstance(one, str) and one and kind_of(Path(one)) != "nothing")
-            if named and not item.metadata.get("made"):
+            if named and not item.metadata.get("made") and not item.metadata.get("live"):
                 yield Path(one), f"--{called(item.name)}"
 
 

@@ -6,7 +6,6 @@ follow the frame's matrix and range to RGB; high dynamic range is brought down t
 
 from __future__ import annotations
 
-import gc
 import math
 import struct
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 # What a shape of pixels beyond this says is a broken header.
 MOST_STRETCH = 16
@@ -197,30 +197,15 @@ def transfer_of(frame: Any) -> int:
 
 def matrix_of(frame: Any) -> tuple[int, ...] | None:
     """The display matrix of a frame, nine numbers; None for an upright one."""
-    twin = _twin(frame)
     try:
-        data = twin.side_data.get("DISPLAYMATRIX")
+        # As `frame.side_data`, which the frame would keep: each would then hold the other, pixels and all, until
+        # Python's garbage collector looks for such pairs.
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError:  # PyAV knows no name for something beside it (EXIF in pictures); the angle is told all the same
         angle = math.radians(frame.rotation)
         cosine, sine = round(65536 * math.cos(angle)), round(65536 * math.sin(angle))
         return (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1 << 30) if frame.rotation else None
-    finally:
-        del twin
-        gc.collect(0)
     return None if data is None else struct.unpack("=9i", bytes(data)[:36])
-
-
-def _twin(frame: Any) -> Any:
-    """The same frame, pixels and all, as another object of PyAV's.
-
-    Side data and the frame that is asked for it hold each other until Python looks for such pairs, which it may do late
-    if ever for what has lived a while. A twin is young when it goes.
-    """
-    graph = av.filter.Graph()
-    source = _source(graph, frame)
-    graph.link_nodes(source, graph.add("buffersink")).configure()
-    graph.vpush(frame)
-    return graph.vpull()
 
 
 def _source(graph: Any, frame: Any) -> Any:

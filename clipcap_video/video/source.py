@@ -96,7 +96,7 @@ class Source:
         self.context.thread_type = "AUTO"
         self.context.thread_count = self.threads
         self.unit = float(self.stream.time_base or 0) or 1 / 90000
-        self.rate = _rate(self.stream)
+        self.rate = stream_rate(self.stream)
 
     def again(self) -> None:
         """Goes back to the beginning, with a fresh decoder."""
@@ -225,7 +225,7 @@ def _is_side_picture(stream: Any) -> bool:
     return any(value & getattr(av.stream.Disposition, name).value for name in SIDE_PICTURES)
 
 
-def _rate(stream: Any) -> float:
+def stream_rate(stream: Any) -> float:
     for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate):
         if rate and 0 < rate <= 1000:
             return float(rate)
