@@ -200,7 +200,7 @@ def matrix_of(frame: Any) -> tuple[int, ...] | None:
     try:
         # As `frame.side_data`, which the frame would keep: each would then hold the other, pixels and all, until
         # Python's garbage collector looks for such pairs.
-        data = SideDataContainer(frame).get("DISPLAYMATRIX")
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # PyAV knows no name for something beside it (EXIF in pictures); the angle is told all the same
         angle = math.radians(frame.rotation)
         cosine, sine = round(65536 * math.cos(angle)), round(65536 * math.sin(angle))
