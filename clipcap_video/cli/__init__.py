@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -28,6 +29,7 @@ def run_app(app: typer.Typer) -> None:
     # Importing torch and transformers makes millions of objects that stay. Looking through them for garbage again and
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)
+    atexit.register(gc.freeze)  # nor is there anything to look for at the end, where it would take a second
     terminate_as_interrupted()
     if not sys.warnoptions:  # what libraries say to programmers; what matters of it, a sentence of ours says
         warnings.simplefilter("ignore")

@@ -68,6 +68,11 @@ class Library:
         self._most_bytes = most_bytes
         self.videos: list[DescribedVideo] = []
         self._at_work = threading.Lock()
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Breaks off what is being described."""
+        self._closed.set()
 
     def describe(
         self, path: Path, segmentation: Segmentation, progress: Callable[[float], None] = lambda share: None
@@ -87,13 +92,15 @@ class Library:
     def _describe(self, path: Path, segmentation: Segmentation, progress: Callable[[float], None]) -> DescribedVideo:
         captioner = self._captioner
         sampling = captioner.require_fingerprint().sampling
-        video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
+        video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess, stop=self._closed)
         check_length(path.name, video.duration)
         check_pixels(path.name, video.pixels)
         predictions: list[Prediction] = []
         for batch in captioner.caption_batches(video, self._settings):
+            self._check_open()
             predictions += batch
             progress(min(1.0, video.position / video.duration) if video.duration else 0.0)
+        self._check_open()
         segments = list(joined(predictions))
         whole = segments[0] if len(segments) == 1 else captioner.caption(path, self._settings)
         folder = self._folder / str(len(self.videos))
@@ -105,6 +112,10 @@ class Library:
         described = DescribedVideo(len(self.videos), path.name, path, whole.captions[0], segments, files)
         self.videos.append(described)
         return described
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise VideoError("the page ends, and the video is not captioned")
 
     def search(self, query: str) -> list[Hit]:
         """Captions that have every word of `query`, or words that begin so, the newest video first."""

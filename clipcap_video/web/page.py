@@ -64,8 +64,6 @@ def serve(
         subtitle_folder.mkdir()
         library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE, wording)
         page, look = build(library, max_mb)
-        if not console.is_verbose():
-            _one_line_a_fault()
         with stopped_by_signals(threading.Event()) as stop:
             try:
                 # More calls than that wait nowhere: they are refused.
@@ -90,9 +88,14 @@ def serve(
                 taken = f"port {address.port} of {address.host} is taken"
                 raise ClipcapError(f"{taken}; give another one with --port") from None
             try:
+                if not console.is_verbose():  # launching sets up the logs
+                    _one_line_a_fault()
+                # Browsers keep their connections open, and would be waited for.
+                page.server.config.timeout_graceful_shutdown = 1
                 tell(f"open http://{address.host}:{address.port} in a browser; Ctrl-C ends the page")
                 stop.wait()
             finally:
+                library.close()
                 page.close(verbose=False)
 
 
