@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,3 +30,22 @@ def browser() -> Iterator[Any]:
             yield chromium
         finally:
             chromium.close()
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds on a page that is serious or critical; skips the test where AXE names no axe.min.js.
+
+    It comes with the npm package axe-core.
+    """
+    axe = os.environ.get("AXE")
+    if axe is None:
+        pytest.skip("the variable AXE names no axe.min.js (npm pack axe-core)")
+    # Past the page's Content-Security-Policy, which lets no other script in.
+    page.evaluate(Path(axe).read_text("utf-8"))
+    found = page.evaluate("axe.run().then(result => result.violations)")
+    return [
+        f"{one['id']}: {node['target']} {node['failureSummary']}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]

@@ -2,14 +2,15 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const list = byId("cards"), search = byId("search"), sort = byId("sort"), large = byId("large");
+  const fold = byId("fold");
   const least = byId("least"), expected = byId("expected"), supported = byId("supported");
   const most = byId("most"), cut = byId("cut");
-  const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").replace(/\s+/g, " ").toLowerCase();
+  const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").replace(/\s+/g, " ").toLowerCase();
   const number = (text) => (text === undefined ? NaN : Number(text));
 
   // Read once: searching then touches no text of the page, and sorting no attribute.
   const cards = Array.from(list.children, (node) => {
-    const texts = Array.from(node.querySelectorAll(".find"), (part) => fold(part.textContent));
+    const texts = Array.from(node.querySelectorAll(".find"), (part) => plain(part.textContent));
     return {
       node,
       text: texts.join("\n"),
@@ -24,7 +25,7 @@
   });
 
   const applySearch = () => {
-    const words = Array.from(search.value.matchAll(/"([^"]+)"|[^\s"]+/g), (match) => fold(match[1] ?? match[0]));
+    const words = Array.from(search.value.matchAll(/"([^"]+)"|[^\s"]+/g), (match) => plain(match[1] ?? match[0]));
     // A field that is empty filters nothing; one that is filled leaves out cards without the figure.
     const floor = least.value === "" ? NaN : Math.log(least.valueAsNumber / 100);
     const promise = expected.value === "" ? NaN : expected.valueAsNumber / 100;
@@ -41,6 +42,8 @@
       if (card.node.hidden === hit) card.node.hidden = !hit;
       shown += hit;
     }
+    const active = [least, expected, supported, most].filter((field) => field.value !== "").length + cut.checked;
+    fold.textContent = active ? `Sort and filter (${active})` : "Sort and filter";
     byId("shown").textContent = `${shown} of ${cards.length} shown`;
     byId("nothing").hidden = shown > 0 || cards.length === 0;
   };
@@ -73,6 +76,7 @@
     }
     const next = visible[Math.max(0, Math.min(index, visible.length - 1))];
     if (!next) return;
+    document.documentElement.style.setProperty("--bar", `${byId("bar").offsetHeight}px`);
     next.focus({ preventScroll: true });
     next.scrollIntoView({ block: "start" });
   };
@@ -86,14 +90,27 @@
     image.alt = picture.alt;
     caption.textContent = card.querySelector(".best").firstElementChild?.textContent ?? "";
     const evidence = figure.querySelector(".owed")?.title;
-    about.textContent = [`${picture.alt}, ${at + 1} of ${pictures.length}.`, evidence].filter(Boolean).join(" ");
+    const time = figure.querySelector("figcaption span").textContent;
+    about.textContent = [`Frame at ${time}, ${at + 1} of ${pictures.length}.`, evidence].filter(Boolean).join(" ");
     if (!large.open) large.showModal();
   };
-  list.addEventListener("click", (event) => {
+  const enlarge = (event) => {
     const picture = event.target.closest(".strip img");
     if (!picture) return;
+    event.preventDefault();
     pictures = Array.from(picture.closest(".strip").querySelectorAll("img"));
     show(pictures.indexOf(picture));
+  };
+  list.addEventListener("click", enlarge);
+  list.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") enlarge(event);
+  });
+  for (const picture of list.querySelectorAll(".strip img")) {
+    picture.tabIndex = 0;
+    picture.setAttribute("role", "button");
+  }
+  fold.addEventListener("click", () => {
+    fold.setAttribute("aria-expanded", String(fold.getAttribute("aria-expanded") === "false"));
   });
   large.addEventListener("click", () => large.close());
   large.addEventListener("keydown", (event) => {

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -97,6 +99,7 @@ def write_report(
         "seconds": format_seconds,
         "number": _number,
         "percent": _percent,
+        "near": partial(_near, folder=out.absolute().parent),
     }
     # Universal newlines matter: browsers digest the script with LF, whatever the file on disk has.
     script = resources.files("clipcap_video.report").joinpath("page.js").read_text("utf-8")
@@ -114,8 +117,8 @@ def write_report(
     try:
         # A path that is no valid UTF-8 reaches Python with lone surrogates, which do not encode as they are.
         with (
-            whole_file(out) as partial,
-            partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+            whole_file(out) as unfinished,
+            unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
         ):
             file.writelines(page)
     except OSError as error:
@@ -159,6 +162,16 @@ def format_seconds(seconds: float | None) -> str:
     if minutes < 60:
         return f"{sign}{minutes}:{rest}"
     return f"{sign}{minutes // 60}:{minutes % 60:02d}:{rest}"
+
+
+def _near(text: str, folder: Path) -> str:
+    """A text, but an absolute path as it is reached from `folder`: the page may be sent on, and names no home."""
+    if not os.path.isabs(text):
+        return text
+    try:
+        return Path(os.path.relpath(text, folder)).as_posix()
+    except ValueError:  # another drive
+        return Path(text).name
 
 
 def _base64(data: bytes) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipcap_video.report.page import ReportEntry, ReportFrame, encode_picture, write_report
-from tests.browser import browser
+from tests.browser import browser, serious
 from tests.report.test_page import caption, report_entry
 
 HOSTILE = "<img src=x onerror=document.title='run'>"
@@ -139,6 +139,52 @@ def test_a_click_shows_the_frame_with_what_it_meant(page: Any) -> None:
     assert not page.is_visible("#large")
 
 
+def test_a_frame_is_enlarged_by_keyboard_and_the_focus_comes_back(page: Any) -> None:
+    picture = page.locator("article").nth(1).locator(".strip img").nth(2)
+    assert picture.get_attribute("alt") == "a horse number 2, at 0:04.0"
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    assert picture.evaluate("node => node === document.activeElement")
+    for key in ("Enter", " "):
+        page.keyboard.press(key)
+        assert "Frame at 0:04.0, 3 of 3." in page.text_content("#large")
+        page.keyboard.press("Escape")
+        assert not page.is_visible("#large")
+        assert picture.evaluate("node => node === document.activeElement")
+
+
+def test_filters_fold_on_a_phone(page: Any) -> None:
+    assert page.is_visible("#supported")
+    assert not page.is_visible("#fold")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert not page.is_visible("#supported")
+    assert page.is_visible("#search")
+    page.focus("#fold")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("#fold", "aria-expanded") == "true"
+    page.fill("#supported", "75")
+    page.click("#fold")
+    assert not page.is_visible("#supported")
+    assert page.text_content("#fold") == "Sort and filter (1)"
+    assert shown(page) == [3, 7, 11]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Any, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    if width == 390:
+        page.click("#fold")
+    page.click("details.legend summary")
+    assert serious(page) == []
+    page.locator("article .strip img").first.click()
+    assert serious(page) == []
+    page.emulate_media(color_scheme="light")
+
+
 def test_keys(page: Any) -> None:
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
@@ -153,6 +199,8 @@ def test_a_narrow_screen(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.fill("#search", "cat")
+    page.click("#fold")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.locator("article:not([hidden]) .strip img").first.click()
     box = page.locator("#large").bounding_box()
     assert box["x"] >= 0

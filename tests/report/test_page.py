@@ -122,7 +122,7 @@ def entries() -> list[ReportEntry]:
     ]
 
 
-def read(entries: list[ReportEntry], folder: Path, **options: str) -> tuple[str, Page]:
+def read(entries: list[ReportEntry], folder: Path, **options: Any) -> tuple[str, Page]:
     file = write_report(entries, folder / "report.html", **{"title": "Captions", "count": len(entries), **options})
     source = file.read_text("utf-8")
     return source, Page(source)
@@ -296,6 +296,15 @@ def test_empty_report_is_a_page(tmp_path: Path) -> None:
     source, page = read([], tmp_path, title="Nothing")
     assert page.cards == []
     assert "{{" not in source.replace(page.scripts[0], "")
+
+
+def test_absolute_paths_are_shown_from_where_the_page_is(tmp_path: Path) -> None:
+    clip = tmp_path / "clips" / "a.mp4"
+    shown = [report_entry("a", [], [], path=str(path)) for path in (clip, "b/c.mp4", "s3://bucket/d.mp4")]
+    source, page = read(shown, tmp_path, details={"model": str(tmp_path / "out" / "best")})
+    assert [page.texts(number, "path") for number in range(3)] == [["clips/a.mp4"], ["b/c.mp4"], ["s3://bucket/d.mp4"]]
+    assert "<dd>out/best</dd>" in source
+    assert str(tmp_path) not in source
 
 
 def test_a_path_that_is_not_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
