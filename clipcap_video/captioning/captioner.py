@@ -50,7 +50,7 @@ STARTER = Path(__file__).parents[1] / "starter"
 # Videos that a core decodes at once on a CPU: enough for large products, few enough for its caches.
 LANE_VIDEOS = 16
 LARGE_WEIGHTS = 2**27  # bytes; beyond, even one video's products are worth all cores
-RANKED_BEAMS = 28  # that a consensus network has to choose among, unless the user says
+RANKED_BEAMS = 40  # that a consensus network has to choose among, unless the user says
 
 
 class Captioner(HubModel):

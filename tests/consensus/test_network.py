@@ -212,7 +212,7 @@ def test_inference_ranks_by_it_and_says_so(ranked: Path) -> None:
         done = run("inference_vtt.py", "--model_dir", ranked / "out", "--split", "test", "--out", out, *more)
         assert done.returncode == 0, done.stderr
     content = json.loads(with_it.read_text())
-    assert content["decoding"]["beam_size"] == 28
+    assert content["decoding"]["beam_size"] == 40
     assert content["decoding"]["use_beam_search"]
     assert all(entry["captions"][0]["expected_cider"] > 0 for entry in content["predictions"])
     assert all(0 < entry["captions"][0]["support"] <= 1 for entry in content["predictions"])
