@@ -58,11 +58,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def has_block_attention(device: torch.device) -> bool:
-    """Whether FlexAttention has a kernel there that is worth its compilation."""
-    return device.type == "cuda"
-
-
 def may_use_gpu(name: str) -> bool:
     """Whether the device called `name` is an NVIDIA GPU where there is one."""
     return name == "auto" or name.startswith("cuda")

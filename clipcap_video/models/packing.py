@@ -90,3 +90,21 @@ def pack(
         label_column=torch.tensor(label_column, dtype=torch.int64),
         labels=torch.tensor(labels, dtype=torch.int64),
     )
+
+
+def packed_attention(caption: Tensor, position: Tensor, prefix_length: int) -> Tensor:
+    """Who attends to whom in packed sequences.
+
+    caption, position: [B, L] as in PackedCaptions. Returns bool [B, P + L, P + L], True where the query (rows) sees
+    the key (columns): the prefix causally, each caption the prefix and its own past, padding itself alone.
+    """
+    batch, length = caption.shape
+    same = caption[:, :, None] == caption[:, None, :]
+    past = position[:, :, None] >= position[:, None, :]
+    real = caption >= 0
+    within = same & past & real[:, :, None] | torch.eye(length, dtype=torch.bool, device=caption.device)
+    allowed = torch.zeros(batch, prefix_length + length, prefix_length + length, dtype=torch.bool, device=within.device)
+    allowed[:, :prefix_length, :prefix_length] = torch.ones_like(allowed[0, :prefix_length, :prefix_length]).tril()
+    allowed[:, prefix_length:, :prefix_length] = real[:, :, None]
+    allowed[:, prefix_length:, prefix_length:] = within
+    return allowed

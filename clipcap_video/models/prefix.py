@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,7 @@ from clipcap_video.models.language_model import (
 )
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.packed_mask import BLOCK, PADDING, block_attention, block_mask, dense_mask, suits_blocks
-from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.models.packing import PackedCaptions, packed_attention
 
 STOP_TEXT = "."  # of the ClipCap programs
 
@@ -224,23 +222,15 @@ class PrefixCaptioner(CaptionModel):
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
-        count, length = prefix.shape[1], batch.tokens.shape[1]
-        blocks = suits_blocks(self.language_model, prefix.device, count + length)
-        # The kernel is compiled for each length, so there are to be few.
-        room = -(count + length) % BLOCK if blocks else 0
-        tokens = F.pad(batch.tokens, (0, room))
-        caption, position = F.pad(batch.caption, (0, room), value=PADDING), F.pad(batch.position, (0, room))
-        embeddings = self.language_model.get_input_embeddings()(tokens)
+        count = prefix.shape[1]
+        embeddings = self.language_model.get_input_embeddings()(batch.tokens)
         places = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
-        mask = block_mask if blocks else dense_mask
-        with block_attention(self.language_model) if blocks else nullcontext():
-            out = self.language_model.base_model(
-                inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
-                attention_mask=mask(caption, position, count),
-                position_ids=torch.cat([places, position + count], dim=1),
-                use_cache=False,
-            )
-        return out.last_hidden_state[:, : count + length]
+        return self.language_model.base_model(
+            inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
+            attention_mask=packed_attention(batch.caption, batch.position, count)[:, None],
+            position_ids=torch.cat([places, batch.position + count], dim=1),
+            use_cache=False,
+        ).last_hidden_state
 
     def output_layer(self) -> tuple[Tensor, Tensor | None]:
         head = self.language_model.get_output_embeddings()

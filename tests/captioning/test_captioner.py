@@ -19,8 +19,7 @@ from clipcap_video.features.base import VideoFeatures, stack_features, thin_fram
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.packed_mask import packed_attention
-from clipcap_video.models.packing import pack
+from clipcap_video.models.packing import pack, packed_attention
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 from tests.decoding_models import clipcap_beam
 from tests.tiny import WIDTH, captions_of, features_of
