@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from clipcap_video.cli.command import Command
 from clipcap_video.consensus.config import ConsensusTrainConfig
 
 
-def _train(config: ConsensusTrainConfig) -> Path:
+def _train(config: ConsensusTrainConfig) -> None:
     """Teach a captioner to choose among its own captions the one that people would most agree on.
 
     A small network learns from features and captions which n-grams people use of a video. It is put into the
@@ -24,7 +22,6 @@ def _train(config: ConsensusTrainConfig) -> Path:
     file, store, validation = train(config)
     print(calibrate(file, store, validation, config.caution, config.device))
     print(f"written to {file}; beams are ranked by it from now on (--no_consensus to leave it out)")
-    return file
 
 
 train_consensus = Command(ConsensusTrainConfig, _train, "train-consensus")

@@ -115,8 +115,13 @@ def join_segments(records: Sequence[VideoRecord]) -> list[VideoRecord]:
 
 
 def _read(path: Path) -> list[VideoRecord] | Listing:
-    with reading(path, "the annotations", "check that the download is complete"):
-        return _read_source(open_source(path))
+    try:
+        with reading(path, "the annotations", "check that the download is complete"):
+            return _read_source(open_source(path))
+    except ClipcapError as error:  # of a record, which knows nothing of files
+        if str(path) in str(error):
+            raise
+        raise ClipcapError(f"{path}: {error}") from None
 
 
 def _read_source(source: Source) -> list[VideoRecord] | Listing:

@@ -56,6 +56,8 @@ class VideoRecord:
     split: "" while no file says it; `read_annotations` gives such only where splits do not count.
     whole, span: of a segment, the id of the video and the part of it; see `segment`.
     aliases: other ids under which files and features of the video are found.
+
+    Raises ClipcapError for an id that is no name.
     """
 
     video_id: str
@@ -66,6 +68,9 @@ class VideoRecord:
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        name = self.video_id if self.whole is None else self.whole
+        if not (isinstance(name, str) and name):
+            raise ClipcapError(f"the id of a video is {name!r}, not a name; fix it")
         if isinstance(self.captions, Texts):  # which folds them itself
             return
         folded = (" ".join(caption.split()) for caption in self.captions)

@@ -18,8 +18,7 @@ from clipcap_video.cli import main
 from clipcap_video.models.checkpoint import save_checkpoint
 from tests.captioning.test_long_videos import captioner  # noqa: F401  (a fixture)
 from tests.clips import write_shots
-from tests.hostile.test_hostile import Place, place  # noqa: F401  (a fixture)
-from tests.tiny_clip import save_tiny_clip
+from tests.hostile.writers import Workshop, workshop  # noqa: F401  (a fixture)
 
 # A server that has imported everything forks each run, which then begins at once.
 FORKS = multiprocessing.get_context("forkserver")
@@ -81,9 +80,8 @@ def _weights(out: Path) -> dict[str, object]:
     return found | {"metrics": [{name: line[name] for name in line if "second" not in name} for line in lines]}
 
 
-def test_extraction(tmp_path: Path) -> None:
+def test_extraction(workshop: Workshop, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "clips").mkdir()
-    save_tiny_clip(tmp_path / "clip.pt")
     for number in range(12):
         write_shots(tmp_path / "clips" / f"video{number}.mp4", [10])
     (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video" * 100)
@@ -92,28 +90,46 @@ def test_extraction(tmp_path: Path) -> None:
         files = [file for file in sorted(out.iterdir()) if file.suffix in (".safetensors", ".jsonl")]
         return {file.name: file.read_bytes() for file in files}
 
-    killed_runs(
-        lambda out: ["extract", "--videos", tmp_path / "clips", "--encoder", tmp_path / "clip.pt", "--frames", 4,
-                     "--out", out],
-        result, tmp_path, 100,
-    )  # fmt: skip
+    words = workshop.read("extract CLIPS --encoder CLIP --frames 4 --out").split()
+    words[1] = str(tmp_path / "clips")
+    killed_runs(lambda out: [*words, out], result, tmp_path, 100)
 
 
 KINDS = {
-    "prefix": ["--lm", "LM", "--num_layers", 1, "--prefix_length", 3],
-    "lstm": ["--model", "lstm", "--rnn_width", 16, "--word_width", 8, "--head_width", 8, "--min_count", 1],
-    "average": ["--lm", "LM", "--only_prefix", "--num_layers", 1, "--prefix_length", 3, "--average", 0.9],
+    "prefix": "train:prefix",
+    "average": "train:prefix --average 0.9",
+    "lstm": "train:lstm",
+    "contrastive": "train:contrastive",
+    "scst": "train:scst",
+    "retrieval": "train-retrieval:features",
+    "retrieval from videos": "train-retrieval:videos",
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training(place: Place, tmp_path: Path, kind: str) -> None:  # noqa: F811
-    more = [place.lm if word == "LM" else word for word in KINDS[kind]]
+def test_training(workshop: Workshop, tmp_path: Path, kind: str) -> None:  # noqa: F811
+    name, *more = KINDS[kind].split()
     killed_runs(
-        lambda out: ["train", "--data", place.data, "--caption", place.caption, "--out_dir", out, "--epochs", 4,
-                     "--bs", 6, "--device", "cpu", "--precision", "fp32", "--resume", *more],
-        _weights, tmp_path, 50,
+        lambda out: [*workshop.words(name, out), "--epochs", 4, *more], lambda out: _weights(out / "out"), tmp_path, 50
+    )
+
+
+def test_consensus(workshop: Workshop, tmp_path: Path) -> None:  # noqa: F811
+    killed_runs(
+        lambda out: workshop.words("train-consensus", out),
+        lambda out: (out / "model" / "consensus.safetensors").read_bytes(), tmp_path, 50,
     )  # fmt: skip
+
+
+def test_inference(workshop: Workshop, tmp_path: Path) -> None:  # noqa: F811
+    """Captions of videos, with subtitles beside them and a table, from wherever it was."""
+
+    def result(out: Path) -> dict[str, bytes]:
+        return {
+            str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.*")) if file.suffix != ".yaml"
+        }
+
+    killed_runs(lambda out: [*workshop.words("infer:beside", out), "--to", "json"], result, tmp_path, 20)
 
 
 def test_caption(captioner: Captioner, tmp_path: Path) -> None:  # noqa: F811
