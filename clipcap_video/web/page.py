@@ -9,8 +9,9 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,20 +20,38 @@ from urllib.parse import quote
 from clipcap_video import console
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import Wording
-from clipcap_video.captioning.predictions import Caption
+from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.stopping import stopped_by_signals
+from clipcap_video.video.files import SUFFIXES
+from clipcap_video.video.samples import sample_clips
 from clipcap_video.video.segments import Segmentation
 from clipcap_video.web.guard import Guard
 from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
 
-# What browsers can show themselves; of others the captions are shown without a player.
-PLAYABLE = (".mp4", ".m4v", ".mov", ".webm", ".mkv")
 SEGMENTS = {"shot by shot": "shots", "every 10 seconds": "fixed:10", "one caption": "whole"}
-HIT_HEADERS = ["video", "from", "to", "caption"]
-HEADERS = [*HIT_HEADERS[1:], "support"]
+HEADERS = ["when", "caption", "support"]
+HIT_HEADERS = ["when", "caption", "video"]
+WIDTHS = ["25%", "45%", "30%"]
+INTO_VIEW = """() => requestAnimationFrame(() => document.querySelector("#player").scrollIntoView({block: "center"}))"""
+CSS = """
+#player video { width: 100%; max-height: 60vh; }
+#status progress { width: 100%; accent-color: var(--primary-600); }
+#status [role=alert] { padding: 0.75em 1em; border-left: 4px solid #c2410c; background: var(--block-background-fill); }
+#video-file .or { color: inherit; }
+#segment-table, #hits { --font-mono: var(--font); }
+#subtitles a { color: var(--link-text-color); }
+"""
+# Gradio names its drop zone otherwise than it reads, which who speaks to a page cannot know.
+HEAD = """<script>
+new MutationObserver(() => {
+    for (const zone of document.querySelectorAll("#video-file button[aria-label]")) {
+        if (zone.innerText.trim()) zone.removeAttribute("aria-label");
+    }
+}).observe(document, {childList: true, subtree: true});
+</script>"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,8 @@ def serve(
         subtitle_folder = Path(folder, "subtitles")
         subtitle_folder.mkdir()
         library = Library(captioner, settings, subtitle_folder, max_mb * MEGABYTE, wording)
-        page, look = build(library, max_mb)
+        examples = _examples()
+        page, look = build(library, max_mb, examples)
         with stopped_by_signals(threading.Event()) as stop:
             try:
                 # More calls than that wait nowhere: they are refused.
@@ -73,7 +93,7 @@ def serve(
                     prevent_thread_lock=True,
                     quiet=True,
                     share=False,
-                    allowed_paths=[folder],
+                    allowed_paths=[folder, *map(str, examples)],
                     max_file_size=max_mb * MEGABYTE,
                     footer_links=[],
                     run_history=False,
@@ -99,6 +119,14 @@ def serve(
                 page.close(verbose=False)
 
 
+def _examples() -> list[Path]:
+    """The sample clips, where they are installed."""
+    try:
+        return [clip for clip in sample_clips() if clip.is_file()]
+    except ClipcapError:
+        return []
+
+
 def _one_line_a_fault() -> None:
     """A call that breaks is one line of the log; Gradio and the server below it would print tracebacks."""
     import gradio.queueing
@@ -119,56 +147,88 @@ def guard_of(host: str) -> Any:
     return Middleware(Guard, names=(host, socket.gethostname()))
 
 
-def build(library: Library, max_mb: int) -> tuple[Any, dict[str, Any]]:
-    """The page as Gradio Blocks, and what its `launch` must be given for its looks."""
+def build(library: Library, max_mb: int, examples: Sequence[Path] = ()) -> tuple[Any, dict[str, Any]]:
+    """The page as Gradio Blocks, and what its `launch` must be given for its looks. examples: videos to click."""
     gradio = _gradio()
 
-    def describe(file: str | None, segments: str, progress: Any = gradio.Progress()) -> tuple[Any, ...]:
+    def describe(file: str | None, segments: str) -> Iterator[dict[Any, Any]]:
         if file is None:
-            return "", "", [], None, None
+            yield {on.status: _alert("There is no video yet: drop one, or click an example.")}
+            return
+        nothing = {on.caption: "", on.player: "", on.table: [], on.downloads: _files(None), on.shown: None}
+        yield nothing | {on.status: _bar(0, 0.0, 0.0, 0.0)}
         try:
-            described = library.describe(
-                Path(file), Segmentation.parse(SEGMENTS[segments]), lambda share: progress(share, desc="captioning")
-            )
+            for step in library.describe(Path(file), Segmentation.parse(SEGMENTS[segments])):
+                if isinstance(step, DescribedVideo):
+                    yield show(step) | {on.status: ""}
+                else:
+                    bar = _bar(len(step.segments), step.end, step.duration, step.share)
+                    yield {on.status: bar, on.table: _rows(step.segments)}
         except ClipcapError as error:
-            raise gradio.Error(str(error), title="Not captioned", print_exception=False) from None
-        rows = [
-            [clock(part.start or 0), clock(part.end or 0), part.text, _support(part.captions[0])]
-            for part in described.segments
-        ]
-        downloads = [str(file) for file in described.subtitle_files.values()]
-        return _heading(described.caption), _player(described), rows, downloads, described.number
+            yield nothing | {on.status: _alert(str(error))}
 
-    def play_segment(number: int | None, event: Any) -> str:
+    def show(video: DescribedVideo, start: float | None = None) -> dict[Any, Any]:
+        return {
+            on.caption: _heading(video.caption),
+            on.player: player(video, start),
+            on.table: _rows(video.segments),
+            on.downloads: _files([str(file) for file in video.subtitle_files.values()]),
+            on.shown: video.number,
+        }
+
+    def _files(files: list[str] | None) -> Any:
+        return gradio.File(files, visible=files is not None)
+
+    def play_segment(number: int | None, event: Any) -> Any:
         if number is None:
-            return ""
+            return gradio.skip()
         video = library.videos[number]
-        return _player(video, video.segments[event.index[0]].start)
+        return player(video, video.segments[event.index[0]].start)
 
-    def play_hit(query: str, event: Any) -> str:
-        hit = library.search(query)[event.index[0]]
-        return _player(hit.video, hit.start or 0.0)
+    def play_hit(found: list[tuple[int, float]], event: Any) -> dict[Any, Any]:
+        number, start = found[event.index[0]]
+        return show(library.videos[number], start)
 
     for played in (play_segment, play_hit):  # Gradio looks at the type to know what to give
         played.__annotations__["event"] = gradio.SelectData
 
-    def search(query: str) -> tuple[list[list[str]], str]:
+    def search(query: str) -> tuple[list[list[str]], str, list[tuple[int, float]]]:
         hits = library.search(query)
-        many = f"{len(hits)} found" if hits else "nothing found"
-        videos = len(library.videos)
-        return _hit_rows(hits), f"{many} in {videos} video{'' if videos == 1 else 's'}" if query.strip() else ""
+        return _hit_rows(hits), _found(len(hits), len(library.videos), query), [_place(hit) for hit in hits]
 
     with gradio.Blocks(title="clipcap-video", analytics_enabled=False) as page:
-        on = _elements(gradio, max_mb)
-        outputs = [on.caption, on.player, on.table, on.downloads, on.shown]
-        for event in (on.file.upload, on.again.click):
-            event(describe, [on.file, on.segments], outputs, concurrency_limit=1, api_visibility="private")
-        for event in (on.query.submit, on.query.change):
-            event(search, on.query, [on.hits, on.count], show_progress="hidden", api_visibility="private")
-        on.table.select(play_segment, on.shown, on.player, show_progress="hidden", api_visibility="private")
-        on.hits.select(play_hit, on.query, on.player, show_progress="hidden", api_visibility="private")
-    fonts = ["system-ui", "sans-serif"]
-    return page, {"theme": gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])}
+        on = _elements(gradio, max_mb, examples)
+        shown = [on.caption, on.player, on.table, on.downloads, on.shown]
+        quietly: Any = {"show_progress": "hidden", "api_visibility": "private"}
+
+        def describes(event: Any) -> None:
+            described = event(describe, [on.file, on.segments], [*shown, on.status], concurrency_limit=1, **quietly)
+            described.then(search, on.query, [on.hits, on.count, on.found], **quietly)
+
+        describes(on.file.upload)
+        describes(on.again.click)
+        for button, example in zip(on.examples, examples, strict=True):
+            describes(button.click(partial(str, example), None, on.file, **quietly).then)
+        for event in (page.load, on.query.submit, on.query.change):
+            event(search, on.query, [on.hits, on.count, on.found], **quietly)
+        on.table.select(play_segment, on.shown, on.player, **quietly).then(None, js=INTO_VIEW)
+        on.hits.select(play_hit, on.found, shown, **quietly).then(None, js=INTO_VIEW)
+    return page, _look(gradio)
+
+
+def _look(gradio: Any) -> dict[str, Any]:
+    """Colours with enough contrast, fonts that are there, and names that say what is shown."""
+    theme = gradio.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+    )
+    return {"theme": theme, "css": CSS, "head": HEAD}
 
 
 def _support(caption: Caption) -> str:
@@ -182,28 +242,62 @@ def _heading(caption: Caption) -> str:
     return f"### {caption.text}" + ("" if caption.support is None else f"\n\nsupport {_support(caption)}")
 
 
-def _elements(gradio: Any, max_mb: int) -> SimpleNamespace:
+def _rows(segments: Sequence[Prediction]) -> list[list[str]]:
+    return [[_when(part.start, part.end), part.text, _support(part.captions[0])] for part in segments]
+
+
+def _when(start: float | None, end: float | None) -> str:
+    return "whole" if start is None or end is None else f"{clock(start)} – {clock(end)}"
+
+
+def _elements(gradio: Any, max_mb: int, examples: Sequence[Path]) -> SimpleNamespace:
     """What is on the page, in its order."""
-    on = SimpleNamespace(shown=gradio.State())
+    on = SimpleNamespace(shown=gradio.State(), found=gradio.State([]))
     gradio.Markdown("# clipcap-video\nDrop a video; it stays on this machine.")
     with gradio.Row():
         with gradio.Column(scale=1):
-            on.file = gradio.File(label=f"A video, up to {max_mb} MB", elem_id="video-file", type="filepath")
+            label = f"A video, up to {max_mb} MB"
+            on.file = gradio.File(label=label, elem_id="video-file", type="filepath", file_types=list(SUFFIXES))
+            with gradio.Row(elem_id="examples"):
+                on.examples = [gradio.Button(f"Example: {example.stem}", size="sm") for example in examples]
             on.segments = gradio.Radio(list(SEGMENTS), value="shot by shot", label="Captions", elem_id="segments")
             on.again = gradio.Button("Caption", variant="primary", elem_id="caption-button")
-            on.downloads = gradio.File(label="Subtitles", elem_id="subtitles", interactive=False)
+            on.downloads = gradio.File(label="Subtitles", elem_id="subtitles", interactive=False, visible=False)
         with gradio.Column(scale=2):
+            on.status = gradio.HTML(elem_id="status")
             on.caption = gradio.Markdown(elem_id="caption")
             on.player = gradio.HTML(elem_id="player")
+            looks: Any = {"interactive": False, "wrap": True, "column_widths": WIDTHS}
             label = "Segments: click one to play it"
-            on.table = gradio.Dataframe(
-                headers=HEADERS, label=label, elem_id="segment-table", interactive=False, wrap=True
-            )
-    asked = "words of a caption, then Enter"
-    on.query = gradio.Textbox(label="Search the videos so far", placeholder=asked, elem_id="search")
+            on.table = gradio.Dataframe(headers=HEADERS, label=label, elem_id="segment-table", **looks)
+    asked = "words of a caption; all videos without any"
+    on.query = gradio.Textbox(label="Videos so far: search their captions", placeholder=asked, elem_id="search")
     on.count = gradio.Markdown(elem_id="hit-count")
-    on.hits = gradio.Dataframe(headers=HIT_HEADERS, show_label=False, elem_id="hits", interactive=False, wrap=True)
+    label = "Videos so far: click one to play it"
+    on.hits = gradio.Dataframe(headers=HIT_HEADERS, label=label, elem_id="hits", **looks)
     return on
+
+
+def _bar(segments: int, end: float, duration: float, share: float) -> str:
+    """How far a video is: the one bar of the page."""
+    done = f"{segments} segment{'' if segments == 1 else 's'}"
+    told = f"{done}, {clock(end)} of {clock(duration)}" if segments else "reading the video"
+    return f'<div role="status"><progress aria-label="captioned" max="1" value="{share:.3f}"></progress> {told}</div>'
+
+
+def _alert(sentence: str) -> str:
+    return f'<div role="alert">{html.escape(sentence)}</div>'
+
+
+def _found(hits: int, videos: int, query: str) -> str:
+    if not query.strip():
+        return ""
+    return f"{hits or 'nothing'} found in {videos} video{'' if videos == 1 else 's'}"
+
+
+def _place(hit: Hit) -> tuple[int, float]:
+    """The number of a hit's video, and where it begins."""
+    return hit.video.number, hit.start or 0.0
 
 
 def _gradio() -> Any:
@@ -214,23 +308,23 @@ def _gradio() -> Any:
     return gradio
 
 
-def _player(video: DescribedVideo, start: float | None = None) -> str:
+def player(video: DescribedVideo, start: float | None = None) -> str:
     """The video with its subtitles, playing from `start` if that is given."""
-    if video.path.suffix.lower() not in PLAYABLE:
-        return f"<p>Browsers cannot play {video.path.suffix} files; the captions and subtitles are whole.</p>"
+    if video.played is None:
+        kind = video.path.suffix
+        return f"<p>Browsers cannot play this {html.escape(kind)} file; the captions and subtitles are whole.</p>"
     picture, track = (
-        html.escape(f"/gradio_api/file={quote(str(file))}") for file in (video.path, video.subtitle_files["vtt"])
+        html.escape(f"gradio_api/file={quote(str(file))}") for file in (video.played, video.subtitle_files["vtt"])
     )
     # A jump to exactly where two subtitles meet would leave the earlier one on the picture.
     play, at = ("", "") if start is None else ("autoplay", f"#t={start + 0.05:.3f}")
+    note = "<p>A preview without sound: browsers cannot play the file itself.</p>" if video.is_preview else ""
     return (
-        f'<video controls {play} preload="auto" style="width: 100%; max-height: 60vh" src="{picture}{at}">'
-        f'<track kind="captions" label="captions" src="{track}" default></video>'
+        f'<video controls {play} preload="auto" aria-label="{html.escape(video.name)}: '
+        f'{html.escape(video.caption.text)}" src="{picture}{at}">'
+        f'<track kind="captions" label="captions" src="{track}" default></video>{note}'
     )
 
 
 def _hit_rows(hits: list[Hit]) -> list[list[str]]:
-    return [
-        [hit.video.name, *("" if time is None else clock(time) for time in (hit.start, hit.end)), hit.text]
-        for hit in hits
-    ]
+    return [[_when(hit.start, hit.end), hit.text, hit.video.name] for hit in hits]

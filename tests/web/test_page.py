@@ -29,7 +29,8 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.long_videos import caption_long_video
 from clipcap_video.errors import VideoError
 from clipcap_video.video.segments import Segmentation
-from clipcap_video.web.library import Library
+from clipcap_video.web.library import DescribedVideo, Library, UnderWay
+from tests.browser import serious
 from tests.captioning.test_long_videos import SETTINGS, captioner  # noqa: F401  (a fixture)
 from tests.cli.test_cli import ROOT, refused
 from tests.clips import write_shots
@@ -41,24 +42,33 @@ CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := s
 def library(captioner: Captioner, tmp_path: Path) -> Library:  # noqa: F811
     folder = tmp_path / "subtitles"
     folder.mkdir()
-    return Library(captioner, SETTINGS, folder, most_bytes=100_000)
+    return Library(captioner, SETTINGS, folder, most_bytes=150_000)
+
+
+def described(library: Library, path: Path, segmentation: Segmentation | None = None) -> DescribedVideo:
+    *_, last = library.describe(path, segmentation or Segmentation())
+    assert isinstance(last, DescribedVideo)
+    return last
 
 
 class TestTheLibrary:
     def test_what_a_video_is_described_by(self, library: Library, tmp_path: Path) -> None:
-        shares: list[float] = []
-        clip = write_shots(tmp_path / "a.mkv", [30, 30, 40])
-        found = library.describe(clip, Segmentation(), shares.append)
+        clip = write_shots(tmp_path / "a.mkv", [30, 21, 25] * 3, fps=5)
+        *under_way, found = library.describe(clip, Segmentation())
+        assert isinstance(found, DescribedVideo)
+        assert all(isinstance(step, UnderWay) for step in under_way)
+        counts = [len(step.segments) for step in under_way if isinstance(step, UnderWay)]
+        shares = [step.share for step in under_way if isinstance(step, UnderWay)]
+        assert counts == [4, 8, 9]
+        assert shares == pytest.approx([106 / 228, 203 / 228, 1.0], abs=0.001)
         subtitles = list(srt.parse(found.subtitle_files["srt"].read_text()))
         assert [sub.start.total_seconds() for sub in subtitles] == [part.start for part in found.segments]
         assert found.subtitle_files["vtt"].read_text().startswith("WEBVTT")
         assert found.caption.text == library._captioner.caption(clip, SETTINGS).text
-        assert shares == sorted(shares)
-        assert 0 < shares[-1] <= 1
 
     def test_search_finds_words_in_any_order_newest_video_first(self, library: Library, tmp_path: Path) -> None:
-        first = library.describe(write_shots(tmp_path / "a.mkv", [30, 30, 40]), Segmentation())
-        second = library.describe(write_shots(tmp_path / "b.mkv", [30]), Segmentation("whole"))
+        first = described(library, write_shots(tmp_path / "a.mkv", [30, 30, 40]))
+        second = described(library, write_shots(tmp_path / "b.mkv", [30]), Segmentation("whole"))
         assert {hit.video.number for hit in library.search("says IT")} == {0, 1}
         assert library.search("says it")[0].video == second
         word = first.segments[1].text.split()[-1]
@@ -66,16 +76,17 @@ class TestTheLibrary:
         assert [(hit.start, hit.text) for hit in hits] == [
             (part.start, part.text) for part in first.segments if f" {word}" in part.text
         ]
-        assert library.search("elephant") == library.search("  ") == []
+        assert library.search("elephant") == []
+        assert [(hit.video, hit.start) for hit in library.search("  ")] == [(second, None), (first, None)]
 
     def test_what_is_refused(self, library: Library, tmp_path: Path) -> None:
         notes = tmp_path / "notes.mp4"
         notes.write_text("this is no video")
         with pytest.raises(VideoError, match=r"^notes\.mp4 is not a video"):
-            library.describe(notes, Segmentation())
+            described(library, notes)
         notes.write_bytes(b"\0" * 200_000)
         with pytest.raises(VideoError, match=r"^notes\.mp4 has 0 MB and the limit is 0 MB"):
-            library.describe(notes, Segmentation())
+            described(library, notes)
         assert library.videos == []
 
 
@@ -247,10 +258,13 @@ def test_a_video_is_dropped_captioned_found_and_played(
     drop = "#video-file input[type=file]"
     tab.wait_for_selector(drop, state="attached")
 
+    assert ".avi" in tab.get_attribute(drop, "accept")  # what the picker shows
+
     notes = tmp_path / "notes.mp4"
     notes.write_text("this is no video")
     tab.set_input_files(drop, notes)
-    assert "notes.mp4 is not a video" in tab.inner_text(".toast-body")
+    assert "notes.mp4 is not a video" in tab.inner_text("#status [role=alert]")
+    assert tab.locator(".toast-body, .error, [role=alert]").count() == 1
     tab.reload()
     tab.wait_for_selector(drop, state="attached")
     large = tmp_path / "large.mp4"
@@ -261,6 +275,7 @@ def test_a_video_is_dropped_captioned_found_and_played(
     tab.wait_for_selector(drop, state="attached")
 
     tab.set_input_files(drop, clip)
+    tab.wait_for_function("document.querySelectorAll('progress').length === 1")
     caption = tab.inner_text("#caption h3")
     assert len(caption.split()) > 2
     tab.locator("#segment-table [role=gridcell]").first.wait_for()
@@ -284,7 +299,75 @@ def test_a_video_is_dropped_captioned_found_and_played(
     assert "bikes.mp4" in tab.inner_text("#hits")
     tab.locator("#hits [role=gridcell]").last.click()
     tab.wait_for_function("document.querySelector('#player video')?.currentTime > 0.2")
+    assert tab.locator("progress").count() == 0
     if keep := os.environ.get("SCREENSHOTS"):
         tab.screenshot(path=Path(keep) / "serve.png", full_page=True)
     elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert elsewhere == []
+
+
+@pytest.mark.slow
+def test_rows_stream_past_videos_are_listed_and_an_avi_plays(
+    page: tuple[str, Path], browser: Any, tmp_path: Path
+) -> None:
+    address, _ = page
+    tab = browser.new_page()
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.goto(address)
+    drop = "#video-file input[type=file]"
+    tab.wait_for_selector(drop, state="attached")
+    talk = write_shots(tmp_path / "talk.avi", [30, 21] * 12, size=(320, 240))
+    counted = """window.counts = []; new MutationObserver(() => {
+        const shown = document.querySelector('#status progress');
+        if (shown) window.counts.push([document.querySelectorAll('progress').length, shown.value,
+            parseInt(document.querySelector('#status').innerText) || 0]);
+    }).observe(document, {childList: true, subtree: true, attributes: true})"""
+    tab.evaluate(counted)
+    tab.set_input_files(drop, talk)
+    tab.wait_for_selector("#caption h3")
+    counts = tab.evaluate("window.counts")
+    assert {bars for bars, _, _ in counts} == {1}
+    assert [share for _, share, _ in counts] == sorted(share for _, share, _ in counts)
+    assert len({segments for _, _, segments in counts} - {0}) >= 2
+
+    # Its preview plays, with a note that it is one.
+    tab.wait_for_function("document.querySelector('#player video')?.readyState >= 2")
+    assert tab.evaluate("document.querySelector('#player video').videoWidth") == 320
+    assert tab.evaluate("document.querySelector('#player video').duration") == pytest.approx(61.2, abs=0.2)
+    assert "preview" in tab.inner_text("#player")
+
+    # An example is a click; both videos are listed, here and in a page that is opened anew.
+    if tab.locator("#examples button").count():
+        tab.locator("#examples button").first.click()
+        tab.wait_for_function("document.querySelector('#hits')?.innerText.includes('bikes.mp4')")
+    other = browser.new_page()
+    other.set_viewport_size({"width": 390, "height": 844})
+    other.goto(address)
+    other.wait_for_function("document.querySelector('#hits')?.innerText.includes('talk.avi')")
+    assert other.evaluate("document.documentElement.scrollWidth") == 390
+
+    # A hit plays, and the player is in view.
+    other.locator("#hits [role=gridcell]", has_text="talk.avi").first.scroll_into_view_if_needed()
+    other.locator("#hits [role=gridcell]", has_text="talk.avi").first.click()
+    other.wait_for_function("document.querySelector('#player video')?.currentTime > 0.1")
+    other.wait_for_function("""() => { const box = document.querySelector('#player video').getBoundingClientRect();
+        return box.top >= 0 && box.bottom <= innerHeight; }""")
+    if keep := os.environ.get("SCREENSHOTS"):
+        other.screenshot(path=Path(keep) / "serve-narrow.png", full_page=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: tuple[str, Path], browser: Any, clip: Path, width: int, scheme: str) -> None:
+    tab = browser.new_page()
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.emulate_media(color_scheme=scheme)
+    tab.goto(page[0])
+    tab.wait_for_selector("#video-file input[type=file]", state="attached")
+    tab.wait_for_timeout(1000)
+    assert serious(tab) == []
+    tab.set_input_files("#video-file input[type=file]", clip)
+    tab.wait_for_selector("#player video")
+    tab.wait_for_timeout(1000)
+    assert serious(tab) == []
