@@ -11,8 +11,8 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,12 @@ class ShardWriter:
             self._file, self._begun, self._written, self._rows, self._waiting = None, 0.0, 0, [], 0
 
 
+def _values(groups: Sequence[Any]) -> int:
+    """How many numbers the features in row groups have, by the file's metadata."""
+    columns = (group.column(place) for group in groups for place in range(group.num_columns))
+    return sum(column.num_values for column in columns if column.path_in_schema.startswith("features."))
+
+
 class ParquetStore(FeatureStore):
     """The features in a folder of Parquet files. Ids and lengths are in memory, the rest is read by need.
 
@@ -177,11 +183,21 @@ class ParquetStore(FeatureStore):
     def _survey(self, number: int, file: Path) -> None:
         try:
             opened = self._open(file)
+            lacking = set(schema(1, None).names) - set(opened.schema_arrow.names)
+            if lacking:
+                raise ValueError(f"it lacks the column {min(lacking)}")
             columns = opened.read(["video_id", "frames", "error"]).to_pydict()
             said = (opened.schema_arrow.metadata or {}).get(FINGERPRINT)
             fingerprint = None if said is None else Fingerprint.from_json(said.decode())
             dim = opened.schema_arrow.field("features").type.value_type.list_size
-            sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
+            groups = [opened.metadata.row_group(group) for group in range(opened.metadata.num_row_groups)]
+            frames = np.array(columns["frames"], np.int64)
+            if not all(isinstance(video_id, str) and video_id for video_id in columns["video_id"]):
+                raise ValueError("a video has no id")
+            if frames.ndim != 1:
+                raise ValueError("its numbers of frames are none")
+            if len(frames) and (frames.min() < 0 or frames.sum() * dim > _values(groups)):
+                raise ValueError("it has fewer features than it says")
         except ClipcapError:
             raise
         except Exception as error:  # whatever the reader throws at a damaged file
@@ -195,8 +211,8 @@ class ParquetStore(FeatureStore):
             )
         self.fingerprint, self.dim = fingerprint, dim
         self._opened.append(opened)
-        self._groups.append(np.concatenate([[0], np.cumsum(sizes)]))
-        self._frames.append(np.array(columns["frames"], np.int32))
+        self._groups.append(np.concatenate([[0], np.cumsum([group.num_rows for group in groups])]))
+        self._frames.append(frames.astype(np.int32))
         for row, (video_id, reason) in enumerate(zip(columns["video_id"], columns["error"], strict=True)):
             if reason is None:
                 self._places[video_id] = number, row
@@ -226,19 +242,19 @@ class ParquetStore(FeatureStore):
 
     def load(self, video_id: str) -> VideoFeatures:
         group, row = self._group(video_id)
-        try:
+        with self._at(video_id):
             frames = group["features"][row].values
             features = frames.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
             times = group["timestamps"][row].values
             timestamps = None if times is None else times.to_numpy(zero_copy_only=False)
-        except (AttributeError, ValueError, TypeError) as error:
-            raise self._damaged(video_id, error) from None
         return checked(features, timestamps, f"{self.file(video_id)}: {video_id}")
 
     def origin(self, video_id: str) -> Origin:
         group, row = self._group(video_id)
-        damage = group["damage"][row].as_py()
-        return Origin(group["decoder"][row].as_py(), None if damage is None else Damage.from_json(json.loads(damage)))
+        with self._at(video_id):
+            damage = group["damage"][row].as_py()
+            known = None if damage is None else Damage.from_json(json.loads(damage))
+            return Origin(group["decoder"][row].as_py(), known)
 
     def load_many(self, video_ids: Sequence[str]) -> list[VideoFeatures]:
         # In the order of the file, so that a row group is read once.
@@ -255,20 +271,23 @@ class ParquetStore(FeatureStore):
         number, row = self._place(video_id)
         group = int(np.searchsorted(self._groups[number], row, side="right")) - 1
         if (number, group) not in self._kept:
-            try:
+            with self._at(video_id):
                 table = self._opened[number].read_row_group(group)
                 self._kept[number, group] = {name: table[name].combine_chunks() for name in table.column_names}
-            except Exception as error:  # whatever the reader throws at a damaged file
-                raise self._damaged(video_id, error) from None
             while len(self._kept) > GROUPS_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end((number, group))
         return self._kept[number, group], row - int(self._groups[number][group])
 
-    def _damaged(self, video_id: str, error: Exception) -> ClipcapError:
-        return ClipcapError(
-            f"{self.file(video_id)} is damaged at {video_id} ({first_line(error)}); delete it and extract again"
-        )
+    @contextmanager
+    def _at(self, video_id: str) -> Iterator[None]:
+        """The boundary of one video's entry: whatever the reader throws at it is one sentence."""
+        try:
+            yield
+        except Exception as error:
+            raise ClipcapError(
+                f"{self.file(video_id)} is damaged at {video_id} ({first_line(error)}); delete it and extract again"
+            ) from None
 
 
 def write_shards(store: FeatureStore, out: Path, shard_mb: float = SHARD_MB) -> int:

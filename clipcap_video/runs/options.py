@@ -155,6 +155,8 @@ def _check_value(item: Field[Any], value: Any, hint: Any) -> None:
     """Raises ClipcapError for a value that is out of bounds or no choice."""
     if value is None:
         return
+    if item.metadata.get("made") == FILE and not value.name:
+        raise ClipcapError(f"--{called(item.name)} {value} is a folder; give the name of a file")
     choices = choices_of(item, hint)
     wrong = [one for one in (value if isinstance(value, list) else [value]) if choices and one not in choices]
     if wrong:

@@ -317,12 +317,12 @@ def videos_digest(videos: Mapping[str, Path]) -> str:
     listed = "\n".join(
         f"{video_id} {path.stat().st_size if path.exists() else 0}" for video_id, path in sorted(videos.items())
     )
-    return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()[:16]}"
+    return f"sha256:{hashlib.sha256(os.fsencode(listed)).hexdigest()[:16]}"
 
 
 def store_facts(fingerprint: Any, path: Path, ids: Sequence[str]) -> dict[str, Any]:
     """A feature store, for a record: where it is, how it was made and which videos of it were used."""
-    used = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+    used = hashlib.sha256(os.fsencode("\n".join(sorted(ids)))).hexdigest()[:16]
     # A folder of files that do not say how they were made is known by its videos alone.
     how = file_digest(path) if fingerprint is None and path.is_file() else None
     return {

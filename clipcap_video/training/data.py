@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -102,7 +103,7 @@ class TokenLists(Sequence[list[int]]):
 
 
 def _digest_of_columns(video_ids: Sequence[str], texts: Sequence[Texts]) -> str:
-    digest = hashlib.sha256("\n".join(video_ids).encode())
+    digest = hashlib.sha256(os.fsencode("\n".join(video_ids)))
     digest.update(np.array([(text.start, text.end) for text in texts], np.int64).tobytes())
     for column in {id(text.column): text.column for text in texts}.values():
         for buffer in column.buffers():

@@ -19,11 +19,14 @@ from clipcap_video.captioning.log import load_log
 from clipcap_video.captioning.predictions import load_captions
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.errors import ClipcapError
+from clipcap_video.features.layouts import open_features
+from clipcap_video.features.shards import write_shards
 from clipcap_video.features.store import read_features, read_header
 from clipcap_video.models.checkpoint import read_config
 from clipcap_video.report.verdicts import read_verdicts
 from clipcap_video.runs.record import read_options
 from clipcap_video.training.config import TrainConfig
+from tests.conftest import TinyProject
 from tests.tiny import fingerprint
 
 # Values of every type, and the names that the formats give their fields, so that some get deep into a reader.
@@ -99,3 +102,51 @@ def test_what_is_read_or_one_sentence(kind: Format, data: st.DataObject) -> None
         file.write_bytes(content)
         with suppress(ClipcapError):
             kind.read(file)
+
+
+COLUMNS = ("video_id", "frames", "features", "timestamps", "decoder", "damage", "error")
+CHANGES = ("dropped", "null", "text", "numbers", "lists")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_shards_with_another_column(tiny_project: TinyProject, tmp_path: Path, column: str, change: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_shards(open_features(tiny_project.data), tmp_path)
+    (file,) = tmp_path.glob("*.parquet")
+    table = parquet.read_table(file)
+    place, rows = table.schema.names.index(column), len(table)
+    if change == "dropped":
+        changed = table.drop_columns([column])
+    else:
+        values = {
+            "null": pa.nulls(rows, table.schema[place].type), "text": pa.array(["x"] * rows),
+            "numbers": pa.array([10**9] * rows), "lists": pa.array([[1.0]] * rows),
+        }  # fmt: skip
+        changed = table.set_column(place, column, values[change])
+    parquet.write_table(changed.replace_schema_metadata(table.schema.metadata), file)
+    with suppress(ClipcapError):
+        store = open_features(tmp_path)
+        for video_id in store.ids():
+            with suppress(ClipcapError):
+                store.origin(video_id)
+            with suppress(ClipcapError):
+                assert len(store.load(video_id).features) == store.shape(video_id).frames
+    assert change != "dropped" or not _opens(tmp_path)
+
+
+def _opens(folder: Path) -> bool:
+    try:
+        open_features(folder)
+    except ClipcapError:
+        return False
+    return True
+
+
+def test_an_hdf5_file_that_says_more_than_it_holds(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "f.hdf5", "w") as file:
+        file.create_dataset("video0", shape=(10**9, 10**6), dtype="f4", chunks=(1, 1000))
+    with pytest.raises(ClipcapError, match="holds next to none"):
+        open_features(tmp_path / "f.hdf5").shape("video0")

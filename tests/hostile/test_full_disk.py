@@ -36,7 +36,7 @@ QUICK = ("infer", "new-lm")
 )
 def test_a_disk_that_fills_up(workshop: Workshop, tmp_path: Path, name: str) -> None:  # noqa: F811
     disk = tmp_path / "disk"
-    size, refused = 4096, 0
+    size, refused = 0 if name == "watch" else 4096, 0  # its lines are short
     with small_disk(disk, 2**28):
         words = workshop.words(name, disk)
         (disk / "stranger").write_text("mine")
@@ -55,7 +55,7 @@ def test_a_disk_that_fills_up(workshop: Workshop, tmp_path: Path, name: str) -> 
             assert "no room" in errors[0], shown
             after = whole_files(disk)
             assert all(after.get(file) == content for file, content in before.items() if file in KEPT), shown
-            refused, size = refused + 1, size * 2
+            refused, size = refused + 1, size * 2 or 4096
             assert size < 2**28, shown
     assert refused
 

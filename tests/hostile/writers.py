@@ -55,6 +55,7 @@ WRITERS = {
     "infer:report": "CLIPS --model_dir WRITER --out OUT/p.json --report OUT/page.html --entry_length 4",
     "caption:subtitles": "CLIPS --model_dir WRITER --out OUT/subtitles --entry_length 4 --jsonl",
     "caption:tables": "CLIPS --model_dir WRITER --out OUT/subtitles --entry_length 4 --to csv --to json --to parquet",
+    "watch": "WATCHED --model_dir WRITER --out OUT/w.jsonl --entry_length 4 --patience 0.5 --device cpu",
     "evaluate": "PREDICTIONS --caption CAPTION --split test --allow_missing --out OUT/s.json --confidence_curve "
     "OUT/curve.png --reliability OUT/sure.svg",
     "report": "PREDICTIONS --out OUT/page.html",
@@ -107,6 +108,8 @@ class Workshop:
         place = self.folder / word.lower()
         if word == "CLIP":
             place = place.with_suffix(".pt")
+        elif word == "WATCHED":
+            place = place.with_suffix(".mkv")
         elif word in ("PREDICTIONS", "NAMED"):
             place = place.with_suffix(".json")
         if not place.exists():
@@ -126,6 +129,9 @@ class Workshop:
         place.mkdir()
         for number in range(6):
             write_shots(place / f"video{number}.mp4", [10])
+
+    def _make_watched(self, place: Path) -> None:
+        write_shots(place, [10] * 60)
 
     def _make_named(self, place: Path) -> None:
         write_annotations(place, range(4), range(4, 5), range(5, 6))

@@ -57,6 +57,8 @@ REPORT = ["report", "p.json"]
         (["infer", "--data", "features", "--out", "a.json", "--caption", "a.scores.json"], "is read by this run"),
         (["infer", "--videos", "list.txt", "--out", "clip.mp4", "--overwrite"], "is read by this run"),
         (["infer", "--videos", "clip.mp4", "--out", "a.json", "--report", "a.json"], "the same file"),
+        (["infer", "--videos", "clip.mp4", "--out", "."], "is a folder"),
+        (["infer", "--data", "features", "--out", ""], "is a folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

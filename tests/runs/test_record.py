@@ -229,10 +229,11 @@ class TestRecord:
         files["b"].write_bytes(b"123")
         assert runs.videos_digest(files) != first
         assert runs.videos_digest({"a": files["a"], "c": files["b"]}) != runs.videos_digest(files)
+        assert runs.videos_digest({"a\udcff": files["a"]}) != runs.videos_digest(files)  # a name that is no UTF-8
 
 
 COMMANDS = [
-    "extract", "train", "infer", "caption", "serve", "evaluate", "report", "search", "train-consensus",
+    "extract", "train", "infer", "caption", "watch", "serve", "evaluate", "report", "search", "train-consensus",
     "train-retrieval", "evaluate-retrieval", "convert", "new-lm", "pack", "doctor", "demo",
 ]  # fmt: skip
 
