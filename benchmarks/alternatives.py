@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Row, apart, best_seconds, print_table, product_rate, quiet_libraries
+from common import Row, apart, best_seconds, product_rate, quiet_libraries, run
 from decoding import BLOCK_WEIGHTS, VOCABULARY, WIDTH, language_model
 from extraction import GFLOP_A_FRAME, SIDE, our_encoder
 
@@ -25,13 +25,13 @@ FRAME_TOKENS, IMAGE_TOKEN = 64, 49190
 
 
 @torch.no_grad()
-def small_vlm() -> float:
+def small_vlm(layers: int) -> float:
     """Seconds of one caption by a model as SmolVLM2-256M-Video-Instruct is published, apart from its weights."""
     quiet_libraries()
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
     text = {
-        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": layers,
         "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49280,
         "max_position_embeddings": 8192, "rope_theta": 100000.0, "pad_token_id": 2, "tie_word_embeddings": True,
     }  # fmt: skip
@@ -95,17 +95,21 @@ def starter() -> float:
     return best_seconds(lambda: writer.caption_features([writer.encoder.encode_images(frames).numpy()], settings), 5)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    reference = apart(small_vlm).value
+def measure(options: argparse.Namespace) -> list[Row]:
+    reference = apart(small_vlm, options.reference_layers).value
     rows = []
     for precision, beams in (("bf16", 1), ("fp32", 1), ("bf16", 5)):
         seconds, floor = apart(clip_and_gpt2, precision, beams).value
         what = f"ViT-B/32 in bf16, GPT-2 small in {precision}, {'beams of 5' if beams > 1 else 'greedy'}"
         rows.append(Row(what, "s", reference, seconds, floor, more_is_better=False))
     rows.append(Row("starter", "s", reference, apart(starter).value, None, "8 frames", more_is_better=False))
-    print_table(rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference_layers", type=int, default=30, help="fewer are a quick look, and no reference")
+    run(measure, parser)
 
 
 if __name__ == "__main__":

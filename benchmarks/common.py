@@ -1,15 +1,18 @@
-"""What the benchmarks share: processes of their own, the speed of a matrix product, one table."""
+"""What the benchmarks share: processes of their own and beside them, the speed of a matrix product, one table."""
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,13 +104,47 @@ class Row:
 HEADER = ["what", "unit", "reference", "ours", "ratio", "floor", "ours/floor", "note"]
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Markdown, so that it can be pasted into docs/speed.md."""
-    lines = [HEADER, ["---"] * len(HEADER), *(row.cells() for row in rows)]
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes beside this one that compute without end."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run(
+    measure: Callable[[argparse.Namespace], Sequence[Row]],
+    parser: argparse.ArgumentParser,
+    beside: Sequence[int] = (0, 1),
+) -> None:
+    """The main of a benchmark: what `measure` finds alone on the machine, and beside busy processes."""
+    parser.add_argument(
+        "--busy", type=int, nargs="+", default=list(beside), help="how many processes keep a core busy meanwhile"
+    )
+    options = parser.parse_args()
+    idle: dict[str, float] = {}
+    for count in options.busy:
+        with busy(count):
+            rows = measure(options)
+        print_table(rows, count, idle)
+        if count == 0:
+            idle = {row.what: row.ours for row in rows}
+
+
+def print_table(rows: Sequence[Row], beside: int, idle: Mapping[str, float]) -> None:
+    """Markdown, so that it can be pasted into docs/speed.md. idle: what was measured alone, by line."""
     time_of = "core-seconds" if CORE_SECONDS else "wall time"
-    print(f"\n{time_of}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
+    alone = f"beside {beside} busy" if beside else "idle"
+    print(f"\n{alone}, {time_of}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("| " + " | ".join([*HEADER, "slower than idle"]) + " |\n" + "| --- " * (len(HEADER) + 1) + "|")
+    for row in rows:
+        before = idle.get(row.what)
+        slower = None if before is None else before / row.ours if row.more_is_better else row.ours / before
+        print("| " + " | ".join([*row.cells(), "-" if slower is None else f"{slower:.2f}"]) + " |", flush=True)
 
 
 def quiet_libraries() -> None:

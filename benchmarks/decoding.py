@@ -13,7 +13,7 @@ import argparse
 from typing import Any
 
 import torch
-from common import Row, apart, clock, print_table, product_rate, quiet_libraries
+from common import Row, apart, clock, product_rate, quiet_libraries, run
 from torch import Tensor
 
 PREFIX, LENGTH, BEAMS = 40, 20, 5
@@ -115,13 +115,7 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     return seconds, floor, [(best[0].tokens, best[0].mean_logprob) for best in answers]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=64)
-    parser.add_argument("--reference_videos", type=int, default=2, help="how many the reference is timed on")
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--skip_generate", action="store_true")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> list[Row]:
     seconds, expected = apart(reference, options.reference_videos).value
     print(f"reference: {seconds:.1f} s for {options.reference_videos} videos", flush=True)
     rate = options.reference_videos / seconds
@@ -139,7 +133,16 @@ def main() -> None:
                 Row(f"against generate, both in {precision}", "videos/s", options.videos / theirs,
                     options.videos / took, options.videos / floor)
             )  # fmt: skip
-    print_table(rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=64)
+    parser.add_argument("--reference_videos", type=int, default=2, help="how many the reference is timed on")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--skip_generate", action="store_true")
+    run(measure, parser)
 
 
 def agreement(found: list[tuple[list[int], float]], expected: list[tuple[list[int], float]]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import Row, apart, best_seconds, clock, print_table, product_rate, quiet_libraries
+from common import Row, apart, best_seconds, clock, product_rate, quiet_libraries, run
 
 FRAMES = 28
 GFLOP_A_FRAME = 8.8
@@ -162,15 +162,7 @@ def compare(
     return [Row(what, "frames/s", before, rate, floor, f"{note}; decoding {decoding:.1f} s of a core")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, help="folder of short clips; without it, eight of 10 s are made")
-    parser.add_argument("--repeat", type=int, default=3, help="how often our run goes over the short clips")
-    parser.add_argument("--skip_reference", action="store_true")
-    parser.add_argument("--long_minutes", type=float, default=0, help="also a made 1080p video of so many minutes")
-    parser.add_argument("--long_clip", type=Path, help="or this video")
-    parser.add_argument("--long_reference", action="store_true", help="run the reference on the long video too")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         if options.videos:
             clips = sorted(path for path in options.videos.iterdir() if path.is_file())
@@ -190,7 +182,18 @@ def main() -> None:
             seconds = apart(reference, [long]).value[0] if options.long_reference else None
             rows += compare("one long video", [long], encoder, seconds)
             rows += compare("the same, --key_frames", [long], encoder, seconds, key_frames=True)
-        print_table(rows)
+        return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, help="folder of short clips; without it, eight of 10 s are made")
+    parser.add_argument("--repeat", type=int, default=3, help="how often our run goes over the short clips")
+    parser.add_argument("--skip_reference", action="store_true")
+    parser.add_argument("--long_minutes", type=float, default=0, help="also a made 1080p video of so many minutes")
+    parser.add_argument("--long_clip", type=Path, help="or this video")
+    parser.add_argument("--long_reference", action="store_true", help="run the reference on the long video too")
+    run(measure, parser)
 
 
 if __name__ == "__main__":

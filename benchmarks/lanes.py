@@ -9,41 +9,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from common import apart
+from common import Row, apart, run
 
 from clipcap_video import Captioner
 from clipcap_video.features.layouts import open_features
 
 
-@contextmanager
-def busy(count: int) -> Iterator[None]:
-    """That many processes that compute without end."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def videos_a_second(
-    folder: str | None, count: int, lanes: bool, precision: str, beams: int
-) -> tuple[float, list[list[int]]]:
+def videos_a_second(folder: str | None, count: int, lanes: bool, precision: str) -> tuple[float, list[list[int]]]:
     """Best of two passes, and the captions' tokens."""
     captioner = Captioner.from_pretrained(device="cpu", precision=precision)
-    settings = replace(captioner.default_settings(), beam_size=beams)
+    settings = captioner.default_settings()
     if folder is None:
         rng = np.random.default_rng(0)
         features = [rng.exponential(0.3, (8, captioner.model.feature_dim)).astype(np.float32) for _ in range(count)]
@@ -67,24 +46,22 @@ def videos_a_second(
     return best, tokens
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features")
-    parser.add_argument("--count", type=int, default=128)
-    parser.add_argument("--busy", type=int, nargs="*", default=[0, 1, 3])
-    chosen = parser.parse_args(arguments)
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print(f"{'beside':>8} {'videos/s':>10} {'reference':>10} {'ratio':>7}  same captions   slower than idle")
-    idle = 0.0
-    for count in chosen.busy:
-        with busy(count):
-            ours, tokens = apart(videos_a_second, chosen.features, chosen.count, True, "fp32", 40).value
-            theirs, before = apart(videos_a_second, chosen.features, chosen.count, False, "fp32", 40).value
-        idle = idle or ours
+def measure(options: argparse.Namespace) -> list[Row]:
+    rows = []
+    for precision in options.precision:
+        ours, tokens = apart(videos_a_second, options.features, options.count, True, precision).value
+        theirs, before = apart(videos_a_second, options.features, options.count, False, precision).value
         same = sum(one == other for one, other in zip(tokens, before, strict=True))
-        print(
-            f"{count:8} {ours:10.1f} {theirs:10.1f} {ours / theirs:7.2f} {same:8} of {len(tokens)} {idle / ours:12.2f}"
-        )
+        rows.append(Row(f"starter, {precision}", "videos/s", theirs, ours, None, f"{same} of {len(tokens)} the same"))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", help="a folder of them; made up unless given")
+    parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"])
+    run(measure, parser, (0, 1, 3))
 
 
 if __name__ == "__main__":

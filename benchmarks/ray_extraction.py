@@ -9,15 +9,16 @@ written and the last, so that what starts once (Ray, the models) is told apart; 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from common import Row, run
 
-def measure(videos: Path, out: Path, encoder: str, *options: str) -> tuple[float, float]:
+
+def timed(videos: Path, out: Path, encoder: str, *options: str) -> tuple[float, float]:
     """Videos a second once it runs, and seconds in all."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "clipcap_video", "extract", "--videos", str(videos), "--out", str(out)]
@@ -29,13 +30,7 @@ def measure(videos: Path, out: Path, encoder: str, *options: str) -> tuple[float
     return (len(written) - len(first)) / (written[-1] - first[-1]), seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, required=True)
-    parser.add_argument("--encoder", default="efficientnet-lite2")
-    parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--copies", type=int, default=8)
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         videos = Path(folder) / "videos"
         videos.mkdir()
@@ -43,12 +38,20 @@ def main() -> None:
             for number in range(options.copies):
                 (videos / f"{number}-{clip.name}").symlink_to(clip.resolve())
         cores = options.actors
-        plain, plain_all = measure(videos, Path(folder) / "plain", options.encoder, "--workers", str(cores))
+        plain, plain_all = timed(videos, Path(folder) / "plain", options.encoder, "--workers", str(cores))
         ray = ["--engine", "ray", "--actors", str(cores), "--workers", "1"]
-        spread, spread_all = measure(videos, Path(folder) / "ray", options.encoder, *ray)
-    print(f"plain: {plain:.2f} videos/s, {plain_all:.0f} s in all; load of the machine {os.getloadavg()[0]:.1f}")
-    print(f"{cores} Ray actors: {spread:.2f} videos/s, {spread_all:.0f} s in all")
-    print(f"efficiency {spread / plain:.2f} (wanted: 0.9)")
+        spread, spread_all = timed(videos, Path(folder) / "ray", options.encoder, *ray)
+    note = f"reference: the plain run; in all {spread_all:.0f} s and {plain_all:.0f} s"
+    return [Row(f"{cores} Ray actors", "videos/s", plain, spread, None, note)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--encoder", default="efficientnet-lite2")
+    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--copies", type=int, default=8)
+    run(measure, parser)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and memory of one end-to-end training step of CLIP4Clip at full size: ViT-B/32 with random weights.
 
-Prints seconds a step, frames a second and the largest memory of the process, for each precision asked for.
+Frames a second, seconds a step and the largest memory of the process, for each precision asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from common import Row, run
 
 from clipcap_video.devices import autocast, pick_device
 from clipcap_video.retrieval.model import RetrievalBatch, RetrievalConfig, RetrievalModel
@@ -22,14 +23,7 @@ with warnings.catch_warnings():
     from clip.model import CLIP
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bs", type=int, default=4)
-    parser.add_argument("--max_frames", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    options = parser.parse_args()
-
+def measure(options: argparse.Namespace) -> list[Row]:
     torch.manual_seed(0)
     weights = CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).state_dict()
     clip = VideoClip(weights, Path("random"))
@@ -42,6 +36,7 @@ def main() -> None:
     frames = torch.randint(0, 256, (options.bs, options.max_frames, 3, 224, 224), dtype=torch.uint8)
     text = clip.tokenize(["a man is riding a horse along the beach"] * options.bs, 32)
     batch = RetrievalBatch(frames, torch.ones(frames.shape[:2], dtype=torch.bool), text, torch.arange(options.bs))
+    rows = []
     for precision in options.precision:
         seconds = []
         for _ in range(options.steps + 1):
@@ -53,13 +48,19 @@ def main() -> None:
             optimizer.zero_grad(set_to_none=True)
             seconds.append(time.perf_counter() - started)
         best = min(seconds[1:])  # the first one also sets things up
-        count = options.bs * options.max_frames
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"{precision} on {device}: {best:.2f} s a step of {options.bs} videos of {options.max_frames} frames, "
-            f"{count / best:.1f} frames/s, {peak:.2f} GiB at most",
-            flush=True,
-        )
+        what, note = f"{precision} on {device}", f"{best:.2f} s a step of {options.bs} videos; {peak:.2f} GiB at most"
+        rows.append(Row(what, "frames/s", None, options.bs * options.max_frames / best, None, note))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bs", type=int, default=4)
+    parser.add_argument("--max_frames", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    run(measure, parser)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from common import Row, run
 from tqdm import tqdm
 
 from clipcap_video.features.fingerprint import Fingerprint
@@ -64,14 +65,8 @@ def median_seconds(run: Callable[[np.ndarray], object], queries: np.ndarray) -> 
     return statistics.median(taken)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--videos", type=int, default=100_000)
-    parser.add_argument("--prepare", action="store_true", help="make features and index only")
-    options = parser.parse_args()
-
-    features = options.folder / f"features-{options.videos}"
+def prepare(options: argparse.Namespace) -> Path:
+    features: Path = options.folder / f"features-{options.videos}"
     make_features(features, options.videos)
     embedder = PlainEmbedder()
     while fresh_index(features, embedder, index_folder(features)) is None:
@@ -79,27 +74,38 @@ def main() -> None:
         update_index(open_features(features), embedder, index_folder(features))
         print(f"index made, or compared with its features, in {time.perf_counter() - start:.1f} s")
         time.sleep(3)  # features that changed just now may change again
-    if options.prepare:
-        return
+    return features
 
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    features = prepare(options)
     start = time.perf_counter()
-    index = fresh_index(features, embedder, index_folder(features))
+    index = fresh_index(features, PlainEmbedder(), index_folder(features))
     assert index is not None
     opened = time.perf_counter() - start
-    print(f"{len(index.ids):,} videos, {len(index.frames):,} frames, {index.dim} wide, opened in {opened:.3f} s")
     queries = np.random.default_rng(1).standard_normal((QUERIES, DIM)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     for query in queries:
         assert [hit.video for hit in search(index, query, TOP)] == numpy_search(index, query)
     reference = median_seconds(lambda query: numpy_search(index, query), queries)
-    print(f"NumPy, by the best frame:   {reference:.3f} s a query")
+    rows = []
     for rank_by, said in (("moment", "by the best frame"), ("video", "by the mean of frames")):
         seconds = median_seconds(lambda query, by=rank_by: search(index, query, TOP, by), queries)
-        print(f"search, {said + ':':<23} {seconds:.3f} s a query, {reference / seconds:.1f} times as fast")
+        note = f"{len(index.ids):,} videos, {len(index.frames):,} frames; reference: NumPy, by the best frame"
+        rows.append(Row(f"a query, {said}", "s", reference, seconds, None, note, more_is_better=False))
     command = [sys.executable, "-m", "clipcap_video", "search", "--like", "video1", "--features", str(features)]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    print(f"the whole command, with the start of Python and torch: {time.perf_counter() - start:.1f} s")
+    taken = time.perf_counter() - start
+    whole = Row("the whole command, cold", "s", None, taken, None, f"opened in {opened:.3f} s", more_is_better=False)
+    return [*rows, whole]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--videos", type=int, default=100_000)
+    run(measure, parser)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Measured, Row, apart, clock, print_table, product_rate
+from common import Measured, Row, apart, clock, product_rate, run
 from decoding import BLOCK_WEIGHTS, VOCABULARY, WIDTH, language_model
 
 PREFIX, CAPTIONS, FRAMES, FEATURES = 20, 20, 28, 512
@@ -121,13 +121,7 @@ def memory_note(mine: Measured, other: Measured, rows: int) -> str:
     return f"peak memory at {rows} captions a step: {gib(mine)}, reference {gib(other)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=8, help="videos a step of ours")
-    parser.add_argument("--rows", type=int, default=40, help="captions a step of the reference")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--mode", choices=["both", "only_prefix", "fine_tuning"], default="both")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> list[Row]:
     rows = []
     for mode in ("only_prefix", "fine_tuning"):
         if options.mode not in ("both", mode):
@@ -141,7 +135,16 @@ def main() -> None:
             small = apart(ours, options.rows // CAPTIONS, only_prefix, 1, precision)
             note = memory_note(small, before, options.rows)
             rows.append(Row(f"--{mode}, {precision}", "captions/s", rate, count / seconds, count / floor, note))
-    print_table(rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=8, help="videos a step of ours")
+    parser.add_argument("--rows", type=int, default=40, help="captions a step of the reference")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--mode", choices=["both", "only_prefix", "fine_tuning"], default="both")
+    run(measure, parser)
 
 
 if __name__ == "__main__":

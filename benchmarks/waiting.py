@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import Row, print_table
+from common import Row, run
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"help": 0.5, "one_clip": 8.0, "second_run": 2.0, "first_step": 5.0}
@@ -124,24 +124,27 @@ def first_step(folder: Path) -> tuple[float, float | None]:
     command = [ROOT / "train_vtt.py", *training_data(folder)]
     took = {"run.yaml": float("inf"), "metrics.jsonl": float("inf")}
     for name in took:
-        for run in range(2):
-            out = folder / f"{name}{run}"
+        for number in range(2):
+            out = folder / f"{name}{number}"
             took[name] = min(took[name], seconds(*command, "--out", out, "--bs", "8", until=out / name))
     print(f"the first step ends after {took['metrics.jsonl']:.2f} s", flush=True)
     return took["run.yaml"], seconds("-c", IMPORTS, runs=2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=sorted(LIMITS), default=list(LIMITS))
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> list[Row]:
     kinds = {"help": help_time, "one_clip": one_clip, "second_run": second_run, "first_step": first_step}
     rows = []
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             took, floor = kinds[name](Path(folder))
         rows.append(Row(name, "s", LIMITS[name], took, floor, "reference: the most allowed", more_is_better=False))
-    print_table(rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=sorted(LIMITS), default=list(LIMITS))
+    run(measure, parser)
 
 
 if __name__ == "__main__":

@@ -202,14 +202,18 @@ class NetworkEncoder(ImageEncoder):
         return self.begin_images(images)()
 
     def begin_images(self, images: Tensor) -> Callable[[], Tensor]:
-        lanes = 0 if self.device.type != "cpu" else torch.get_num_threads()
+        lanes = torch.get_num_threads()
         clips = len(images) // self.frames_per_clip
-        if lanes < 2 or clips < 2 * lanes:
+        if self.device.type != "cpu" or clips < 2 * lanes:
             features = self._encode(images)
             return lambda: features
         size = min(max(1, self._piece // self.frames_per_clip), -(-clips // lanes)) * self.frames_per_clip
-        pieces = in_lanes([partial(self._encode, piece) for piece in images.split(size)])
-        return lambda: torch.cat([piece.result() for piece in pieces])
+        pieces = [partial(self._encode, piece) for piece in images.split(size)]
+        if lanes == 1:  # small pieces stay in the caches of one core too
+            features = torch.cat([piece() for piece in pieces])
+            return lambda: features
+        begun = in_lanes(pieces)
+        return lambda: torch.cat([piece.result() for piece in begun])
 
     def _encode(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
