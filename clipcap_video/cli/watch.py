@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,8 @@ def _watch(config: WatchConfig) -> None:
                     webhook.send(row)
         console.say(str(segments.counts))
     if webhook is not None:
-        print(webhook, file=sys.stderr)
+        tell = partial(print, file=sys.stderr) if webhook.failed else console.say
+        tell(str(webhook))
 
 
 watch = Command(WatchConfig, _watch, "watch")

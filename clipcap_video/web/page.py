@@ -155,29 +155,17 @@ def build(library: Library, max_mb: int, examples: Sequence[Path] = ()) -> tuple
         if file is None:
             yield {on.status: _alert("There is no video yet: drop one, or click an example.")}
             return
-        nothing = {on.caption: "", on.player: "", on.table: [], on.downloads: _files(None), on.shown: None}
+        nothing = _shown(gradio, on, None)
         yield nothing | {on.status: _bar(0, 0.0, 0.0, 0.0)}
         try:
             for step in library.describe(Path(file), Segmentation.parse(SEGMENTS[segments])):
                 if isinstance(step, DescribedVideo):
-                    yield show(step) | {on.status: ""}
+                    yield _shown(gradio, on, step) | {on.status: ""}
                 else:
                     bar = _bar(len(step.segments), step.end, step.duration, step.share)
                     yield {on.status: bar, on.table: _rows(step.segments)}
         except ClipcapError as error:
             yield nothing | {on.status: _alert(str(error))}
-
-    def show(video: DescribedVideo, start: float | None = None) -> dict[Any, Any]:
-        return {
-            on.caption: _heading(video.caption),
-            on.player: player(video, start),
-            on.table: _rows(video.segments),
-            on.downloads: _files([str(file) for file in video.subtitle_files.values()]),
-            on.shown: video.number,
-        }
-
-    def _files(files: list[str] | None) -> Any:
-        return gradio.File(files, visible=files is not None)
 
     def play_segment(number: int | None, event: Any) -> Any:
         if number is None:
@@ -187,7 +175,7 @@ def build(library: Library, max_mb: int, examples: Sequence[Path] = ()) -> tuple
 
     def play_hit(found: list[tuple[int, float]], event: Any) -> dict[Any, Any]:
         number, start = found[event.index[0]]
-        return show(library.videos[number], start)
+        return _shown(gradio, on, library.videos[number], start)
 
     for played in (play_segment, play_hit):  # Gradio looks at the type to know what to give
         played.__annotations__["event"] = gradio.SelectData
@@ -214,6 +202,21 @@ def build(library: Library, max_mb: int, examples: Sequence[Path] = ()) -> tuple
         on.table.select(play_segment, on.shown, on.player, **quietly).then(None, js=INTO_VIEW)
         on.hits.select(play_hit, on.found, shown, **quietly).then(None, js=INTO_VIEW)
     return page, _look(gradio)
+
+
+def _shown(
+    gradio: Any, on: SimpleNamespace, video: DescribedVideo | None, start: float | None = None
+) -> dict[Any, Any]:
+    """What the elements hold for a video, which plays from `start` if that is given; for none, nothing."""
+    if video is None:
+        return {on.caption: "", on.player: "", on.table: [], on.downloads: gradio.File(visible=False), on.shown: None}
+    return {
+        on.caption: _heading(video.caption),
+        on.player: player(video, start),
+        on.table: _rows(video.segments),
+        on.downloads: gradio.File([str(file) for file in video.subtitle_files.values()], visible=True),
+        on.shown: video.number,
+    }
 
 
 def _look(gradio: Any) -> dict[str, Any]:
