@@ -237,25 +237,50 @@ def _prediction(entry: Any, where: str) -> Prediction:
                 mean_logprob=_number(caption.get("mean_logprob")),
                 tokens=int(caption.get("tokens", 0)),
                 cut=bool(caption.get("cut", False)),
-                expected_cider=caption.get("expected_cider"),
-                support=caption.get("support"),
-                probability=caption.get("probability"),
+                expected_cider=_within(caption, "expected_cider", 10 + 1e-3),
+                support=_within(caption, "support", 1),
+                probability=_within(caption, "probability", 1),
                 unsure=_unsure(caption),
-                model=caption.get("model"),
+                model=_text(caption, "model"),
             )
             for caption in _of_type(list, entry["captions"], "captions")
         ]
+        times = [float(time) for time in entry.get("timestamps") or []]
+        start, end = (_within(entry, name, math.inf) for name in ("start", "end"))
+        if (
+            times != sorted(times)
+            or not all(map(math.isfinite, times))
+            or (start or 0) > (math.inf if end is None else end)
+        ):
+            raise ValueError("its times make no sense")
         return Prediction(
             video=_of_type(str, entry["video"], "video"),
             captions=captions,
-            timestamps=[float(time) for time in entry.get("timestamps") or []],
+            timestamps=times,
             evidence=[
                 FrameEvidence(int(part["first"]), int(part["last"]), _number(part["drop"]))
                 for part in entry.get("evidence") or []
             ],
             damage=Damage.from_json(entry.get("damage")),
-            **{name: entry.get(name) for name in ("path", "start", "end")},
+            path=_text(entry, "path"),
+            start=start,
+            end=end,
         )
+
+
+def _within(entry: Mapping[str, Any], name: str, most: float) -> float | None:
+    """A number from 0 to `most`, or None."""
+    value = entry.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str | None:
+    value = entry.get(name)
+    return None if value is None else str(_of_type(str, value, name))
 
 
 def _unsure(caption: Mapping[str, Any]) -> bool | None:

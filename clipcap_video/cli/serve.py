@@ -40,6 +40,11 @@ class ServeConfig(WordingOptions, BeamOptions, CaptionerOptions, Options):
         None, "A retrieval model trained on these features, to search by.", needs={"features": ANY}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.api_key is not None and not self.api_key.strip():
+            raise ClipcapError("--api_key is empty, and would let everybody in; give a token, or leave it out")
+
 
 def _serve(config: ServeConfig) -> None:
     """A page in the browser: drop a video, get its captions and subtitles, search the videos so far. Or an endpoint.

@@ -33,6 +33,7 @@ from clipcap_video.runs.options import (
     called,
     idle_options,
     option_fields,
+    option_hints,
     options_of,
     plain_value,
 )
@@ -237,6 +238,8 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
     text = read_text(file, "the options", remedy)
     with reading(file, "the options", remedy):
         content = yaml.safe_load(text)
+        if isinstance(content, dict) and len(yaml.compose(text, yaml.SafeLoader).value) > len(content):
+            raise ValueError("an option is there twice")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ClipcapError(f"{file} holds no options; write one `option: value` a line")
@@ -259,6 +262,8 @@ def read_options(file: Path, config_class: type[Any], several: Collection[str], 
             continue
         if name in several:
             value = value if isinstance(value, list) else [value]
+        if isinstance(value, bool) and "bool" not in str(option_hints(config_class)[name]):
+            raise ClipcapError(f"{file}: the option {key} takes a value, not {str(value).lower()}")
         if isinstance(value, dict) or (isinstance(value, list) and name not in several):
             raise ClipcapError(f"{file}: the option {key} takes one value, not {value!r}")
         options[name] = value

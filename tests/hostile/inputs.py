@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -231,6 +232,16 @@ def predictions() -> Iterator[tuple[str, Any]]:
     yield "version_unknown", whole | {"version": 1000}
     yield "timestamps_are_text", whole | {"predictions": [one | {"timestamps": ["x"]}]}
     yield "evidence_is_number", whole | {"predictions": [one | {"evidence": 3}]}
+    yield "timestamps_not_a_number", json.dumps(whole | {"predictions": [one | {"timestamps": [math.nan]}]}).encode()
+    yield "timestamps_reversed", whole | {"predictions": [one | {"timestamps": [2.0, 1.0]}]}
+    yield "start_after_end", whole | {"predictions": [one | {"start": 9.0, "end": 3.0}]}
+    yield "start_is_text", whole | {"predictions": [one | {"start": "soon"}]}
+    yield "path_is_list", whole | {"predictions": [one | {"path": ["a.mp4"]}]}
+    yield (
+        "probability_above_one",
+        whole | {"predictions": [one | {"captions": [one["captions"][0] | {"probability": 7}]}]},
+    )
+    yield "support_is_text", whole | {"predictions": [one | {"captions": [one["captions"][0] | {"support": "high"}]}]}
     yield "plain_list_caption", {"video30": ["a man"]}
     yield "plain_number", {"video30": 3}
 

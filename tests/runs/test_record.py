@@ -84,6 +84,8 @@ class TestOptionFiles:
             ("xyzzy: 3", "no option 'xyzzy'; see clipcap-video train --help"),
             ("lr: [1, 2]", "the option lr takes one value"),
             ("lr: {a: 2}", "the option lr takes one value"),
+            ("bs: true", "the option bs takes a value, not true"),
+            ("bs: 3\nbs: 4", "an option is there twice"),
             ("lr: fast", "Invalid value for '--lr'"),
             ("mapping_type: rnn", "'rnn' is not one of"),
             ("just words", "holds no options"),

@@ -291,3 +291,4 @@ def test_without_fastapi_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
 def test_options_of_the_endpoint_alone(tmp_path: Path) -> None:
     assert "--api" in refused("clipcap-video", "serve", "--root", str(tmp_path))
+    assert "--api_key is empty" in refused("clipcap-video", "serve", "--api", "--api_key", "")
