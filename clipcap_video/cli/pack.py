@@ -13,7 +13,9 @@ from clipcap_video.runs.options import FOLDER, Options, option
 class PackConfig(Options):
     """Options of `clipcap-video pack`."""
 
-    model_dir: Path = option(MISSING, "A checkpoint, or the folder of a run.", argument=True)
+    model_dir: Path = option(
+        MISSING, "A checkpoint of a captioner or a retrieval model, or the folder of a run.", argument=True
+    )
     out: Path = option(MISSING, "Folder for the packed checkpoint.", made=FOLDER)
 
 
@@ -26,9 +28,11 @@ def _pack(config: PackConfig) -> None:
       clipcap-video pack out/ --out packed/
     """
     from clipcap_video.models.checkpoint import find_checkpoint, pack_checkpoint
+    from clipcap_video.retrieval.model import holds_retrieval, pack_retrieval
 
+    checkpoint = find_checkpoint(config.model_dir)
     # No record of the run is left: it would carry this machine's paths to whoever gets the folder.
-    size = pack_checkpoint(find_checkpoint(config.model_dir), config.out)
+    size = (pack_retrieval if holds_retrieval(checkpoint) else pack_checkpoint)(checkpoint, config.out)
     print(f"packed into {config.out}: {size / 1e6:.1f} MB")
 
 

@@ -74,7 +74,8 @@ def load_encoder(name: str, device: torch.device, precision: str = "fp32", weigh
 
 
 TEXT_FAMILIES = [
-    Family("clipcap_video.encoders.sentence", ("all-minilm-l6-v2",), form="st:NAME_OR_PATH", pattern=r"st:.+")
+    Family("clipcap_video.encoders.sentence", ("all-minilm-l6-v2",), form="st:NAME_OR_PATH", pattern=r"st:.+"),
+    Family("clipcap_video.encoders.word_vectors", ("starter",)),
 ]
 
 

@@ -96,7 +96,8 @@ class RetrievalTrainConfig(Options):
     )
     text_encoder: str = _model(
         "all-minilm-l6-v2",
-        "Frozen text encoder beside stored features: all-minilm-l6-v2, st:NAME_OR_PATH, or a CLIP or SigLIP encoder.",
+        "Frozen text encoder beside stored features: all-minilm-l6-v2, st:NAME_OR_PATH, starter (the captioner's "
+        "word vectors), or a CLIP or SigLIP encoder.",
         unless={"videos": ANY, "init_from": ANY},
     )
     dim: int = _model(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.checkpoint import (
+    PATHS,
     WEIGHTS,
     CheckpointInfo,
     fill,
@@ -253,12 +254,33 @@ def _projection(width: int, config: RetrievalConfig) -> nn.Module:
 
 
 def save_retrieval(
-    directory: Path, model: RetrievalModel, info: CheckpointInfo, extra: Callable[[Path], None] | None = None
+    directory: Path,
+    model: RetrievalModel,
+    info: CheckpointInfo,
+    extra: Callable[[Path], None] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a whole checkpoint, replacing what was there in one step. extra: as in save_checkpoint."""
+    """Writes a whole checkpoint, replacing what was there in one step. extra, dtype: as in save_checkpoint."""
     write_checkpoint(
-        directory, "retrieval", {"retrieval": asdict(model.config)}, retrieval_weights(model), info, extra=extra
+        directory, "retrieval", {"retrieval": asdict(model.config)}, retrieval_weights(model), info, dtype, extra=extra
     )
+
+
+def holds_retrieval(checkpoint: Path) -> bool:
+    """Whether a checkpoint is of a retrieval model."""
+    try:
+        read_retrieval_config(checkpoint)
+    except ClipcapError:
+        return False
+    return True
+
+
+def pack_retrieval(checkpoint: Path, out: Path) -> int:
+    """Writes `checkpoint` to `out` in float16 and without the paths of its training run; returns its size in bytes."""
+    model, info = load_retrieval(checkpoint)
+    info.training = {name: value for name, value in info.training.items() if name not in PATHS}
+    save_retrieval(out, model, info, dtype=torch.float16)
+    return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
 def retrieval_weights(model: RetrievalModel) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ from clipcap_video.search.ranking import SearchHit, search
 
 if TYPE_CHECKING:
     from clipcap_video.retrieval.model import RetrievalModel
+
+
+# The model in the box, which reads texts for features that fit the starter captioner.
+STARTER = Path(__file__).parents[1] / "starter" / "search"
 
 
 class PlainEmbedder:
@@ -63,7 +68,8 @@ class ModelEmbedder:
 class VideoSearch:
     """Searches one feature store; it may be asked many times.
 
-    model_dir: a trained retrieval model; without it, the features' own encoder reads the texts.
+    model_dir: a trained retrieval model; without it, the features' own encoder reads the texts, and of features as the
+        starter captioner's, the model in the box.
     index_folder: where the index lies, if not beside the features.
     ivf: among a million frames and more, compare the query with candidates alone; see `ivf.py`.
     encoder, encoder_weights: where the features' encoder is, if not where they say.
@@ -93,6 +99,7 @@ class VideoSearch:
         self._encoder: ImageEncoder | None = None
         self._progress = progress
         self._index_folder = index_folder or default_folder(self.features)
+        self._boxed: VideoSearch | None = None
         self._ivf = require_faiss() is not None if ivf else False
         self._index: SearchIndex | IvfIndex | None = None
         if self._ivf:
@@ -140,6 +147,8 @@ class VideoSearch:
         """The videos that match a text best. Raises ClipcapError when nothing can read texts for these features."""
         if not text.strip():
             raise ClipcapError("the text to search for is empty; say what the videos should show")
+        if self._reads_in_box():
+            return self._in_box().by_text(text, top, rank_by)
         query = self._text_vector(text)
         if len(query) != self.index.dim:
             raise ClipcapError(
@@ -147,6 +156,21 @@ class VideoSearch:
                 f"{self.index.dim}; name the encoder that made them"
             )
         return self._search(query, top, rank_by)
+
+    def _reads_in_box(self) -> bool:
+        """Whether the model in the box reads texts for these features, whose own encoder does not."""
+        if not isinstance(self._embedder, PlainEmbedder) or self._encoder_name is not None or self.fingerprint is None:
+            return False
+        trained_on = _box_fingerprint()
+        return trained_on is not None and trained_on.matches(self.fingerprint)
+
+    def _in_box(self) -> VideoSearch:
+        if self._boxed is None:
+            self._boxed = VideoSearch(
+                self.features, STARTER, index_folder=self._index_folder, device=str(self.device),
+                progress=self._progress, ivf=self._ivf,
+            )  # fmt: skip
+        return self._boxed
 
     def by_video(self, video: str | Path, top: int = 10, rank_by: str = "moment") -> list[SearchHit]:
         """The videos most like another: a file, or the id of one in the features, which is then left out itself."""
@@ -206,6 +230,14 @@ class VideoSearch:
             raise video
         features = video.features.astype(np.float16).astype(np.float32)  # in the precision of stored ones
         return VideoFeatures(features, video.timestamps)
+
+
+@cache
+def _box_fingerprint() -> Fingerprint | None:
+    """Of the features that the model in the box was trained on; None where there is no such model."""
+    from clipcap_video.retrieval.model import read_retrieval_config
+
+    return read_retrieval_config(STARTER)[1].fingerprint if STARTER.is_dir() else None
 
 
 def sentences() -> list[str]:

@@ -148,6 +148,17 @@ class TestStoredFeatures:
         with pytest.raises(ClipcapError, match="has 1 layers in its head; leave --cross_num_hidden_layers out"):
             train_retrieval(config(tiny_project, tmp_path / "d", **deeper))
 
+    def test_packed_it_is_half_and_names_no_place(
+        self, tiny_project: TinyProject, tmp_path: Path, run: Command
+    ) -> None:
+        train_retrieval(config(tiny_project, tmp_path / "a", epochs=1, eval_every=0))
+        done = run("pack", tmp_path / "a", "--out", tmp_path / "packed")
+        assert done.returncode == 0, done.stderr
+        assert str(tmp_path) not in (tmp_path / "packed" / "config.json").read_text()
+        whole, half = (load_retrieval(tmp_path / name)[0].state_dict() for name in ("a", "packed"))
+        for name, weight in whole.items():
+            torch.testing.assert_close(half[name], weight, rtol=1e-3, atol=1e-4)
+
     def test_a_record_resumes_a_run_that_began_with_another_model(
         self, tiny_project: TinyProject, tmp_path: Path, run: Command
     ) -> None:
