@@ -104,6 +104,8 @@ class World:
         for word in words:
             self._provide(program, before, word)
             before = word
+        if program in ("infer", "inference_vtt.py") and "--out" not in words:
+            (self.folder / "predictions.json").unlink(missing_ok=True)  # of another page's videos
         if program in ("train_vtt.py", "train") and "--lm" not in words:
             words += ["--lm", self.stand_ins["gpt2"]]
         return words
