@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import os
+import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 import clipcap_video
-from clipcap_video.devices import autocast, has_fast_bf16, one_thread_each, pick_device, pick_precision
+from clipcap_video.devices import (
+    autocast,
+    has_fast_bf16,
+    keep_freed_memory,
+    one_thread_each,
+    pick_device,
+    pick_precision,
+)
 from clipcap_video.errors import ClipcapError
 
 CPU = torch.device("cpu")
@@ -83,3 +94,18 @@ def test_a_thread_that_computes_alone_stays_alone() -> None:
     finally:
         torch.set_num_threads(before)
     assert found == [1]
+
+
+@pytest.mark.parametrize(("environment", "calls"), [({}, 3), ({"MALLOC_ARENA_MAX": "1"}, 0)])
+def test_freed_memory_is_kept_unless_the_user_said_how(
+    environment: dict[str, str], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", "linux")
+    library = mock.Mock()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    keep_freed_memory.__wrapped__()
+    assert library.mallopt.call_count == calls
