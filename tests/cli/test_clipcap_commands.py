@@ -54,7 +54,7 @@ def workplace(golden: Path, folder: Path, features: str, annotations: str) -> Pa
     return folder
 
 
-@pytest.mark.parametrize("data_folder", ["CV_Project_Dataset", "."])
+@pytest.mark.parametrize("data_folder", [pytest.param("CV_Project_Dataset", marks=pytest.mark.slow), "."])
 def test_both_commands_of_the_readme(golden: Path, tmp_path: Path, data_folder: str) -> None:
     workplace(
         golden,

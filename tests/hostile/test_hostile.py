@@ -160,10 +160,7 @@ def test_features(place: Place, tmp_path: Path, command: str, name: str) -> None
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("nan", "lfs") else pytest.mark.slow)
-        for name, _ in inputs.feature_files("{}")
-    ],
+    [pytest.param(name, marks=[] if name == "nan" else pytest.mark.slow) for name, _ in inputs.feature_files("{}")],
 )
 def test_one_damaged_feature_file_does_not_stop_the_others(place: Place, tmp_path: Path, name: str) -> None:
     """infer captions the others and ends in 1, the doctor finds it, and an extraction makes it again."""

@@ -47,7 +47,7 @@ def batch(rows: slice) -> RetrievalBatch:
     )
 
 
-@pytest.mark.parametrize("name", ["seqTransf", "tightTransf"])
+@pytest.mark.parametrize("name", ["seqTransf", pytest.param("tightTransf", marks=pytest.mark.slow)])
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path, name: str) -> None:
     """Batches of five and three pairs in two processes, against one of eight."""
     script = tmp_path / "worker.py"

@@ -98,6 +98,7 @@ def test_the_same_command_replaces_its_own_result(folder: Path) -> None:
         assert not again()
 
 
+@pytest.mark.slow
 def test_scores_beside_captions_are_brought_up_to_date(folder: Path) -> None:
     assert run("clipcap-video", *EVALUATE, cwd=folder).returncode == 0
     captions = json.loads((folder / "c.json").read_text())

@@ -175,7 +175,7 @@ class Videos:
     load: Callable[[], NetworkEncoder]
 
 
-@pytest.fixture(scope="module", params=["resnet50", "efficientnet-lite2"])
+@pytest.fixture(scope="module", params=[pytest.param("resnet50", marks=pytest.mark.slow), "efficientnet-lite2"])
 def videos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Videos:
     folder = tmp_path_factory.mktemp(request.param)
     file = None
@@ -242,7 +242,7 @@ class TestTrainableEncoder:
             TrainableEncoder(encoder, "layer4")
 
 
-@pytest.mark.parametrize("train_encoder", ["none", "head"])
+@pytest.mark.parametrize("train_encoder", [pytest.param("none", marks=pytest.mark.slow), "head"])
 def test_stored_features_train_and_caption(videos: Videos, tmp_path: Path, train_encoder: str) -> None:
     """The commands as a user types them; the LSTM reads the features as they are, or through the head."""
     out = tmp_path / "out"
