@@ -20,7 +20,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.shards import SUFFIX as PARQUET
 from clipcap_video.features.shards import ParquetStore
-from clipcap_video.features.store import SUFFIX, read_features, read_header
+from clipcap_video.features.store import SUFFIX, check_features, read_header
 from clipcap_video.files import sorted_ids, whole_file, write_text
 from clipcap_video.version import __version__
 from clipcap_video.video.sampling import SamplingSpec
@@ -94,7 +94,7 @@ def missing_videos(
         try:
             fingerprint, _ = read_header(file)
             if video_id in videos:
-                read_features(file)
+                check_features(file)
         except ClipcapError:  # damaged: made again if it is wanted
             continue
         if not fingerprint.matches(wanted):

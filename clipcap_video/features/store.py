@@ -22,6 +22,7 @@ from clipcap_video.features.base import (
     MixedFeatures,
     Origin,
     VideoFeatures,
+    check,
     checked,
     shape_2d,
 )
@@ -141,9 +142,17 @@ def read_origin(file: Path) -> Origin:
 
 def read_features(file: Path) -> VideoFeatures:
     """What one feature file holds. Raises ClipcapError when it is damaged."""
+    return checked(*_tensors(file), file)
+
+
+def check_features(file: Path) -> None:
+    """Raises ClipcapError when one feature file is damaged."""
+    check(*_tensors(file), file)
+
+
+def _tensors(file: Path) -> tuple[np.ndarray, np.ndarray]:
     with open_safetensors(file, "the features", AGAIN, "numpy") as opened:
-        features, timestamps = opened.get_tensor("features"), opened.get_tensor("timestamps")
-    return checked(features, timestamps, file)
+        return opened.get_tensor("features"), opened.get_tensor("timestamps")
 
 
 def write_features(
