@@ -18,6 +18,8 @@ from typing import Any
 
 from clipcap_video.errors import FULL, ClipcapError, first_line
 
+# The captioner in the box.
+STARTER = Path(__file__).parent / "starter"
 # Bytes of a text that is read whole; annotations of the largest data sets have a tenth of it.
 LARGEST_TEXT = 2**31
 

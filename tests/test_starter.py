@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap_video.captioning.captioner import STARTER, Captioner
+from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.consensus.network import Judgement
 from clipcap_video.errors import ClipcapError
+from clipcap_video.files import STARTER
 from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import write_clip
 
@@ -70,7 +71,7 @@ def test_the_search_in_the_box_answers_without_any_encoder(tmp_path: Path, monke
     from clipcap_video.retrieval.model import load_retrieval
     from clipcap_video.search import searching
 
-    model, info = load_retrieval(searching.STARTER)
+    model, info = load_retrieval(searching.BOXED)
     assert info.fingerprint is not None
     assert info.fingerprint.matches(Captioner.from_pretrained(device="cpu").require_fingerprint())
     rng = np.random.default_rng(0)

@@ -34,6 +34,7 @@ from clipcap_video.features.base import FeatureStore, MemoryStore, Origin, Video
 from clipcap_video.features.encode import EncodedVideo, encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.logs import ExtractionSummary
+from clipcap_video.files import STARTER
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
@@ -44,8 +45,6 @@ from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFr
 
 # What has the form of `Captioner.caption_files`.
 CaptionFiles = Callable[..., tuple[list[Prediction], ExtractionSummary]]
-
-STARTER = Path(__file__).parents[1] / "starter"
 
 # Videos that a core decodes at once on a CPU: enough for large products, few enough for its caches.
 LANE_VIDEOS = 16

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,9 +9,8 @@ from torch import Tensor
 from clipcap_video.encoders.huggingface import from_pretrained
 from clipcap_video.encoders.weights import digest_weights
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import open_safetensors
+from clipcap_video.files import STARTER, open_safetensors
 
-STARTER = Path(__file__).parents[1] / "starter"
 VECTORS = "language_model.transformer.wte.weight"
 
 

@@ -24,6 +24,7 @@ from clipcap_video.features.base import FeatureStore, VideoFeatures, stack_featu
 from clipcap_video.features.encode import encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
+from clipcap_video.files import STARTER
 from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
 from clipcap_video.search.index import index_folder as default_folder
 from clipcap_video.search.ivf import LEAST_FRAMES, IvfIndex, Queries, fresh_ivf, require_faiss, update_ivf
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # The model in the box, which reads texts for features that fit the starter captioner.
-STARTER = Path(__file__).parents[1] / "starter" / "search"
+BOXED = STARTER / "search"
 
 
 class PlainEmbedder:
@@ -167,7 +168,7 @@ class VideoSearch:
     def _in_box(self) -> VideoSearch:
         if self._boxed is None:
             self._boxed = VideoSearch(
-                self.features, STARTER, index_folder=self._index_folder, device=str(self.device),
+                self.features, BOXED, index_folder=self._index_folder, device=str(self.device),
                 progress=self._progress, ivf=self._ivf,
             )  # fmt: skip
         return self._boxed
@@ -237,7 +238,7 @@ def _box_fingerprint() -> Fingerprint | None:
     """Of the features that the model in the box was trained on; None where there is no such model."""
     from clipcap_video.retrieval.model import read_retrieval_config
 
-    return read_retrieval_config(STARTER)[1].fingerprint if STARTER.is_dir() else None
+    return read_retrieval_config(BOXED)[1].fingerprint if BOXED.is_dir() else None
 
 
 def sentences() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 from clipcap_video.video.sampling import Span
 from tests.datasets.test_annotations import msrvtt, write
+from tests.datasets.test_published import assert_refused
 
 
 def karpathy_image(name: str, split: str, *captions: str, **fields: object) -> dict[str, object]:
@@ -194,8 +194,4 @@ def test_msrvtt_in_chinese_reads_as_in_english(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_malformed_files_are_one_sentence(tmp_path: Path, name: str, content: object, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    with pytest.raises(ClipcapError, match=message) as caught:
-        read_annotations([path])
-    assert "\n" not in str(caught.value)
+    assert_refused(tmp_path / name, content, message)

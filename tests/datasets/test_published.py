@@ -80,6 +80,14 @@ ACTIVITYNET = {
 # Malformed files ----------------------------------------------------------------------------------------------------
 
 
+def assert_refused(path: Path, content: object, message: str) -> None:
+    """Reading `content` from `path` ends in one sentence that `message` matches."""
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises(ClipcapError, match=message) as caught:
+        read_annotations([path])
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -105,8 +113,4 @@ ACTIVITYNET = {
     ],
 )
 def test_malformed_files_are_one_sentence(tmp_path: Path, name: str, content: object, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    with pytest.raises(ClipcapError, match=message) as caught:
-        read_annotations([path])
-    assert "\n" not in str(caught.value)
+    assert_refused(tmp_path / name, content, message)

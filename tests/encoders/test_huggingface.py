@@ -1,5 +1,6 @@
 import json
 import string
+from functools import partial
 
 import pytest
 import torch
@@ -32,6 +33,21 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 VISION = {**SMALL, "image_size": 64, "patch_size": 16}
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *string.ascii_lowercase]
 TEXT = {**SMALL, "vocab_size": len(WORDS), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
+def save_made(build, path, std):
+    """What `build` makes, a model and its processor, with weights that look at their input, saved with a tokenizer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, processor = build()
+        # As initialised the networks hardly look at their input.
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=std)
+    model.eval().save_pretrained(path)
+    processor.save_pretrained(path)
+    save_tokenizer(path)
+    return path, model, processor
 
 
 def save_tokenizer(path):
@@ -75,18 +91,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def saved(kind, tmp_path_factory):
-    path = tmp_path_factory.mktemp(kind)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model, processor = build(kind)
-        # As initialised the networks hardly look at their input.
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, std=0.2)
-    model.eval().save_pretrained(path)
-    processor.save_pretrained(path)
-    save_tokenizer(path)
-    return path, model, processor
+    return save_made(partial(build, kind), tmp_path_factory.mktemp(kind), 0.2)
 
 
 @pytest.fixture(scope="module")

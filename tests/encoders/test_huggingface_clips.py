@@ -12,7 +12,7 @@ from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import SegmentFrames
 from tests.clips import write_clip
 from tests.encoder_frames import frame
-from tests.encoders.test_huggingface import CPU, TEXT, VISION, save_tokenizer
+from tests.encoders.test_huggingface import CPU, TEXT, VISION, save_made, save_tokenizer
 from tests.tiny_clip import cosine_distance
 
 CLIP = 4
@@ -54,17 +54,7 @@ FAMILIES = [videomae, timesformer, vivit, xclip, vjepa2]
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)
 def family(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("clips") / request.param.__name__
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model, processor = request.param()
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, std=0.1)
-    model.eval().save_pretrained(path)
-    processor.save_pretrained(path)
-    save_tokenizer(path)
-    return path, model, processor
+    return save_made(request.param, tmp_path_factory.mktemp("clips") / request.param.__name__, 0.1)
 
 
 def expected_features(model, pixels):

@@ -7,7 +7,7 @@ import transformers as hf
 from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError
 from tests.encoder_frames import frame
-from tests.encoders.test_huggingface import CPU, SMALL, TEXT, VISION, save_tokenizer
+from tests.encoders.test_huggingface import CPU, SMALL, TEXT, VISION, save_made
 from tests.tiny_clip import cosine_distance
 
 BERT = {**TEXT, "max_position_embeddings": 16}
@@ -55,17 +55,7 @@ FAMILIES = [chinese_clip, altclip, dinov3, ijepa, vit, masked_autoencoder, convn
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)
 def family(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("family") / request.param.__name__
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model, processor = request.param()
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, std=0.1)
-    model.eval().save_pretrained(path)
-    processor.save_pretrained(path)
-    save_tokenizer(path)
-    return path, model, processor
+    return save_made(request.param, tmp_path_factory.mktemp("family") / request.param.__name__, 0.1)
 
 
 def expected_features(model, **inputs):
