@@ -34,7 +34,7 @@ def encode_segments(encoder: ImageEncoder, segments: Sequence[SegmentFrames], no
     """The features of each segment, encoded together, in the precision of stored ones."""
     clip = encoder.frames_per_clip
     images = torch.cat([whole_clips(segment.images, clip) for segment in segments])  # [n, 3, S, S]
-    encoded = [encode_frames(encoder, part, normalize) for part in images.split(max(1, 32 // clip) * clip)]
+    encoded = [encode_frames(encoder, part, normalize) for part in images.split(max(1, 128 // clip) * clip)]
     features = torch.cat(encoded).half().float().numpy()
     times = [segment.timestamps[middle_frames(len(segment.images), clip)] for segment in segments]
     parts = np.split(features, np.cumsum([len(part) for part in times])[:-1])
