@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # What the MSR-VTT ClipCap program calls its captions, of greedy and of beam search.
 PROGRAM_FILES = ("pred.json", "pred_beam.json")
+# What captions leave beside videos is no part of a folder of them.
+BESIDE_VIDEOS = (*SIDECAR_ENDINGS, ".captions.jsonl", ".failures.jsonl", ".warnings.jsonl")
 ARCHITECTURE = "These are read from the checkpoint; one that contradicts it is an error"
 
 
@@ -192,7 +194,7 @@ class InferConfig(
         chooses=True,
     )
     videos: list[Path] | None = _input(
-        None, "Videos to caption: folders, videos, or text files of paths.", argument=True, aside=SIDECAR_ENDINGS
+        None, "Videos to caption: folders, videos, or text files of paths.", argument=True, aside=BESIDE_VIDEOS
     )
     data: Path | None = _input(
         None,
@@ -245,6 +247,8 @@ class InferConfig(
         super().__post_init__()
         if self.cross:
             self.mapping_type = "cross"
+        if self.shard and self.report and not self.tables:
+            raise ClipcapError("--report shows the videos of all shares, from a table of them; add --to json")
         # Absolute, so that the run's record finds them from any working folder.
         self.lm, self.encoder = absolute(self.lm), absolute(self.encoder)
 

@@ -161,5 +161,11 @@ def _read(path: Path, remedy: str) -> _Content:
 
 def load_log(path: Path) -> PredictionFile:
     """The captions in a log, finished or not, as a file of predictions. Raises ClipcapError when it is no log."""
+    made_by, predictions = read_log(path)
+    return PredictionFile(str(made_by.get("model", "")), None, {}, predictions)
+
+
+def read_log(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
+    """What decided the captions in a log, finished or not, and these. Raises ClipcapError when it is no log."""
     content = _read(path, "give a STEM.captions.jsonl of clipcap-video caption")
-    return PredictionFile(str(content.made_by.get("model", "")), None, {}, content.predictions)
+    return content.made_by, content.predictions

@@ -36,6 +36,7 @@ def plan_inference(config: InferConfig, settings: DecodingSettings) -> Plan:
     """What `infer` would take, measured on some of the videos. Writes nothing; scores and page are not counted."""
     captioner, settings = prepare(config, settings)
     files = {} if config.videos is None else find_all_videos(config.videos)
+    files = config.share.of(files) if config.share else files
     stored = find_stored(config, captioner) if config.videos is None else None
     ids = list(files) if stored is None else stored.ids
     looked_at: Counter[str] = Counter()

@@ -10,10 +10,12 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import FORMATS, Results, Wording, require_formats, write_tables
 from clipcap_video.captioning.log import CaptionLog
 from clipcap_video.captioning.predictions import Prediction
+from clipcap_video.captioning.shares import Outcome, join_shares, keep_share, share_log
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import fits_a_name, url_of
 from clipcap_video.models.language_model import digest_language_model
+from clipcap_video.runs.engine import Shard
 
 
 def decided_by(captioner: Captioner, settings: DecodingSettings) -> dict[str, str]:
@@ -41,6 +43,7 @@ class ResultFiles:
     tables: format -> file, written by `finish`. sidecars: formats with a file for each video, written as captions come;
     those that are there stay, unless `overwrite`. folder: for the sidecars; beside the videos if None.
     record: writes what tells of the run, before the tables, which a run that is killed in between would not know again.
+    shard: which share of the videos the run does, where others do the rest for the same tables.
     partial: the log beside `place`, by which a run resumes after an interruption, and which `finish` removes.
     """
 
@@ -54,12 +57,17 @@ class ResultFiles:
         wording: Wording | None = None,
         overwrite: bool = False,
         record: Callable[[], None] | None = None,
+        shard: Shard | None = None,
     ) -> None:
-        self.record = record
+        self.record, self.shard = record, shard
         self.tables, self.sidecars, self.folder = tables, sidecars, folder
         self.wording, self.overwrite = wording or Wording(), overwrite
         self.place = place
-        self.partial = (Path() if url_of(place) else place.parent) / f"{place.stem}.partial.jsonl"
+        self._here = Path(place.name) if url_of(place) else place
+        name = f"{place.stem}.partial.jsonl"
+        self.partial = self._here.with_name(shard.part_of(name) if shard else name)
+        if shard is not None and tables:
+            self.partial = share_log(self._here, shard)
         require_formats([*tables, *sidecars])
 
     def log(self, decided: Mapping[str, str]) -> CaptionLog:
@@ -97,10 +105,31 @@ class ResultFiles:
             if self.overwrite or not file.exists():
                 FORMATS[name].write(file, Results([prediction], wording=self.wording))
 
+    def join(
+        self, made: Outcome, todo: Mapping[str, Path], videos: Mapping[str, Path], decided: Mapping[str, str]
+    ) -> Outcome | None:
+        """What became of all `videos`, once the other shares are done too; None, which is said, while some are not.
+
+        made: of the share that is this run's, or of all videos; todo: those that were not done before.
+        """
+        if self.shard is None or not self.tables:
+            return made
+        keep_share(self.partial, made, todo)
+        whole = join_shares(self._here, self.shard.count, decided, videos)
+        if isinstance(whole, Outcome):
+            return whole
+        count, others = self.shard.count, "another is" if len(whole) == 1 else f"{len(whole)} others are"
+        print(
+            f"share {self.shard.number} of {count} is in {self.partial.parent}; {self.place} is written when all are, "
+            f"and {others} to be done, e.g. --shard {whole[0]}/{count}"
+        )
+        return None
+
     def finish(self, results: Results) -> Mapping[str, Path]:
         """Writes the tables, and returns them."""
         if self.record is not None and self.tables and results.predictions:
             self.record()
         write_tables(self.tables, results)
-        self.partial.unlink(missing_ok=True)
+        if self.shard is None or not self.tables:
+            self.partial.unlink(missing_ok=True)
         return self.tables

@@ -19,6 +19,7 @@ from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.program_files import write_program_files
 from clipcap_video.captioning.results import ResultFiles, decided_by, require_support
 from clipcap_video.captioning.second_opinion import SecondOpinion, second_opinion
+from clipcap_video.captioning.shares import Outcome
 from clipcap_video.captioning.stored import caption_trained_on, find_stored
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.datasets.annotations import read_annotations
@@ -157,6 +158,7 @@ def files_of(config: InferConfig, record: Callable[[], None] | None = None) -> R
         wording=config.wording,
         overwrite=config.overwrite,
         record=record,
+        shard=config.share,
     )
 
 
@@ -197,15 +199,16 @@ def caption_videos(
     another model to ask. caption_files: captions them in the captioner's stead.
     """
     decided = decided_by(captioner, settings) | {"evidence": str(evidence)} | (second.decides() if second else {})
+    share = files.shard.of(videos) if files.shard else videos
     with files.log(decided) as log:
         before = {one.video: one for one in log.predictions}
-        same = [name for name, path in videos.items() if name in before and before[name].path == str(path)]
+        same = [name for name, path in share.items() if name in before and before[name].path == str(path)]
         done = {name: before[name] for name in same}
         for one in done.values():
             files.add(one)
-        missing = files.missing(videos, done)
-        if len(missing) < len(videos):
-            console.say(f"{len(videos) - len(missing):,} of {len(videos):,} videos done before")
+        missing = files.missing(share, done)
+        if len(missing) < len(share):
+            console.say(f"{len(share) - len(missing):,} of {len(share):,} videos done before")
 
         def keep(predictions: list[Prediction]) -> list[Prediction]:
             # As the log has them, so that a run that was stopped leaves the same in the end.
@@ -218,6 +221,7 @@ def caption_videos(
         made, summary = (caption_files or captioner.caption_files)(
             missing, settings, batch_size=batch_size, evidence=evidence, max_damage=max_damage, keep=keep
         )
+        log.finish()
     if second:
         console.say(second.describe())
     for failure in summary.failures:
@@ -225,19 +229,29 @@ def caption_videos(
     for video_id, warning in summary.warnings.items():
         print(f"warning: {video_id}: {warning}", file=sys.stderr)
     known = done | {one.video: one for one in made}
-    predictions = [known[name] for name in videos if name in known]
-    if predictions or "json" not in files.tables:
-        failures = [(failure.video, failure.path, failure.reason) for failure in summary.failures]
-        results = Results(predictions, failures, str(captioner.source), None, asdict(settings))
-        for name, table in files.finish(results).items():
-            print(f"{'captions' if name == 'json' else name}: {table}")
-    if not predictions:
-        return CaptionedVideos(len(summary.failures), [], captioner.describe(), records)
-    cider = None
-    if files.tables:
-        _keep_warnings(files.place, summary.warnings.values())
-        cider = _score_known(files.place, predictions, records)
+    of_share = Outcome(
+        [known[name] for name in share if name in known], summary.failures, list(summary.warnings.values())
+    )
+    whole, cider = files.join(of_share, missing, videos, decided), None
+    if whole is not None:
+        cider = _leave(files, whole, Results((), (), str(captioner.source), None, asdict(settings)), records)
+    predictions = [] if whole is None else list(whole.predictions)
     return CaptionedVideos(len(summary.failures), predictions, captioner.describe(), records, cider)
+
+
+def _leave(
+    files: ResultFiles, made: Outcome, header: Results, records: Sequence[VideoRecord]
+) -> dict[str, float] | None:
+    """Writes the tables of a run, its warnings and scores. Returns the CIDEr of the videos that are scored."""
+    predictions = list(made.predictions)
+    if predictions or "json" not in files.tables:
+        failures = [(failure.video, failure.path, failure.reason) for failure in made.failures]
+        for name, table in files.finish(replace(header, predictions=predictions, failures=failures)).items():
+            print(f"{'captions' if name == 'json' else name}: {table}")
+    if not predictions or not files.tables:
+        return None
+    _keep_warnings(files.place, made.warnings)
+    return _score_known(files.place, predictions, records)
 
 
 def _tell(prediction: Prediction) -> None:

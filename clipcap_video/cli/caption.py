@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clipcap_video import console
 from clipcap_video.captioning.config import (
+    BESIDE_VIDEOS,
     CaptionerOptions,
     DamageOptions,
     DecodingOptions,
@@ -17,7 +18,7 @@ from clipcap_video.captioning.config import (
     SecondOptions,
     chosen_settings,
 )
-from clipcap_video.captioning.formats import FORMATS, SIDECAR_ENDINGS, SUBTITLES, table_file
+from clipcap_video.captioning.formats import FORMATS, SUBTITLES, table_file
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import FILE, SHARED, Options, option
 
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from clipcap_video.captioning.second_opinion import SecondOpinion
     from clipcap_video.decoding import DecodingSettings
     from clipcap_video.runs.plan import Plan
-
-
-# What the command leaves beside videos is no part of a folder of them.
-BESIDE_VIDEOS = (*SIDECAR_ENDINGS, ".captions.jsonl")
 
 
 @dataclass

@@ -20,7 +20,7 @@ from clipcap_video.video.damage import MAX_DAMAGE
 if TYPE_CHECKING:
     from clipcap_video.features.extract import Encode
     from clipcap_video.features.logs import ExtractionSummary
-    from clipcap_video.features.resume import Request, Shard
+    from clipcap_video.features.resume import Request
     from clipcap_video.video.sampling import Span
 
 
@@ -103,14 +103,6 @@ class ExtractConfig(EngineOptions, Options):
     )
 
     workers: int = option(2, "Threads that decode videos.", panel="Run", least=1, most=1000)
-    shard: str | None = option(
-        None,
-        "Do a share of the videos: 3/16 is the third of sixteen. Runs of all shares, at any time and on any machine, "
-        "may fill one folder.",
-        panel="Run",
-        once=True,
-        unless={"format": "hdf5"},
-    )
     overwrite: bool = option(False, "Make all features anew, whatever is in OUT.", panel="Run")
     dry_run: bool = option(
         False, "Say what the run would take, measured on a few videos, and do nothing.", panel="Run", once=True
@@ -129,17 +121,9 @@ class ExtractConfig(EngineOptions, Options):
                     f"--out {url_of(self.out)}: at a URL features lie in Parquet files; leave out --format"
                 )
             self.format = "parquet"
-        self.share  # noqa: B018  (refused before any work)
         self.out = self.out or (Path(PROGRAM_FEATURES) if self.format == "hdf5" else FEATURES)
         if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
             raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
-
-    @property
-    def share(self) -> Shard | None:
-        """Which share of the videos is to be done; None for all."""
-        from clipcap_video.features.resume import Shard
-
-        return None if self.shard is None else Shard.from_text(self.shard)
 
 
 def _extract(config: ExtractConfig) -> None:

@@ -22,7 +22,6 @@ from clipcap_video.features.logs import ExtractionSummary, Failure, Log, Warned,
 from clipcap_video.features.resume import (
     FAILURES_FILE,
     WARNINGS_FILE,
-    Shard,
     clear_leftovers,
     join_parts,
     missing_videos,
@@ -30,6 +29,7 @@ from clipcap_video.features.resume import (
 from clipcap_video.features.shards import ShardWriter
 from clipcap_video.features.store import SUFFIX, FileWriter
 from clipcap_video.files import alone_in, fits_a_name
+from clipcap_video.runs.engine import Shard
 from clipcap_video.runs.plan import Plan, measure, peak_memory
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER

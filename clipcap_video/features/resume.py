@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from itertools import islice
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
@@ -22,6 +20,7 @@ from clipcap_video.features.shards import SUFFIX as PARQUET
 from clipcap_video.features.shards import ParquetStore
 from clipcap_video.features.store import SUFFIX, check_features, read_header
 from clipcap_video.files import sorted_ids, whole_file, write_text
+from clipcap_video.runs.engine import Shard
 from clipcap_video.version import __version__
 from clipcap_video.video.sampling import SamplingSpec
 
@@ -131,33 +130,6 @@ def clear_leftovers(out: Path, shard: Shard | None = None) -> None:
     for name in (FAILURES_FILE, *parts, *leftover):
         with suppress(OSError):  # in a folder that is read-only by now
             (out / name).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` runs that share the videos, and perhaps the folder, between them. number: from 1 to count."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def from_text(cls, text: str) -> Shard:
-        """Reads "3/16". Raises ClipcapError for anything that is no such share."""
-        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ClipcapError(
-                f"--shard {text!r} is no share of the videos; give NUMBER/COUNT, such as 3/16, NUMBER from 1 to COUNT"
-            )
-        return cls(int(found[1]), int(found[2]))
-
-    def of(self, videos: Mapping[str, Path]) -> dict[str, Path]:
-        """Every `count`-th of the videos (id -> path), from the `number`-th on."""
-        return dict(islice(videos.items(), self.number - 1, None, self.count))
-
-    def part_of(self, name: str) -> str:
-        """The name of this share's part of a log."""
-        stem, _, suffix = name.partition(".")
-        return f"{stem}.{self.number}-of-{self.count}.{suffix}"
 
 
 def join_parts(out: Path, name: str, count: int | str, anew: Container[str] = ()) -> None:

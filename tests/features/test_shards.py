@@ -18,8 +18,8 @@ from clipcap_video.features import shards
 from clipcap_video.features.base import FeatureStore, Origin
 from clipcap_video.features.extract import extract
 from clipcap_video.features.layouts import convert_features, open_features
-from clipcap_video.features.resume import Shard
 from clipcap_video.features.store import write_features
+from clipcap_video.runs.engine import Shard
 from clipcap_video.video.damage import Damage
 from clipcap_video.video.files import find_videos
 from clipcap_video.video.sampling import SamplingSpec
