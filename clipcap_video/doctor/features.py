@@ -14,6 +14,7 @@ from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.hdf5 import HDF5_SUFFIXES
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.shards import SUFFIX as PARQUET
+from clipcap_video.features.shards import ParquetStore
 from clipcap_video.features.store import SUFFIX, read_features, read_header
 from clipcap_video.files import sorted_ids
 from clipcap_video.models.checkpoint import check_loads, find_checkpoint, read_config
@@ -41,6 +42,8 @@ def examine_features(path: Path) -> StoreFacts:
             raise
         return StoreFacts([], findings=[Finding("bad_features", path.name, str(error), (str(path),))])
     facts = StoreFacts(store.ids(), store.fingerprint)
+    if isinstance(store, ParquetStore):
+        facts.findings += [Finding("failed_features", name, reason) for name, reason in store.errors.items()]
     for video_id in facts.ids:
         _examine_values(partial(store.load, video_id), video_id, path, facts)
     return facts
@@ -91,10 +94,11 @@ def _examine_values(load: Callable[[], VideoFeatures], video_id: str, file: Path
 def compare_features(facts: StoreFacts, wanted: Collection[str], path: Path, wanted_by: str) -> list[Finding]:
     """Videos without features, and features of no video. wanted_by: where the ids `wanted` are from, in words."""
     there, needed = set(facts.ids), set(wanted)
+    failed = {finding.subject for finding in facts.findings if finding.kind == "failed_features"}
     findings = [
         Finding("missing_features", video_id, f"{wanted_by}, but not in {path}")
         for video_id in wanted
-        if video_id not in there
+        if video_id not in there and video_id not in failed
     ]
     return findings + [
         Finding("stray_features", video_id, f"in {path}, but not {wanted_by}")

@@ -49,6 +49,7 @@ KINDS: dict[str, Kind] = {
     "bad_features": Kind("error", "delete the file and run extract_features.py again, which makes what is missing"),
     "mixed_features": Kind("error", "extract again, with --overwrite or into another folder; two kinds do not mix"),
     "old_features": Kind("warning", "extract these again with the command above; a model trained before takes them"),
+    "failed_features": Kind("error", "look at the video with clipcap-video doctor; run extract_features.py again then"),
     "missing_features": Kind("error", "run extract_features.py again, which makes what is missing"),
     "stray_features": Kind("warning", "remove the file if its video is gone for good; it is used while it is there"),
     "other_features": Kind(

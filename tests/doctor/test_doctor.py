@@ -17,6 +17,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.doctor import Examination, Limits, examine, videos
 from clipcap_video.doctor.videos import varying_distance
 from clipcap_video.errors import ClipcapError
+from clipcap_video.features.shards import ShardWriter
 from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
 from tests.cli.test_cli import run
@@ -234,6 +235,19 @@ class TestFeatures:
         assert found == {"bad_features": ["video3"], "missing_features": ["video4"]}
         truncate(tmp_path / "f.hdf5", 0.8)
         assert kinds(examine(data=tmp_path / "f.hdf5")) == {"bad_features": ["f.hdf5"]}
+
+    def test_what_shards_say_of_videos_without_features(self, tmp_path: Path) -> None:
+        pytest.importorskip("pyarrow", reason="pyarrow (extra parquet) is not installed")
+        with ShardWriter(tmp_path / "shards", 16, fingerprint()) as writer:
+            for number in range(4):
+                writer.add(f"video{number}", features_of(number), None)
+            writer.fail("video4", "video4.mp4 is empty; fetch it again")
+        annotations = write_annotations(tmp_path / "a.json", range(5), range(5, 6))
+        result = examine(caption=[annotations], data=tmp_path / "shards")
+        assert kinds(result) == {"failed_features": ["video4"], "missing_features": ["video5"]}
+        assert [one.message for one in result.findings if one.kind == "failed_features"] == [
+            "video4.mp4 is empty; fetch it again"
+        ]
 
     def test_a_model_and_features(self, tmp_path: Path, tiny_project: TinyProject) -> None:
         from clipcap_video.training.config import TrainConfig

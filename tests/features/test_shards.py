@@ -158,15 +158,27 @@ def _datasets(folder: Path) -> dict[str, np.ndarray]:
     datasets = pytest.importorskip("datasets")
     cache = str(folder.parent / "cache")
     rows = datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", cache_dir=cache)
-    return {row["video_id"]: np.array(row["features"], np.float32) for row in rows}
+    return {row["video_id"]: np.array(row["features"], np.float32) for row in rows if row["error"] is None}
 
 
-@pytest.mark.parametrize("read", [_duckdb, _datasets])
-def test_duckdb_and_datasets_read_shards(
+def _ray(folder: Path) -> dict[str, np.ndarray]:
+    ray = pytest.importorskip("ray", reason="Ray (extra ray) is not installed")
+    ray.init(address="local", num_cpus=2, logging_level="critical", log_to_driver=False)
+    try:
+        rows = ray.data.read_parquet(str(folder)).filter(lambda row: row["error"] is None).take_all()
+    finally:
+        ray.shutdown()
+    return {row["video_id"]: np.stack(row["features"]).astype(np.float32) for row in rows}
+
+
+@pytest.mark.parametrize("read", [_duckdb, _datasets, pytest.param(_ray, marks=pytest.mark.slow)])
+def test_other_programs_read_shards(
     tmp_path: Path, stored: Path, read: Callable[[Path], dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     convert_features(open_features(stored), tmp_path / "shards", "parquet")
+    with shards.ShardWriter(tmp_path / "shards", 4, fingerprint()) as writer:
+        writer.fail("poison", "it is empty")
     rows, store = read(tmp_path / "shards"), open_features(stored)
     assert sorted(rows) == sorted(store.ids())
     for video_id, features in rows.items():
