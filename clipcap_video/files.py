@@ -20,6 +20,8 @@ from clipcap_video.errors import FULL, ClipcapError, first_line
 
 # The captioner in the box.
 STARTER = Path(__file__).parent / "starter"
+# The retrieval model beside it, which reads texts for features that fit it.
+BOXED = STARTER / "search"
 # Bytes of a text that is read whole; annotations of the largest data sets have a tenth of it.
 LARGEST_TEXT = 2**31
 

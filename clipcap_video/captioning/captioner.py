@@ -21,7 +21,7 @@ from clipcap_video.captioning.evidence import explain
 from clipcap_video.captioning.hub import HubModel, fetch, names_repository
 from clipcap_video.captioning.pictures import Video, encode_segments, is_one_video, sampled_frames
 from clipcap_video.captioning.predictions import Caption, Prediction
-from clipcap_video.captioning.ranking import load_ranker, rank
+from clipcap_video.captioning.ranking import Reranking, load_ranker
 from clipcap_video.captioning.streaming import caption_batches, joined
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
@@ -52,7 +52,7 @@ LARGE_WEIGHTS = 2**27  # bytes; beyond, even one video's products are worth all 
 RANKED_BEAMS = 40  # that a consensus network has to choose among, unless the user says
 
 
-class Captioner(HubModel):
+class Captioner(Reranking, HubModel):
     """Describes videos that it has not seen. Make one with `from_pretrained`.
 
     `save_pretrained` writes it to a folder with a model card, `push_to_hub` to the Hugging Face Hub.
@@ -278,6 +278,7 @@ class Captioner(HubModel):
         """
         settings = settings or self.default_settings()
         settings = replace(settings, complete=settings.complete and self.model.whole_captions)
+        self.text_side(settings)  # loaded before cores share the work
         width = self.model.feature_dim
         for video in features:
             if video.ndim != 2 or video.shape[1] != width:
@@ -307,16 +308,10 @@ class Captioner(HubModel):
                 len(features),
                 self.model.stop_tokens,
                 # What is reordered afterwards is decoded whole first.
-                replace(settings, num_return=settings.lanes) if self.ranks(settings) else settings,
+                replace(settings, num_return=settings.lanes) if self.reorders(settings) else settings,
                 video_keys=names,
             )
-            if self.ranker is None or not self.ranks(settings):
-                return hypotheses
-            return rank(self.ranker, self.model, stacked, mask, hypotheses, settings)
-
-    def ranks(self, settings: DecodingSettings) -> bool:
-        """Whether captions so decoded are ranked by the checkpoint's consensus network."""
-        return self.ranker is not None and settings.consensus
+            return self.ordered(hypotheses, stacked, mask, settings)
 
     def default_settings(self) -> DecodingSettings:
         """The defaults of the checkpoint."""
@@ -382,17 +377,7 @@ class Captioner(HubModel):
 
     def _prediction(self, video_id: str, video: VideoFeatures, hypotheses: Sequence[Hypothesis]) -> Prediction:
         captions = [
-            Caption(
-                text=self.model.decode_tokens(hypothesis.tokens, hypothesis.stop_token),
-                logprob=hypothesis.logprob,
-                mean_logprob=hypothesis.mean_logprob,
-                tokens=len(hypothesis.tokens),
-                cut=hypothesis.cut,
-                expected_cider=hypothesis.expected_cider,
-                support=hypothesis.support,
-                probability=hypothesis.probability,
-                unsure=hypothesis.unsure,
-            )
+            Caption.of(hypothesis, self.model.decode_tokens(hypothesis.tokens, hypothesis.stop_token))
             for hypothesis in hypotheses
         ]
         times = [] if video.timestamps is None else [round(float(time), 3) for time in video.timestamps]

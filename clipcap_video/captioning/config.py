@@ -81,10 +81,20 @@ class BeamOptions(Part):
     beam_size: int | None = _decoding(
         None, "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them.", most=1000
     )
+    rerank: Literal["consensus", "clip", "both", "none"] = _decoding(
+        "consensus",
+        "What orders the beams, which are then the default. consensus: the checkpoint's consensus network "
+        "(train-consensus), where it has one. clip: the language model, and how well a caption fits the video by a "
+        "model that reads both. both: that model and the network. none: the language model alone.",
+    )
+    rerank_model: str | None = _decoding(
+        None,
+        "The model for clip and both, of train-retrieval on the same features. Unless given, the one in the box on "
+        "features as the starter captioner's, else the encoder's text side (CLIP, SigLIP).",
+        needs={"rerank": ("clip", "both")},
+    )
     no_consensus: bool = _decoding(
-        False,
-        "Rank by the language model alone, even where the checkpoint has a consensus network (train-consensus). With "
-        "one, beam search is the default.",
+        False, "The same as --rerank none.", hidden=True, unless={"rerank": ("clip", "both")}
     )
     caution: float | None = _decoding(
         None,
@@ -92,13 +102,19 @@ class BeamOptions(Part):
         "10). Above 0, shorter and more general forms compete too. Unless given, the network's default; 0 scores best.",
         least=0,
         most=100,
-        unless={"no_consensus": True},
+        unless={"rerank": ("clip", "none"), "no_consensus": True},
     )
     length_penalty: float | None = _decoding(
         None,
         "Beams are ranked by log-probability / length ** this: 1 is the mean, 0 (the least) favours short captions. "
         "0.6 unless given, or 1 with a checkpoint of the ClipCap programs.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rerank_model = absolute(self.rerank_model)
+        if self.no_consensus:
+            self.rerank = "none"
 
 
 @dataclass
@@ -298,4 +314,4 @@ def chosen_settings(config: BeamOptions) -> DecodingSettings:
     chosen = {name: value for name, value in vars(config).items() if name in names and value is not None}
     if "beam_size" not in chosen:
         chosen["beam_size"] = max(DecodingSettings.beam_size, chosen.get("num_return", 1))
-    return DecodingSettings(**chosen, consensus=not config.no_consensus)
+    return DecodingSettings(**chosen)

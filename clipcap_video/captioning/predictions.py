@@ -7,12 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.errors import ClipcapError, parsing
 from clipcap_video.files import parse_json, read_json, write_text
 from clipcap_video.video.damage import Damage
+
+if TYPE_CHECKING:
+    from clipcap_video.decoding.hypotheses import Hypothesis
 
 VERSION = 1
 
@@ -37,6 +40,12 @@ class Caption:
     probability: float | None = None
     unsure: bool | None = None
     model: str | None = None
+
+    @classmethod
+    def of(cls, hypothesis: Hypothesis, text: str) -> Caption:
+        """A hypothesis in words."""
+        names = ("logprob", "mean_logprob", "cut", "expected_cider", "support", "probability", "unsure")
+        return cls(text, tokens=len(hypothesis.tokens), **{name: getattr(hypothesis, name) for name in names})
 
     def __str__(self) -> str:
         """The text as a person is to read it: with its support, and whether that is too little to be believed."""

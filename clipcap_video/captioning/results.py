@@ -20,11 +20,12 @@ from clipcap_video.runs.engine import Shard
 
 def decided_by(captioner: Captioner, settings: DecodingSettings) -> dict[str, str]:
     """What decides the captions of a video, as far as a log must know to be continued."""
-    ranker = captioner.ranker if captioner.ranks(settings) else None
+    ranker, side = captioner.ranker if captioner.ranks(settings) else None, captioner.text_side(settings)
     return {
         "model": f"{captioner.describe()['model']} ({digest_language_model(captioner.model)})",
         "decoding": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
         **({} if ranker is None else {"consensus": digest_language_model(ranker)}),
+        **({} if side is None else {"rerank": side.key}),
     }
 
 

@@ -104,11 +104,12 @@ def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: B
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
     if config.length_penalty is None:
         settings = replace(settings, length_penalty=suggested.length_penalty)
-    if captioner.ranks(settings) and settings.mode == "greedy":
+    if captioner.reorders(settings) and settings.mode == "greedy":
         # A single caption leaves nothing to choose from.
         settings = replace(settings, use_beam_search=True)
     if config.beam_size is None and captioner.ranks(settings):
         settings = replace(settings, beam_size=max(suggested.beam_size, settings.num_return))
+    captioner.text_side(settings)  # what it lacks is said before any work
     return settings
 
 
@@ -171,6 +172,8 @@ def _record(
     options |= {name: value for name, value in asdict(settings).items() if name in options}
     weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
     ranker = {"consensus": file_digest(captioner.source / CONSENSUS)} if captioner.ranks(settings) else {}
+    side = captioner.text_side(settings)
+    ranker |= {} if side is None else {"rerank": side.key}
     sources = {
         "checkpoint": {"path": str(captioner.source.resolve()), "weights": file_digest(weights), **ranker},
         **sources,

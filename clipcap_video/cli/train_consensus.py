@@ -21,7 +21,7 @@ def _train(config: ConsensusTrainConfig) -> None:
 
     file, store, validation = train(config)
     print(calibrate(file, store, validation, config.caution, config.device))
-    print(f"written to {file}; beams are ranked by it from now on (--no_consensus to leave it out)")
+    print(f"written to {file}; beams are ranked by it from now on (--rerank none to leave it out)")
 
 
 train_consensus = Command(ConsensusTrainConfig, _train, "train-consensus")

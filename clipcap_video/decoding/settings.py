@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from clipcap_video.errors import ClipcapError
 
 Mode = Literal["beam", "greedy", "sample"]
+Rerank = Literal["consensus", "clip", "both", "none"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,14 @@ class DecodingSettings:
     no_repeat_ngram: int = 0
     """Never write the same n tokens in a row twice; 0 is off."""
 
-    consensus: bool = True
-    """Put the hypotheses in the order of what the checkpoint's consensus network expects of them, where it has one."""
+    rerank: Rerank = "consensus"
+    """What puts the hypotheses in order. consensus: what the checkpoint's consensus network expects of them, where it
+    has one. clip: their log-probability, and how well they fit the video by a model that reads both (`text_side`).
+    both: what the network expects, and that. none: their log-probability alone."""
+
+    rerank_model: str | None = None
+    """That model, of `train-retrieval`; unless given, the model in the box for features as the starter captioner's,
+    else the text side of the encoder."""
 
     caution: float | None = None
     """What the probability that a caption holds no wrong word is worth beside its expected CIDEr, when a consensus
@@ -68,6 +75,11 @@ class DecodingSettings:
         if self.use_beam_search:
             return "beam"
         return "sample" if self._sampling_options() else "greedy"
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a model that reads captions and videos has a say in their order."""
+        return self.rerank in ("clip", "both")
 
     @property
     def lanes(self) -> int:
@@ -98,6 +110,8 @@ class DecodingSettings:
                 raise ClipcapError(f"{name} is {getattr(self, name)}; give a number above 0 (1 is off)")
         if self.caution is not None and not 0 <= self.caution <= 100:
             raise ClipcapError(f"caution is {self.caution}; give a number from 0 (expected CIDEr alone) to 100")
+        if self.rerank not in get_args(Rerank):
+            raise ClipcapError(f"rerank is {self.rerank!r}; give one of {', '.join(get_args(Rerank))}")
         if not 0 <= self.length_penalty <= 10:
             raise ClipcapError(f"length_penalty is {self.length_penalty}; give a number from 0 to 10")
         if self.mode == "beam" and self._sampling_options():

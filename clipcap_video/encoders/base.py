@@ -125,6 +125,7 @@ class ImageEncoder(ABC):
     preprocessing: one line that fixes the pixels the network sees, e.g. "short side 224 bicubic, ...".
     weights_digest: "sha256:" and 16 hex digits over the weights (see `weights.digest_weights`).
     frames_per_clip: k, how many consecutive frames one feature vector is made of; 1 but for models of video clips.
+    logit_scale: by which cosines of texts and images become logits, where there is a text side; CLIP's unless it says.
     """
 
     name: str
@@ -134,6 +135,7 @@ class ImageEncoder(ABC):
     device: torch.device
     precision: str
     frames_per_clip: int = 1
+    logit_scale: float = 100.0
 
     @abstractmethod
     def preprocess(self, frames: Tensor) -> Tensor:

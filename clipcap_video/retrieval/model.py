@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.features.fingerprint import Fingerprint
+from clipcap_video.files import BOXED
 from clipcap_video.models.checkpoint import (
     PATHS,
     WEIGHTS,
@@ -301,6 +304,12 @@ def read_retrieval_config(checkpoint: Path) -> tuple[RetrievalConfig, Checkpoint
         return config
 
     return parse_config(checkpoint, ("retrieval",), retrieval)
+
+
+@cache
+def boxed_fingerprint() -> Fingerprint | None:
+    """Of the features that the model in the box was trained on; None where there is no such model."""
+    return read_retrieval_config(BOXED)[1].fingerprint if BOXED.is_dir() else None
 
 
 def load_retrieval(folder: Path) -> tuple[RetrievalModel, CheckpointInfo]:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from clipcap_video.features.base import FeatureStore, VideoFeatures, stack_featu
 from clipcap_video.features.encode import encode_videos, fitting_encoder
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
-from clipcap_video.files import STARTER
+from clipcap_video.files import BOXED
 from clipcap_video.search.index import SearchIndex, fresh_index, mean_vector, unit, update_index
 from clipcap_video.search.index import index_folder as default_folder
 from clipcap_video.search.ivf import LEAST_FRAMES, IvfIndex, Queries, fresh_ivf, require_faiss, update_ivf
@@ -32,10 +31,6 @@ from clipcap_video.search.ranking import SearchHit, search
 
 if TYPE_CHECKING:
     from clipcap_video.retrieval.model import RetrievalModel
-
-
-# The model in the box, which reads texts for features that fit the starter captioner.
-BOXED = STARTER / "search"
 
 
 class PlainEmbedder:
@@ -162,7 +157,9 @@ class VideoSearch:
         """Whether the model in the box reads texts for these features, whose own encoder does not."""
         if not isinstance(self._embedder, PlainEmbedder) or self._encoder_name is not None or self.fingerprint is None:
             return False
-        trained_on = _box_fingerprint()
+        from clipcap_video.retrieval.model import boxed_fingerprint
+
+        trained_on = boxed_fingerprint()
         return trained_on is not None and trained_on.matches(self.fingerprint)
 
     def _in_box(self) -> VideoSearch:
@@ -231,14 +228,6 @@ class VideoSearch:
             raise video
         features = video.features.astype(np.float16).astype(np.float32)  # in the precision of stored ones
         return VideoFeatures(features, video.timestamps)
-
-
-@cache
-def _box_fingerprint() -> Fingerprint | None:
-    """Of the features that the model in the box was trained on; None where there is no such model."""
-    from clipcap_video.retrieval.model import read_retrieval_config
-
-    return read_retrieval_config(BOXED)[1].fingerprint if BOXED.is_dir() else None
 
 
 def sentences() -> list[str]:

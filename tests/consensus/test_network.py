@@ -193,7 +193,7 @@ def test_hypotheses_come_in_its_order(ranked: Path) -> None:
     store = open_features(ranked / "features")
     ids = [f"video{number}" for number in range(108, 120)]
     settings = DecodingSettings(beam_size=6, num_return=6, length_penalty=captioner.model.length_penalty)
-    plain = captioner.caption_store(store, ids, DecodingSettings(**{**vars(settings), "consensus": False}))
+    plain = captioner.caption_store(store, ids, DecodingSettings(**{**vars(settings), "rerank": "none"}))
     found = captioner.caption_store(store, ids, settings)
     for before, after in zip(plain, found, strict=True):
         assert sorted(caption.text for caption in before.captions) == sorted(caption.text for caption in after.captions)
