@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import secrets
@@ -52,7 +53,10 @@ def remote_files(url: str) -> Iterator[tuple[Any, str]]:
     import fsspec
 
     try:
-        yield fsspec.core.url_to_fs(url)
+        system, place = fsspec.core.url_to_fs(url)
+        # What it logs of an error, perhaps with its traceback, is the sentence below.
+        logging.getLogger(type(system).__module__.partition(".")[0]).setLevel(logging.CRITICAL)
+        yield system, place
     except ClipcapError:
         raise
     except (ImportError, ValueError) as error:

@@ -13,7 +13,7 @@ from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.shares import Outcome, join_shares, keep_share, share_log
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import fits_a_name, url_of
+from clipcap_video.files import fits_a_name, spelled, url_of
 from clipcap_video.models.language_model import digest_language_model
 from clipcap_video.runs.engine import Shard
 
@@ -121,8 +121,8 @@ class ResultFiles:
             return whole
         count, others = self.shard.count, "another is" if len(whole) == 1 else f"{len(whole)} others are"
         print(
-            f"share {self.shard.number} of {count} is in {self.partial.parent}; {self.place} is written when all are, "
-            f"and {others} to be done, e.g. --shard {whole[0]}/{count}"
+            f"share {self.shard.number} of {count} is in {self.partial.parent}; {spelled(self.place)} is written when "
+            f"all are, and {others} to be done, e.g. --shard {whole[0]}/{count}"
         )
         return None
 

@@ -28,6 +28,7 @@ from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.logs import Log
+from clipcap_video.files import spelled
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
@@ -250,7 +251,7 @@ def _leave(
     if predictions or "json" not in files.tables:
         failures = [(failure.video, failure.path, failure.reason) for failure in made.failures]
         for name, table in files.finish(replace(header, predictions=predictions, failures=failures)).items():
-            print(f"{'captions' if name == 'json' else name}: {table}")
+            print(f"{'captions' if name == 'json' else name}: {spelled(table)}")
     if not predictions or not files.tables:
         return None
     _keep_warnings(files.place, made.warnings)
@@ -330,7 +331,7 @@ def _caption_features(config: InferConfig, settings: DecodingSettings, captioner
         files.add(prediction)
     failures = [(video_id, str(stored.store.path), reason) for video_id, reason in damaged.items()]
     files.finish(Results(predictions, failures, str(captioner.source), split, asdict(settings)))
-    print(f"{len(predictions)} captions in {seconds:.1f} s to {out}, e.g. {predictions[0].captions[0].text!r}")
+    print(f"{len(predictions)} captions in {seconds:.1f} s to {spelled(out)}, e.g. {predictions[0].captions[0].text!r}")
     scored = any(record.captions for record in records)
     cider = _score(out, predictions, records, split).per_video if scored else None
     if config.model_dir is not None:
@@ -350,5 +351,5 @@ def _score(
     print(describe_scores(scores))
     file = scores_beside(out)
     save_scores(scores, file, split)
-    print(f"scores: {file}")
+    print(f"scores: {spelled(file)}")
     return scores
