@@ -9,11 +9,15 @@ import contextlib
 import importlib.util
 import io
 import itertools
+import os
 import runpy
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -122,6 +126,8 @@ def run_shown(shown: Shown, world: World) -> None:
     assert program in SCRIPTS or (program == "clipcap-video" and len(shown.words) > 1), unknown(shown)
     if program == "clipcap-video" and shown.words[1] in SERVERS:
         parse(shown)
+        if shown.words[1] == "serve":
+            serve(shown, world)
         return
     words = world.prepare(shown)
     done = run(*words, cwd=world.folder)
@@ -130,6 +136,29 @@ def run_shown(shown: Shown, world: World) -> None:
     for option, name in itertools.pairwise(words):
         if option in ("--out", "--out_dir", "--report"):
             assert (world.folder / name).exists(), f"{shown} ended well but left no {name}"
+
+
+def serve(shown: Shown, world: World) -> None:
+    """Starts a server, at a port that is free; fails unless it answers, and ends well when it is asked to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "clipcap_video", *shown.words[1:], "--port", str(port)]
+    log = world.folder / "serve.log"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            command, cwd=world.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=stream, stderr=stream
+        )
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as page:
+                assert page.status == 200
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        server.terminate()
+        assert server.wait(60) == 0, log.read_text()
+    finally:
+        server.kill()
 
 
 def run_make(shown: Shown, world: World) -> None:
@@ -187,7 +216,7 @@ def parse(shown: Shown) -> None:
 def slow(shown: Shown) -> bool:
     """Commands that load the starter models, which takes seconds each."""
     captions = shown.words[0] == "inference_vtt.py" or shown.words[:2] == ("clipcap-video", "infer")
-    starter = captions and "--model_dir" not in shown.words
+    starter = (captions or shown.words[:2] == ("clipcap-video", "serve")) and "--model_dir" not in shown.words
     return starter or shown.words[:2] == ("make", "demo") or shown.words[:2] == ("clipcap-video", "demo")
 
 
