@@ -100,6 +100,19 @@ class NgramTable:
             torch.bincount(counted, minlength=LONGEST_COUNTED + 1) / len(counted),
         )
 
+    def extended(self, other: NgramTable, most: int) -> NgramTable:
+        """With up to `most` n-grams of another table behind its own, each as rare here as what is in no table."""
+        have = set(self.ngrams)
+        places = [place for place, ngram in enumerate(other.ngrams) if ngram not in have][:most]
+        added = [other.ngrams[place] for place in places]
+        rarity = torch.stack([self.unknown[len(ngram) - 1] for ngram in added]) if added else self.rarity[:0]
+        return replace(
+            self,
+            ngrams=[*self.ngrams, *added],
+            rarity=torch.cat([self.rarity, rarity]),
+            weight=torch.cat([self.weight, other.weight[places]]),
+        )
+
 
 @dataclass(frozen=True)
 class Calibration:

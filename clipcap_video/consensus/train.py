@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 
 from clipcap_video.consensus.config import ConsensusTrainConfig
@@ -57,16 +58,22 @@ def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, l
     if not config.raw_captions:
         training = fix_captions(training)
 
+    origins = np.array([record.origin if info.training.get("origin_token") else 0 for record in training])
+    validation = [record for record in validation if not origins.any() or record.origin == 0]
     words = [[caption_words(text) for text in record.captions] for record in training]
-    table = NgramTable.of(words, config.ngrams)
+    table = _table(words, origins, config.ngrams)
     feature_dim = store.shape(training[0].video_id).dim
     network = ConsensusConfig(feature_dim, config.hidden, config.dropout)
     ranker = ConsensusRanker(network, table)
     device = pick_device(config.device)
     pooled = _pooled(ranker, store, training, model_config.max_frames)
-    ranker.mean, ranker.std = pooled.mean(0), pooled.std(0) + 1e-3
-    inputs = ((pooled - ranker.mean) / ranker.std).to(device)
-    targets = torch.stack([ranker.targets(lists) for lists in words])
+    first = pooled[origins == 0]
+    ranker.mean, ranker.std = first.mean(0), first.std(0) + 1e-3
+    videos = _Data(
+        ((pooled - ranker.mean) / ranker.std).to(device),
+        torch.stack([ranker.targets(lists) for lists in words]),
+        F.one_hot(torch.from_numpy(origins)).float(),
+    )
     print(
         f"{len(training):,} videos, {sum(map(len, words)):,} captions, {len(table.ngrams):,} n-grams on {device}",
         file=sys.stderr,
@@ -75,12 +82,12 @@ def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, l
     for number in range(config.networks):
         rankers.append(ConsensusRanker(network, table).to(device))
         rankers[-1].mean, rankers[-1].std = ranker.mean.to(device), ranker.std.to(device)
-        _fit(rankers[-1], inputs, targets, config, number)
+        _fit(rankers[-1], videos, config, number)
     ranker = ConsensusRanker.folded([ranker.cpu() for ranker in rankers])
     if validation:
         shares = torch.stack([ranker.targets(map(caption_words, record.captions)) for record in validation])
         loss = _mean_loss(ranker(_pooled(ranker, store, validation, model_config.max_frames)), shares)
-        blind = _mean_loss(_logit(targets.mean(0)).expand_as(shares), shares)
+        blind = _mean_loss(videos.usual[0].expand_as(shares), shares)
         print(f"validation cross-entropy {loss:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
     file = checkpoint / CONSENSUS
     # First, for a run that is killed in between would not know its own network again.
@@ -89,8 +96,37 @@ def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, l
     return file, store, validation
 
 
-def _logit(shares: Tensor) -> Tensor:
-    return shares.clamp(1e-5, 1 - 1e-5).logit()
+@dataclass
+class _Data:
+    """Training videos. inputs: [n, 2D], standardised; shares: [n, G], of people who use each n-gram; origins: [n, O],
+    one-hot, the annotation file of each.
+    """
+
+    inputs: Tensor
+    shares: Tensor
+    origins: Tensor
+
+    @property
+    def usual(self) -> Tensor:
+        """[O, G]: the logits of what is said of any video of each annotation file."""
+        means = (self.origins.T @ self.shares) / self.origins.sum(0)[:, None]
+        return means.clamp(1e-5, 1 - 1e-5).logit()
+
+    def mixed(self, rows: Tensor, others: Tensor | None, share: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, shares and origins of some rows, mixed with those of as many others."""
+        device = self.inputs.device
+        parts = [part[rows.to(part.device)].to(device) for part in (self.inputs, self.shares, self.origins)]
+        if others is not None:
+            more = [part[others.to(part.device)].to(device) for part in (self.inputs, self.shares, self.origins)]
+            parts = [share * one + (1 - share) * other for one, other in zip(parts, more, strict=True)]
+        return parts[0], parts[1], parts[2]
+
+
+def _table(words: Sequence[Sequence[Sequence[str]]], origins: np.ndarray, size: int) -> NgramTable:
+    """The n-grams of the first annotation file, by which CIDEr is expected, and then those that only others have."""
+    table = NgramTable.of([lists for lists, origin in zip(words, origins, strict=True) if origin == 0], size)
+    others = [lists for lists, origin in zip(words, origins, strict=True) if origin]
+    return table.extended(NgramTable.of(others, size), size // 4) if others else table
 
 
 @torch.inference_mode()
@@ -107,42 +143,61 @@ def _pooled(ranker: ConsensusRanker, store: FeatureStore, records: Sequence[Vide
     return torch.cat(parts)
 
 
-def _fit(ranker: ConsensusRanker, inputs: Tensor, targets: Tensor, config: ConsensusTrainConfig, number: int) -> None:
+def _fit(ranker: ConsensusRanker, data: _Data, config: ConsensusTrainConfig, number: int) -> None:
     """Cross-entropy of every n-gram's share, on mixtures of videos (mixup: Zhang et al., arXiv 1710.09412).
 
+    Videos of several annotation files share the network but for both biases; those of the first are kept.
     number: 0, 1, ..., which of the networks it is.
     """
-    device = inputs.device
+    usual = data.usual.to(data.inputs.device)
     seed = config.seed * config.networks + number
     torch.manual_seed(seed)
     for layer in ranker.layers:
         if isinstance(layer, torch.nn.Linear):
             layer.reset_parameters()
-    last = ranker.layers[-1]
+    hidden, last = ranker.layers[1], ranker.layers[-1]
+    assert isinstance(hidden, torch.nn.Linear)
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():  # begins with what is said of any video
-        last.bias.copy_(_logit(targets.mean(0)))
-    optimizer = make_optimizer(parameter_groups([(ranker.parameters(), config.lr)], config.weight_decay), config.lr)
+        last.bias.copy_(usual[0])
+    # What the biases of other files differ by from those of the first.
+    more = [nn.Parameter(usual[1:] - usual[0]), nn.Parameter(usual.new_zeros(len(usual) - 1, config.hidden))]
+    groups = parameter_groups([(ranker.parameters(), config.lr)], config.weight_decay)
+    groups += parameter_groups([(more, config.lr)], 0.0) if len(usual) > 1 else []
+    optimizer = make_optimizer(groups, config.lr)
     random = np.random.default_rng(seed)
-    starts = range(0, len(inputs), config.bs)
+    count = len(data.inputs)
+    starts = range(0, count, config.bs)
     steps = len(starts) * config.epochs
     step = 0
     ranker.train()
     label = f"network {number + 1}/{config.networks}"
     with trange(config.epochs, desc=label, unit="epoch", disable=None) as epochs:
         for _ in epochs:
-            order = torch.from_numpy(random.permutation(len(inputs)))
+            order = torch.from_numpy(random.permutation(count))
             for start in starts:
                 set_learning_rate(optimizer, 1 - step / steps)
                 batch = order[start : start + config.bs]
-                x, y = inputs[batch.to(device)], targets[batch].to(device)
+                share, other = 1.0, None
                 if config.mixup:
                     share = float(random.beta(config.mixup, config.mixup))
-                    other = torch.from_numpy(random.permutation(len(batch))).to(device)
-                    x, y = share * x + (1 - share) * x[other], share * y + (1 - share) * y[other]
-                loss = F.binary_cross_entropy_with_logits(ranker(x), y)
+                    other = batch[torch.from_numpy(random.permutation(len(batch)))]
+                x, y, origin = data.mixed(batch, other, share)
+                logits = _logits(ranker, x, origin[:, 1:], more)
+                loss = F.binary_cross_entropy_with_logits(logits, y)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
     ranker.eval()
+
+
+def _logits(ranker: ConsensusRanker, inputs: Tensor, origin: Tensor, more: Sequence[Tensor]) -> Tensor:
+    """What the network says of inputs [b, 2D] whose shares of other files than the first are `origin` [b, O - 1]."""
+    if not origin.shape[1]:
+        return ranker(inputs)
+    drop, hidden, *rest, last = ranker.layers
+    inside = hidden(drop(inputs)) + origin @ more[1]
+    for layer in rest:
+        inside = layer(inside)
+    return last(inside) + origin @ more[0]

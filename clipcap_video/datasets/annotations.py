@@ -28,22 +28,23 @@ def read_annotations(
     """
     files: list[_File] = []
     listings: list[_File] = []
-    for path in map(Path, paths):
+    for place, path in enumerate(map(Path, paths)):
         content = _read(path)
         if isinstance(content, Listing):
             listings.append(_File(path, content.records))
         else:
-            files.append(_File(path, join_segments(content) if paragraphs else content))
+            records = join_segments(content) if paragraphs else content
+            files.append(_File(path, [replace(record, origin=place) for record in records] if place else records))
     if listings:
         return _listed(_merge(listings), files)
-    records = _merge(files)
-    unknown = next((record for record in records if not record.split), None)
+    merged = _merge(files)
+    unknown = next((record for record in merged if not record.split), None)
     if unknown is not None and need_splits:
         raise ClipcapError(
             f"{', '.join(map(str, paths))} does not say which split video {unknown.video_id!r} is in; also give the "
             "files that list the splits, such as train_list.txt, val_list.txt and test_list.txt"
         )
-    return records
+    return merged
 
 
 class _File(NamedTuple):
@@ -92,7 +93,7 @@ def _listed(listing: Sequence[VideoRecord], files: Sequence[_File]) -> list[Vide
         for record in records_of[listed.video_id]:
             aliases = (*listed.aliases, *record.aliases)
             if record.whole is None:
-                records.append(replace(listed, captions=record.captions, aliases=aliases))
+                records.append(replace(listed, captions=record.captions, aliases=aliases, origin=record.origin))
             else:
                 records.append(replace(record, split=listed.split, aliases=aliases))
     return records

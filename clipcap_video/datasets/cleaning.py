@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from clipcap_video.datasets.records import Texts, VideoRecord
@@ -26,13 +26,19 @@ def fix_caption(caption: str) -> str:
     return fixed[0].upper() + fixed[1:] if caption.lstrip()[0].isupper() else fixed
 
 
-def fix_captions(records: Iterable[VideoRecord]) -> list[VideoRecord]:
-    """The records with each caption as `fix_caption` has it. Texts, which are in no memory yet, come out so later."""
-    return [record if _fixed_later(record) else replace(record, captions=list(map(fix_caption, record.captions)))
+def plain_caption(caption: str) -> str:
+    """A caption as MSR-VTT's are: in lower case, and without a full stop at its end."""
+    return caption.lower().rstrip(" .")
+
+
+def fix_captions(records: Iterable[VideoRecord], fix: Callable[[str], str] = fix_caption) -> list[VideoRecord]:
+    """The records with each caption as `fix` has it. Texts, which are in no memory yet, come out so later."""
+    return [record if _fixed_later(record, fix) else replace(record, captions=list(map(fix, record.captions)))
             for record in records]  # fmt: skip
 
 
-def _fixed_later(record: VideoRecord) -> bool:
+def _fixed_later(record: VideoRecord, fix: Callable[[str], str]) -> bool:
     if isinstance(record.captions, Texts):
-        record.captions.fix = fix_caption
+        before = record.captions.fix
+        record.captions.fix = fix if before is None else lambda text: fix(before(text))
     return isinstance(record.captions, Texts)

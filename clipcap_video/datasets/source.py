@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import pickle
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import check_size, decode_text, parse_json
+from clipcap_video.files import LARGEST_TEXT, check_size, decode_text, parse_json, reading
 
 SPLIT_WORDS = {
     "train": "train", "training": "train",
@@ -135,6 +136,23 @@ def open_source(path: Path) -> Source:
                 "the download is complete"
             ) from None
         return Source(path, text, None)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text that are not blank, blanks folded; of one that gzip packed, too.
+
+    Raises ClipcapError when it cannot be read, or is too large to be read whole.
+    """
+    remedy = "give a text file with one caption a line"
+    with reading(path, "the captions", remedy):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            data = stream.read(LARGEST_TEXT + 1)
+        if len(data) > LARGEST_TEXT:
+            raise ClipcapError(f"{path} holds more than {LARGEST_TEXT / 1e9:.1f} GB of text; split it")
+        lines = [" ".join(line.split()) for line in decode_text(data).split("\n")]
+    if not any(lines):
+        raise ClipcapError(f"{path} is empty; {remedy}")
+    return [line for line in lines if line]
 
 
 # Pickle writes lists, dictionaries, texts and numbers without naming a class; these it names. Calling them runs

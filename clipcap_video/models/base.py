@@ -44,7 +44,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a fresh captioner is made to fit. feature_dim: D; max_frames: most of a video; captions: to learn from.
+    """What a fresh captioner is made to fit. feature_dim: D; max_frames: most of a video; captions: to learn from;
+    origins: number of annotation files.
 
     encoder: to be trained along, from frames that `encoder_weights` (a digest) tells; None where features are stored.
     """
@@ -52,6 +53,7 @@ class TrainingFacts:
     feature_dim: int
     max_frames: int
     captions: Iterable[str]
+    origins: int = 1
     encoder: TrainableEncoder | None = None
     encoder_weights: str | None = None
 

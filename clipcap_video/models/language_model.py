@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +200,20 @@ def digest_language_model(model: nn.Module) -> str:
 
 
 def create_language_model(
-    captions: Iterable[str], out: Path, *, vocab_size: int, layers: int, width: int, heads: int, seed: int = 0
+    captions: Iterable[str],
+    out: Path,
+    *,
+    vocab_size: int,
+    layers: int,
+    width: int,
+    heads: int,
+    seed: int = 0,
+    teach: Callable[[Any, Any], None] = lambda model, tokenizer: None,
 ) -> None:
-    """Writes a small untrained GPT-2 and a byte-level BPE tokenizer learned from `captions` to `out`.
+    """Writes a small GPT-2 and a byte-level BPE tokenizer learned from `captions` to `out`.
 
     It is the decoder of choice where no pre-trained language model can be had; fine-tuning then trains it whole.
+    teach: is given both before they are written, the model with random weights.
     """
     quiet_transformers()
     from tokenizers import ByteLevelBPETokenizer
@@ -232,10 +241,12 @@ def create_language_model(
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+    model = GPT2LMHeadModel(config)
+    teach(model, tokenizer)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, and moved there when all of it is written.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder, writing(out):
-        GPT2LMHeadModel(config).save_pretrained(folder)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         out.mkdir(exist_ok=True)
         for part in Path(folder).iterdir():

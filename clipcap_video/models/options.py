@@ -86,6 +86,12 @@ class PrefixOptions(ModelOptions):
         8, "Layers of the mapping transformer.", fixed=True, least=1, most=DEEPEST, unless={"mapping_type": "mlp"}
     )
     normalize_prefix: bool = _of_prefix(False, "Divide each frame feature by its L2 norm.", fixed=True)
+    origin_token: bool = _of_prefix(
+        False,
+        "Tell the model by a learned token which of several annotation files a caption is of. It writes captions as "
+        "those of the first, so that the others can teach it what they show without changing how it writes.",
+        fixed=True,
+    )
     lm: str = _of_prefix(
         "gpt2",
         "Language model: a Hugging Face name, a local folder, a GGUF file, or smollm2-135m from its package.",
@@ -108,6 +114,13 @@ class PrefixOptions(ModelOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.lm = absolute(self.lm) or self.lm
+
+    def check(self, config: Any) -> None:
+        if self.origin_token and config.init_from is None and len(config.caption) < 2:
+            raise ClipcapError(
+                "--origin_token tells several annotation files apart, and there is one; leave it out or give more "
+                "--annotations"
+            )
 
     @classmethod
     def imply(cls, given: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ class PackedCaptions:
     label_weight: [N] float32, what each label's loss is multiplied by; None is 1 everywhere.
     text: [C, W] float32, embeddings of the C captions of all videos in order, and text_row: [C] int64, the row of the
         video of each; None unless the captioner learns to retrieve, too.
+    origin: [B] int64, the annotation file of each video, by its place among those given; None is 0 everywhere.
     """
 
     features: Tensor
@@ -46,6 +47,7 @@ class PackedCaptions:
     label_weight: Tensor | None = None
     text: Tensor | None = None
     text_row: Tensor | None = None
+    origin: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedCaptions:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

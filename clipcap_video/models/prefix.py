@@ -45,6 +45,8 @@ class CaptionerConfig(ModelConfig):
         caption that does not come to it breaks off.
     lora_rank: the language model is frozen but for low-rank adapters of this rank (Hu et al., arXiv 2106.09685), which
         alone are in the checkpoint; 0 is none.
+    origins: behind the prefix stands a learned token that tells which of so many annotation files a caption is of;
+        captions are written as those of the first. 0 is no such token.
     """
 
     mapping: MappingConfig
@@ -53,6 +55,7 @@ class CaptionerConfig(ModelConfig):
     only_prefix: bool
     stop_text: str | None = None
     lora_rank: int = 0
+    origins: int = 0
 
     @property
     def frozen_decoder(self) -> bool:
@@ -91,6 +94,8 @@ class PrefixCaptioner(CaptionModel):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         self.mapping = build_mapping(config.mapping)
+        if config.origins:
+            self.origin = nn.Embedding(config.origins, config.mapping.embedding_dim)
         self.language_model = language_model
         if config.only_prefix:
             self.language_model.requires_grad_(False)
@@ -118,7 +123,8 @@ class PrefixCaptioner(CaptionModel):
         digest = digest_language_model(language_model)
         torch.manual_seed(config.seed)
         stop_text = STOP_TEXT if reference else None
-        rebuilt = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank)
+        origins = facts.origins if config.origin_token else 0
+        rebuilt = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank, origins)
         return cls(rebuilt, language_model, tokenizer)
 
     @classmethod
@@ -147,7 +153,8 @@ class PrefixCaptioner(CaptionModel):
     @classmethod
     def outline(cls, config: CaptionerConfig, checkpoint: Path) -> nn.Module:
         saved = {} if config.frozen_decoder else outline_of_saved(checkpoint)
-        return nn.ModuleDict({"mapping": build_mapping(config.mapping), **saved})
+        origin = {"origin": nn.Embedding(config.origins, config.mapping.embedding_dim)} if config.origins else {}
+        return nn.ModuleDict({"mapping": build_mapping(config.mapping), **origin, **saved})
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         super().save(folder, dtype)
@@ -209,7 +216,15 @@ class PrefixCaptioner(CaptionModel):
         return super().decode_tokens(tokens)
 
     def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
-        return self.caption_loss(self.mapping(batch.features, batch.mask), batch, label_smoothing)
+        return self.caption_loss(self.prefix(batch.features, batch.mask, batch.origin), batch, label_smoothing)
+
+    def prefix(self, features: Tensor, mask: Tensor, origin: Tensor | None = None) -> Tensor:
+        """What stands before a caption: features [B, T, D], mask [B, T] bool, origin [B] int64 -> [B, P, E]."""
+        prefix = self.mapping(features, mask)
+        if not self.config.origins:
+            return prefix
+        places = torch.zeros(len(prefix), dtype=torch.int64, device=prefix.device) if origin is None else origin
+        return torch.cat([prefix, self.origin(places)[:, None]], dim=1)
 
     def caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
         """The loss of a batch whose prefix [B, P, E] is there already."""
@@ -243,12 +258,12 @@ class PrefixCaptioner(CaptionModel):
         Raises ClipcapError when prefix and caption are longer than the language model can read.
         """
         self.check_length(max_tokens)
-        return PrefixDecoding(self, self.mapping(features, mask), max_tokens)
+        return PrefixDecoding(self, self.prefix(features, mask), max_tokens)
 
     def check_length(self, max_tokens: int) -> None:
         """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""
         limit = getattr(self.language_model.config, "max_position_embeddings", math.inf)
-        needed = self.config.mapping.prefix_length + max_tokens + 1
+        needed = self.config.mapping.prefix_length + bool(self.config.origins) + max_tokens + 1
         if needed > limit:
             raise ClipcapError(
                 f"{self.config.mapping.prefix_length} prefix tokens and {max_tokens} caption tokens exceed the "

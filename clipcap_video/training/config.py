@@ -71,6 +71,12 @@ class DataOptions(Part):
         'first: "there is a man is talking" is "a man is talking".',
     )
 
+    lower_case: bool = _data(
+        False,
+        "Captions in lower case and without a full stop at their end, as those of MSR-VTT: one spelling of each word "
+        "where several data sets are learned from.",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.caption = self.caption or [default_annotations()]

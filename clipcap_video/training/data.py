@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from clipcap_video.datasets.records import Texts, VideoRecord
 from clipcap_video.features.base import FeatureStore, thin_frames
@@ -25,6 +26,7 @@ class CaptionData:
     """Videos of one split. captions[i] are the token lists of video_ids[i], end token included where there is one.
 
     ignored_label: a token id that is read but not predicted. texts: the captions themselves, in the same order.
+    origins: for each video the annotation file that has it, by its place; empty is 0 everywhere.
     """
 
     store: FeatureStore
@@ -33,6 +35,7 @@ class CaptionData:
     max_frames: int
     ignored_label: int | None = None
     texts: list[Sequence[str]] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
 
     @classmethod
     def tokenise(
@@ -51,6 +54,7 @@ class CaptionData:
             data = cls(store, [record.video_id for record in records], [], max_frames, ignored_label)
             data.texts = [record.captions for record in records]
             data.captions = [TokenLists(record.captions, encode) for record in records]
+            data.origins = [record.origin for record in records]
             return data
         encoded = iter(encode([caption for record in records for caption in record.captions]))
         data = cls(store, [], [], max_frames, ignored_label)
@@ -61,6 +65,7 @@ class CaptionData:
                 data.video_ids.append(record.video_id)
                 data.texts.append([text for text, _ in kept])
                 data.captions.append([tokens for _, tokens in kept])
+                data.origins.append(record.origin)
         return data
 
     def __len__(self) -> int:
@@ -81,7 +86,10 @@ class CaptionData:
     def batch(self, indices: Sequence[int], choose: Callable[[int], Sequence[list[int]]]) -> PackedCaptions:
         """The videos `indices`, each with the captions that `choose` gives for it."""
         captions = [list(choose(index)) for index in indices]
-        return pack(self.features(indices), captions, self.ignored_label)
+        batch = pack(self.features(indices), captions, self.ignored_label)
+        if any(self.origins):
+            batch.origin = torch.tensor([self.origins[index] for index in indices])
+        return batch
 
 
 class TokenLists(Sequence[list[int]]):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipcap_video import console
-from clipcap_video.datasets.cleaning import fix_captions
+from clipcap_video.datasets.cleaning import fix_captions, plain_caption
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.devices import make_accelerator, pick_device, pick_precision
 from clipcap_video.encoders.trainable import load_trained_layers
@@ -93,6 +93,8 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
         training = [replace(record, captions=record.captions[:1]) for record in training]
     elif not config.raw_captions:
         training = fix_captions(training)
+    if config.lower_case:
+        training, validation = (fix_captions(records, plain_caption) for records in (training, validation))
     train_data, eval_data = tokenise(training), tokenise(validation)
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(

@@ -83,6 +83,8 @@ def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRe
     assert config.caption is not None
     records = annotated(config.caption, store.ids(), str(config.data), config.paragraphs)
     training, validation = training_and_validation(records, config.train_split, config.eval_split)
+    if getattr(config.model_options, "origin_token", False):  # captions are written as those of the first file
+        validation = [record for record in validation if record.origin == 0]
     if not validation and config.eval_every:
         print(
             f"no captions in split {config.eval_split!r}: no validation, the best checkpoint is the last",
@@ -126,7 +128,8 @@ def build_model(
         trained, info = load_checkpoint(find_checkpoint(config.init_from))
         check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
         return trained
-    facts = TrainingFacts(store.shape(training[0].video_id).dim, max_frames, CaptionsOf(training))
+    origins = len(config.caption or [])
+    facts = TrainingFacts(store.shape(training[0].video_id).dim, max_frames, CaptionsOf(training), origins)
     if isinstance(store, FrameStore):
         encoder = TrainableEncoder(store.encoder, config.freeze_until, store.fingerprint.normalized)
         facts = replace(facts, encoder=encoder, encoder_weights=store.fingerprint.weights)

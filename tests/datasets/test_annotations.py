@@ -53,7 +53,7 @@ def test_several_files_merge(tmp_path: Path) -> None:
     assert read_annotations([first, second]) == [
         VideoRecord("b", "train", ["one", "four"]),
         VideoRecord("a", "test", ["two"]),
-        VideoRecord("c", "train", ["three"]),
+        VideoRecord("c", "train", ["three"], origin=1),
     ]
 
 

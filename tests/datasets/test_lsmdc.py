@@ -19,8 +19,8 @@ def test_lsmdc_clips_may_have_several_sentences(tmp_path: Path) -> None:
     ]
     assert read_annotations(files) == [
         VideoRecord(LSMDC_CLIPS[0], "train", ['He says "go, now".', "SOMEONE runs."]),
-        VideoRecord(LSMDC_CLIPS[1], "validate", ["SOMEONE sleeps."]),
-        VideoRecord(LSMDC_CLIPS[2], "test", ["SOMEONE eats."]),
+        VideoRecord(LSMDC_CLIPS[1], "validate", ["SOMEONE sleeps."], origin=1),
+        VideoRecord(LSMDC_CLIPS[2], "test", ["SOMEONE eats."], origin=2),
     ]
 
 

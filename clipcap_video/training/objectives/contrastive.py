@@ -65,9 +65,10 @@ class Contrastive(CrossEntropy):
         return made
 
     def forward(self, batch: PackedCaptions) -> Tensor:
-        prefix = self.captioner.mapping(batch.features, batch.mask)
+        prefix = self.captioner.prefix(batch.features, batch.mask, batch.origin)
         loss = self.captioner.caption_loss(prefix, batch, self.label_smoothing)
-        return loss + self.weight * self.retrieval_loss(prefix, batch)
+        of_video = prefix[:, : self.captioner.config.mapping.prefix_length]
+        return loss + self.weight * self.retrieval_loss(of_video, batch)
 
     def retrieval_loss(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Symmetric cross-entropy in nats: each caption finds its video, and each video its caption, in the batch.
