@@ -230,16 +230,17 @@ def read_text(file: Path, what: str, remedy: str) -> str:
     with reading(file, what, remedy):
         if file.is_dir():
             raise ClipcapError(f"{file} is a folder; give the file itself")
-        check_size(file)
-        return decode_text(file.read_bytes())
+        # What has no size, as a file of /proc, need not end.
+        return decode_text(file.read_bytes()) if check_size(file) else ""
 
 
-def check_size(file: Path) -> None:
-    """Raises ClipcapError for a file that is too large to be read whole."""
+def check_size(file: Path) -> int:
+    """The bytes of a file. Raises ClipcapError where they are too many to be read whole."""
     size = file.stat().st_size
     if size > LARGEST_TEXT:
         most = LARGEST_TEXT / 1e9
         raise ClipcapError(f"{file} has {size / 1e9:.1f} GB, and at most {most:.1f} GB of text are read; split it")
+    return size
 
 
 def read_json(file: Path, what: str, remedy: str) -> Any:
@@ -270,6 +271,34 @@ def kind_of(path: Path) -> str:
         return "nothing"
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def files_below(folder: Path, hidden: bool = True) -> Iterator[Path]:
+    """All that is no folder in a folder and below, in order. hidden: what begins with a dot too.
+
+    Links are followed, but none to a folder above or for the second time, which would never end; nor is what the
+    system itself makes up (/proc, /sys) entered, whose files have no size and need not end.
+    """
+    seen = {_identity(above.stat()) for above in folder.resolve().parents}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = None
+        with suppress(OSError):  # gone by now
+            here = os.stat(parent)
+        if here is None or _identity(here) in seen or (here.st_size == 0 and _has_no_disk(parent)):
+            folders.clear()
+            continue
+        seen.add(_identity(here))
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if hidden or not name.startswith("."))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _has_no_disk(folder: str) -> bool:
+    """Whether a file system has no room at all, as those that are no more than a view of the system."""
+    return hasattr(os, "statvfs") and os.statvfs(folder).f_blocks == 0
 
 
 @contextmanager

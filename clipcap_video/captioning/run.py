@@ -60,7 +60,7 @@ def infer(
     engine: makes of the captioner what captions video files in its stead.
     """
     videos = None if config.videos is None else find_all_videos(config.videos)  # before a model is loaded
-    refuse_outputs_among(videos or {}, config)
+    refuse_outputs_among((videos or {}).values(), config)
     files_of(config)  # what it lacks is said before a model is loaded
     captioner, settings = prepare(config, settings)
     require_support(config.min_support, captioner, settings)

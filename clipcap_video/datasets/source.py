@@ -109,8 +109,7 @@ def open_source(path: Path) -> Source:
         return Source(path, "", None)  # too large to be read whole
     if not path.exists():
         raise ClipcapError(f"no annotation file {path}; check the path")
-    check_size(path)
-    data = path.read_bytes()
+    data = path.read_bytes() if check_size(path) else b""
     if not data.strip():
         raise ClipcapError(f"{path} is empty; give an annotation file with at least one video")
     suffix = path.suffix.lower()

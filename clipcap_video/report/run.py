@@ -20,6 +20,7 @@ from clipcap_video.metrics.captioning import cider
 from clipcap_video.report.config import ReportConfig
 from clipcap_video.report.entries import Pictures, report_predictions
 from clipcap_video.report.verdicts import JUDGEMENTS, read_verdicts
+from clipcap_video.runs.places import refuse_outputs_among
 from clipcap_video.video.files import find_all_videos
 
 
@@ -41,6 +42,7 @@ def make_page(config: ReportConfig) -> list[str]:
     notes: list[str] = []
     if config.videos:
         predictions = _with_paths(predictions, find_all_videos(config.videos))
+    refuse_outputs_among([Path(one.path) for one in predictions if one.path], config)
     scores = _scores(predictions, records, file.split, notes) if records else None
     details = {"model": file.model, "split": file.split} if file.split else {"model": file.model}
     if config.sample:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import kind_of
+from clipcap_video.files import files_below, kind_of
 from clipcap_video.runs.options import BESIDE, FILE, FOLDER, SHARED, called, option_fields
 from clipcap_video.runs.record import RUN_FILE, file_digest, inputs_of, read_record, record_file
 
@@ -38,8 +38,8 @@ def check_places(config: Any, command: str, overwrite: bool, config_file: Path |
         known = seen.setdefault(path.resolve(), name)
         if known != name:
             raise ClipcapError(f"{known} and {name} are the same file {path}; give each a name of its own")
-        for read, option in inputs.items():
-            if path.exists() and kind != SHARED and read.exists() and not read.is_dir() and path.samefile(read):
+        for read, option in inputs.items() if kind != SHARED and path.is_file() else ():
+            if _is_under_another_name(path, read) if read.is_dir() else read.exists() and path.samefile(read):
                 raise ClipcapError(
                     f"{name} {path} is read by this run ({option}), so it is not written to; give another"
                 )
@@ -66,11 +66,23 @@ def check_places(config: Any, command: str, overwrite: bool, config_file: Path |
             raise ClipcapError(f"the record of this run would replace {place}, which is none; give another --out")
 
 
-def refuse_outputs_among(paths: Mapping[str, Path], config: Any) -> None:
-    """Raises ClipcapError where an output is one of the files (by id) that a folder or list among the inputs named."""
+def _is_under_another_name(path: Path, folder: Path) -> bool:
+    """Whether a file is also one in a folder, by a link."""
+    if path.stat().st_nlink == 1 and not path.is_symlink():
+        return False
+    here = path.parent.resolve() / path.name
+    return any(
+        file.exists() and path.samefile(file) and file.parent.resolve() / file.name != here
+        for file in files_below(folder)
+    )
+
+
+def refuse_outputs_among(paths: Iterable[Path], config: Any) -> None:
+    """Raises ClipcapError where an output is one of the files that a folder, a list or a record among the inputs
+    named."""
     outputs = [(name, path) for name, path, kind in config.outputs() if kind != SHARED and path.is_file()]
     for name, path in outputs:
-        for read in paths.values():
+        for read in paths:
             if read.exists() and path.samefile(read):
                 raise ClipcapError(f"{name} {path} is read by this run, so it is not written to; give another")
 

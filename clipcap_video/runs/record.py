@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import read_text, reading, write_text
+from clipcap_video.files import files_below, kind_of, read_text, reading, write_text
 from clipcap_video.runs.options import (
     BESIDE,
     CALLED,
@@ -202,7 +202,7 @@ def _digest(path: Path, written: Collection[Path], aside: tuple[str, ...] = (RUN
         features = sorted(file for ending in ("*.safetensors", "*.npy") for file in path.glob(ending))
         # A feature file's header says how it was made, and all in a folder are made alike.
         how = file_digest(features[0]) if features else ""
-        files = features or [file for file in path.rglob("*") if file.is_file() and not file.name.endswith(aside)]
+        files = features or [file for file in files_below(path) if file.is_file() and not file.name.endswith(aside)]
         kept = {str(file.relative_to(path)): file for file in files if file.resolve() not in written}
         return videos_digest(kept) + how
     return videos_digest({path.name: path}) if path.stat().st_size > MOST_DIGESTED else file_digest(path)
@@ -305,11 +305,12 @@ def git_revision() -> dict[str, Any] | None:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file, 16 digits of it."""
+    """SHA-256 of a file, 16 digits of it; what is no file, or has no size, need not end and is as one of no bytes."""
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    if kind_of(file) == "file" and file.stat().st_size:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return f"sha256:{digest.hexdigest()[:16]}"
 
 

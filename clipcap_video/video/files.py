@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import decode_text, sorted_ids, spelled, url_of
+from clipcap_video.files import LARGEST_TEXT, decode_text, files_below, sorted_ids, spelled, url_of
 from clipcap_video.video.places import expand, is_container, names_in, opened, videos_in
 
 # Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
@@ -136,20 +136,9 @@ def skipped_note(skipped: Sequence[Path]) -> str:
 
 
 def _walk(folder: Path, listing: Listing) -> None:
-    seen: set[tuple[int, int]] = set()  # links may lead in circles
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        here = os.stat(parent)
-        if (here.st_dev, here.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            # macOS leaves a hidden "._clip.mp4", which is no video, beside each clip.mp4 on foreign disks.
-            if name.startswith("."):
-                continue
-            path = Path(parent, name)
-            (listing.paths if _is_named_video(path) else listing.skipped).append(path)
+    # macOS leaves a hidden "._clip.mp4", which is no video, beside each clip.mp4 on foreign disks.
+    for path in files_below(folder, hidden=False):
+        (listing.paths if _is_named_video(path) else listing.skipped).append(path)
 
 
 def _is_named_video(path: Path) -> bool:
@@ -168,9 +157,12 @@ def _is_named_video(path: Path) -> bool:
 
 def _read_text(file: Path) -> str | None:
     """The text of a file, or None where it is not text: then it is taken for a video of an unlisted kind."""
+    size = file.stat().st_size
+    if size == 0:  # a file of /proc need not end
+        return ""
     with file.open("rb") as stream:
         head = stream.read(4096)
-        if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        if size > LARGEST_TEXT or (b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff")):
             return None
         try:
             return decode_text(head + stream.read())

@@ -57,6 +57,9 @@ REPORT = ["report", "p.json"]
         (["infer", "--data", "features", "--out", "a.json", "--caption", "a.scores.json"], "is read by this run"),
         (["infer", "--videos", "list.txt", "--out", "clip.mp4", "--overwrite"], "is read by this run"),
         (["infer", "--videos", "clip.mp4", "--out", "a.json", "--report", "a.json"], "the same file"),
+        (["doctor", "--data", "features", "--json", "linked", "--overwrite"], "is read by this run"),
+        (["doctor", "--data", "features", "--json", "symbolic", "--overwrite"], "is read by this run"),
+        (["report", "named.json", "--out", "clip.mp4", "--overwrite"], "is read by this run"),
         (["infer", "--videos", "clip.mp4", "--out", "."], "is a folder"),
         (["infer", "--data", "features", "--out", ""], "is a folder"),
     ],
@@ -69,6 +72,11 @@ def test_nothing_that_was_there_is_lost(folder: Path, words: list[str], why: str
     shutil.copy(folder / "c.json", folder / "a.scores.json")
     (folder / "clip.mp4").write_bytes(b"a video")
     (folder / "list.txt").write_text("clip.mp4\n")
+    os.link(folder / "features" / "video0.safetensors", folder / "linked")
+    (folder / "symbolic").symlink_to(folder / "features" / "video0.safetensors")
+    caption = {"text": "a man", "logprob": -1.0, "mean_logprob": -0.5, "tokens": 2}
+    named = {"video": "clip", "path": "clip.mp4", "captions": [caption]}
+    (folder / "named.json").write_text(json.dumps({"version": 1, "predictions": [named]}))
     before = _bytes(folder)
     assert why in refused("clipcap-video", *words, cwd=folder)
     assert _bytes(folder) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -125,6 +126,25 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     for name in ("pipe.mp4", "device.mp4"):
         with pytest.raises(VideoError, match="is no file"):
             read_frames(tmp_path / name, SamplingSpec())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such files are of Linux")
+def test_a_search_ends(tmp_path: Path) -> None:
+    """Also where links lead in circles or above, and where the system makes up files, some of which never end."""
+    write_clip(tmp_path / "above.mp4", 3)
+    (folder := tmp_path / "folder").mkdir()
+    write_clip(folder / "clip.mp4", 3)
+    for name, target in {"self": ".", "up": "..", "root": "/", "proc": "/proc", "loop.mp4": "loop.mp4"}.items():
+        (folder / name).symlink_to(target)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(folder / "socket.mp4"))
+    found = search(folder)
+    assert [path.name for path in found.paths] == ["clip.mp4", "loop.mp4"]
+    assert [path.name for path in found.skipped] == ["socket.mp4"]
+    with pytest.raises(ClipcapError, match="no video in folder /proc"):
+        search(Path("/proc"))
+    with pytest.raises(ClipcapError, match="lists no video"):
+        search(Path("/proc/kmsg"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
