@@ -1,6 +1,9 @@
 """Turns videos into frame features: python extract_features.py --help."""
 
 try:
+    from clipcap_video.stopping import end_at_signals
+
+    end_at_signals()
     from clipcap_video.cli import run_command
     from clipcap_video.cli.extract import extract_features
 except ModuleNotFoundError as missing:

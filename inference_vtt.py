@@ -1,6 +1,9 @@
 """Captions videos, or features of videos: python inference_vtt.py --help."""
 
 try:
+    from clipcap_video.stopping import end_at_signals
+
+    end_at_signals()
     from clipcap_video.cli import run_command
     from clipcap_video.cli.infer import caption_videos
 except ModuleNotFoundError as missing:

@@ -1,6 +1,9 @@
 """Trains a captioner on frame features and captions: python train_vtt.py --help."""
 
 try:
+    from clipcap_video.stopping import end_at_signals
+
+    end_at_signals()
     from clipcap_video.cli import run_command
     from clipcap_video.cli.train import train_captioner
 except ModuleNotFoundError as missing:

@@ -1,6 +1,10 @@
-"""`python -m clipcap_video` is the `clipcap-video` command."""
+"""The `clipcap-video` command, also as `python -m clipcap_video`."""
 
-from clipcap_video.cli import main
+from clipcap_video.stopping import end_at_signals
+
+end_at_signals()
+
+from clipcap_video.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,26 @@ def require_room(place: Path, size: int) -> None:
         )
 
 
+Tell = Callable[[Path, Path], None]
+_told: list[Tell] = []
+
+
+@contextmanager
+def telling(tell: Tell) -> Iterator[None]:
+    """A block in which `tell` is given the place of each file or folder that is about to appear, and where it is."""
+    _told.append(tell)
+    try:
+        yield
+    finally:
+        _told.remove(tell)
+
+
+def about_to_appear(place: Path, partial: Path) -> None:
+    """Said by who writes, when what is at `partial` is whole and before it is at `place`."""
+    for tell in _told:
+        tell(place, partial)
+
+
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `file` when the block ends without an error, and else is gone.
@@ -129,6 +149,7 @@ def whole_file(file: Path) -> Iterator[Path]:
     try:
         with writing(file):
             yield partial
+            about_to_appear(file, partial)
             os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 
 class Stopped(BaseException):
@@ -22,10 +25,53 @@ def break_off_if_stopped() -> None:
         raise Stopped
 
 
-def terminate_as_interrupted() -> None:
-    """From here on SIGTERM ends the program as Ctrl-C does, its files in order."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+INTERRUPTED = 130  # exit status
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_at_signals() -> None:
+    """From here on Ctrl-C and SIGTERM end the program in one sentence: for its imports, which lose an exception, or
+    make another one of it."""
+    _handle(_end)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """A block that Ctrl-C, or SIGTERM, interrupts, its files in order; while it imports, they end the program."""
+    before = _handle(_interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Sets a handler, but of signals that the program was started to ignore; returns those of before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: found for number, found in before.items() if found is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    return before
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # one that is written to just now
+            stream.flush()
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    caller = frame
+    while caller is not None:
+        if caller.f_code.co_filename.startswith("<frozen importlib"):
+            _end(number, frame)
+        caller = caller.f_back
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -38,7 +84,7 @@ def stopped_by_signals(stop: threading.Event, say: str = "", breaks: bool = True
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def note(number: int, frame: object) -> None:
         stop.set()

@@ -26,7 +26,7 @@ import pytest
 import typer
 import yaml
 
-from clipcap_video import cli
+from clipcap_video import cli, stopping
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.metrics import java
 from clipcap_video.version import __version__
@@ -185,6 +185,7 @@ def parse(shown: Shown) -> None:
     words = list(shown.words)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.setattr(cli, "run_app", apps.append)
+        patch.setattr(stopping, "end_at_signals", lambda: None)
         if "--config" in words and not (ROOT / words[words.index("--config") + 1]).exists():
             at = words.index("--config")
             del words[at : at + 2]  # a file of the reader's

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from clipcap_video.captioning.predictions import Prediction, PredictionFile, from_line, to_line
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import reading, write_text, writing
+from clipcap_video.files import about_to_appear, reading, write_text, writing
 
 LOG_SUFFIX = ".captions.jsonl"
 FINISHED = '{"finished": true}'
@@ -45,6 +45,7 @@ class CaptionLog:
             self._stream.seek(self._end)
         else:
             self.predictions, self._offsets, self.finished, self.writes = [], [], False, set()
+            about_to_appear(path, path)
             self._stream = path.open("wb")
             self._write(self._header())
 

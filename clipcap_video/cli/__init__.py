@@ -20,7 +20,7 @@ from clipcap_video import console
 from clipcap_video.errors import ClipcapError
 from clipcap_video.runs.options import called
 from clipcap_video.runs.places import RULE
-from clipcap_video.stopping import terminate_as_interrupted
+from clipcap_video.stopping import INTERRUPTED, interrupted_by_signals
 from clipcap_video.version import __version__
 
 
@@ -30,7 +30,6 @@ def run_app(app: typer.Typer) -> None:
     # again would take a quarter of the time to the first training step.
     gc.set_threshold(100_000, 50, 100)
     atexit.register(gc.freeze)  # nor is there anything to look for at the end, where it would take a second
-    terminate_as_interrupted()
     if not sys.warnoptions:  # what libraries say to programmers; what matters of it, a sentence of ours says
         warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
@@ -42,7 +41,8 @@ def run_app(app: typer.Typer) -> None:
             from clipcap_video.cli.clip4clip_words import translate
 
             sys.argv[2:] = translate(sys.argv[2:])
-        app()
+        with interrupted_by_signals():
+            app()
     except SystemExit as stop:
         if stop.code == 2 and dashed and "--" not in sys.argv:
             print(
@@ -57,7 +57,7 @@ def run_app(app: typer.Typer) -> None:
         sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def run_command(command: Callable[..., None]) -> None:

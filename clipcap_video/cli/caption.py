@@ -123,7 +123,7 @@ def _caption(config: CaptionConfig) -> None:
     from clipcap_video.captioning.run import with_defaults_of
     from clipcap_video.captioning.second_opinion import second_opinion
     from clipcap_video.errors import VideoError
-    from clipcap_video.runs.record import record_run
+    from clipcap_video.runs.record import record_file, record_run
     from clipcap_video.video.files import find_all_videos, id_of, shown
 
     settings = chosen_settings(config)
@@ -159,7 +159,7 @@ def _caption(config: CaptionConfig) -> None:
     if second is not None:
         console.say(second.describe())
     if config.tables:  # before they are written: a run that is killed in between would not know them for its own
-        record_run(next(iter(config.tables.values())), "caption", config)
+        record_run(record_file(next(iter(config.tables.values()))), "caption", config)
     write_tables(config.tables, Results(captioned, failures, str(captioner.source), None, asdict(settings)))
     for name, table in config.tables.items():
         print(f"{name}: {table}")
@@ -194,7 +194,7 @@ def _caption_one(
     """Captions one video; the program ends here where that was stopped."""
     from clipcap_video.captioning.long_videos import caption_long_video
     from clipcap_video.captioning.subtitles import clock
-    from clipcap_video.runs.record import record_run
+    from clipcap_video.runs.record import record_file, record_run
     from clipcap_video.video.files import id_of
 
     done = caption_long_video(
@@ -215,7 +215,7 @@ def _caption_one(
     if done.warning is not None:
         print(f"warning: {id_of(path)}: {done.warning}", file=sys.stderr)
     if config.jsonl:
-        record_run(done.files[-1], "caption", config)
+        record_run(record_file(done.files[-1]), "caption", config)
     print(f"written: {', '.join(map(str, done.files))}")
     if not done.finished:
         end = clock(done.predictions[-1].end or 0) if done.predictions else "the start"

@@ -33,17 +33,22 @@ from clipcap_video.runs.options import (
 class Command:
     """A typer command with one option for each of `config_class`; it calls `run` with the filled dataclass.
 
-    run: returns the file or folder that it made, beside or in which a record of the options is then left; None where
-    it made none, or keeps a fuller record itself. Its docstring becomes the command's help.
-    name: what the command is called. error_status: its exit status after an error.
+    run: its docstring becomes the command's help.
+    name: what the command is called. error_status: its exit status after an error. records: a record of the options is
+    left beside what it makes; other commands make nothing that needs one, or keep a fuller one themselves.
     Typer reads a command from its signature, which is made when it looks: by then everything is registered that an
     option may choose among.
     """
 
     def __init__(
-        self, config_class: type[Any], run: Callable[[Any], Path | None], name: str, error_status: int = 1
+        self,
+        config_class: type[Any],
+        run: Callable[[Any], None],
+        name: str,
+        error_status: int = 1,
+        records: bool = False,
     ) -> None:
-        self.config_class, self.run, self.error_status = config_class, run, error_status
+        self.config_class, self.run, self.error_status, self.records = config_class, run, error_status, records
         self.__name__ = name
         self.__doc__ = _help(inspect.cleandoc(run.__doc__ or ""))
 
@@ -98,20 +103,24 @@ class Command:
 
     def _run(self, given: dict[str, Any], typed: set[str], values: dict[str, Any]) -> None:
         from clipcap_video.runs.places import check_places
-        from clipcap_video.runs.record import note_outputs, record_run, whole_or_gone
+        from clipcap_video.runs.record import note_outputs, whole_or_gone
 
         config = self.config_class(**given)
         refuse_idle(config, typed)
         check_places(config, self.__name__, values.get("overwrite", False), values["config"])
         try:
-            with whole_or_gone(self.__name__, config):
-                made = self.run(config)
-                if made is not None:
-                    record_run(made, self.__name__, config)
+            with whole_or_gone(self.__name__, config), self._recorded(config):
+                self.run(config)
         except SystemExit:  # a run to its end, in which a video failed or something was found
             note_outputs(self.__name__, config)
             raise
         note_outputs(self.__name__, config)
+
+
+    def _recorded(self, config: Any) -> contextlib.AbstractContextManager[None]:
+        from clipcap_video.runs.record import recorded
+
+        return recorded(self.__name__, config) if self.records else contextlib.nullcontext()
 
 
 def _help(text: str) -> str:

@@ -44,7 +44,7 @@ class ConvertConfig(Options):
         return [("--out", self.out, FILE if self.format == "hdf5" else FOLDER)]
 
 
-def _convert(config: ConvertConfig) -> Path:
+def _convert(config: ConvertConfig) -> None:
     """Turn a checkpoint of the ClipCap programs or of CLIP4Clip into one of ours, or features into another layout.
 
     Prints each key that was mapped or dropped, and each choice that was inferred. The checkpoint remembers how those
@@ -61,10 +61,10 @@ def _convert(config: ConvertConfig) -> Path:
 
         count = convert_features(open_features(config.old), config.out, config.format, config.shard_mb)
         print(f"features of {count:,} videos written to {config.out}")
-        return config.out
+        return
     if config.to is not None:
         print(f"written to {_back(config.old, config.out, config.to)}")
-        return config.out
+        return
     from clipcap_video.errors import ClipcapError
     from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, save_checkpoint
     from clipcap_video.models.legacy import LegacyChoices, load_legacy
@@ -87,7 +87,6 @@ def _convert(config: ConvertConfig) -> Path:
         save_checkpoint(config.out, model, CheckpointInfo())
     print("\n".join(report.lines()))
     print(f"written to {config.out}")
-    return config.out
 
 
 def _back(old: Path, out: Path, to: str) -> Path:
@@ -111,4 +110,4 @@ def _back(old: Path, out: Path, to: str) -> Path:
     return file
 
 
-convert = Command(ConvertConfig, _convert, "convert")
+convert = Command(ConvertConfig, _convert, "convert", records=True)

@@ -18,7 +18,7 @@ class DemoConfig(Options):
     out: Path = option(Path("demo"), "Folder for predictions.json and report.html.", made=FOLDER)
 
 
-def _demo(config: DemoConfig) -> Path:
+def _demo(config: DemoConfig) -> None:
     """Caption a few real clips, and yours, with the starter captioner.
 
     Prints each caption and writes OUT/report.html, a page with the frames that were looked at, and
@@ -54,7 +54,6 @@ def _demo(config: DemoConfig) -> Path:
         print(f"page: {page}")
     if captioned.failed:
         sys.exit(1)
-    return out
 
 
-demo = Command(DemoConfig, _demo, "demo")
+demo = Command(DemoConfig, _demo, "demo", records=True)

@@ -79,7 +79,6 @@ def _examine(config: DoctorConfig) -> set[str]:
     import os
 
     from clipcap_video.doctor import Limits, describe, examine
-    from clipcap_video.runs.record import record_run
 
     examination = examine(
         config.videos or [],
@@ -93,10 +92,9 @@ def _examine(config: DoctorConfig) -> set[str]:
     print(describe(examination, config.most))
     if config.json is not None:
         examination.save(config.json)
-        record_run(config.json, "doctor", config)
         print(f"all findings: {config.json}")
     return {finding.severity for finding in examination.findings}
 
 
 # An error is not 1, which says that something was found.
-doctor = Command(DoctorConfig, _doctor, "doctor", error_status=2)
+doctor = Command(DoctorConfig, _doctor, "doctor", error_status=2, records=True)

@@ -76,7 +76,7 @@ class EvaluateConfig(Options):
         return self.out.with_name(f"score+example{self.predictions.name}")
 
 
-def _evaluate(config: EvaluateConfig) -> Path:
+def _evaluate(config: EvaluateConfig) -> None:
     """Score captions with the official metrics: BLEU, METEOR, ROUGE-L and CIDEr.
 
     The figures are those of the COCO caption evaluation that papers report. METEOR needs Java; without it the
@@ -131,7 +131,6 @@ def _evaluate(config: EvaluateConfig) -> Path:
         print(describe_reliability(tenths, error))
         print(f"{sum(right.values()) / len(right):.1%} of the captions hold no wrong word")
         print(f"reliability: {draw_reliability(tenths, error, config.reliability)}")
-    return out
 
 
-evaluate = Command(EvaluateConfig, _evaluate, "evaluate")
+evaluate = Command(EvaluateConfig, _evaluate, "evaluate", records=True)

@@ -33,7 +33,7 @@ class NewLmConfig(Options):
     seed: int = option(0, "Seed of the initial weights.", most=LARGEST_SEED)
 
 
-def _new_lm(config: NewLmConfig) -> Path:
+def _new_lm(config: NewLmConfig) -> None:
     """Make a small GPT-2 and a tokenizer for your captions.
 
     For machines where no pre-trained language model can be had, or where it would be too large: train_vtt.py --lm OUT,
@@ -77,7 +77,6 @@ def _new_lm(config: NewLmConfig) -> Path:
     )
     made = f"a language model (loss {losses[0]:.2f})" if losses else "an untrained language model"
     print(f"wrote {made} for {len(captions):,} captions to {config.out}")
-    return config.out
 
 
-new_lm = Command(NewLmConfig, _new_lm, "new-lm")
+new_lm = Command(NewLmConfig, _new_lm, "new-lm", records=True)

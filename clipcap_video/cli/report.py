@@ -9,7 +9,7 @@ from clipcap_video.cli.command import Command
 from clipcap_video.report.config import ReportConfig
 
 
-def _report(config: ReportConfig) -> Path:
+def _report(config: ReportConfig) -> None:
     """Make a page of captions: one file that asks for nothing from anywhere.
 
     It shows the frames with their times, all captions of each video with their confidence, references and CIDEr where
@@ -25,7 +25,6 @@ def _report(config: ReportConfig) -> Path:
     for note in make_page(config):
         print(note, file=sys.stderr)
     print(f"page: {config.out} ({config.out.stat().st_size / 1e6:.1f} MB)")
-    return config.out
 
 
-report = Command(ReportConfig, _report, "report")
+report = Command(ReportConfig, _report, "report", records=True)

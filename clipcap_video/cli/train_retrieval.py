@@ -39,7 +39,7 @@ def _train(config: RetrievalTrainConfig) -> None:
 train_retrieval = Command(RetrievalTrainConfig, _train, "train-retrieval")
 
 
-def _evaluate(config: RetrievalEvaluationConfig) -> Path:
+def _evaluate(config: RetrievalEvaluationConfig) -> None:
     """Score how well texts find their videos, and videos their texts.
 
     Prints R@1, R@5, R@10, median and mean rank both ways, beside what guessing gives.
@@ -54,7 +54,6 @@ def _evaluate(config: RetrievalEvaluationConfig) -> Path:
     out = write_text(config.out, json.dumps(scores.to_json(), indent=2) + "\n", "choose another --out")
     print(scores.table())
     print(f"written to {out}")
-    return out
 
 
-evaluate_retrieval = Command(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval")
+evaluate_retrieval = Command(RetrievalEvaluationConfig, _evaluate, "evaluate-retrieval", records=True)

@@ -25,7 +25,7 @@ from clipcap_video.features.fingerprint import check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.checkpoint import CONSENSUS, find_checkpoint, read_config
-from clipcap_video.runs.record import record_run
+from clipcap_video.runs.record import record_file, record_run
 from clipcap_video.training.optimisation import make_optimizer, parameter_groups, set_learning_rate
 
 
@@ -91,7 +91,7 @@ def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, l
         print(f"validation cross-entropy {loss:.5f}; {blind:.5f} without a look at the video", file=sys.stderr)
     file = checkpoint / CONSENSUS
     # First, for a run that is killed in between would not know its own network again.
-    record_run(file, "train-consensus", config)
+    record_run(record_file(file), "train-consensus", config)
     ranker.save(file)
     return file, store, validation
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from clipcap_video.encoders.weights import read_state_dict, write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.files import open_safetensors, read_json, reading, writing
+from clipcap_video.files import about_to_appear, open_safetensors, read_json, reading, writing
 from clipcap_video.models.base import (
     CONFIG,
     ENCODER_WEIGHTS,
@@ -168,6 +168,7 @@ def check_replaceable(directory: Path) -> None:
 @contextmanager
 def _replaced(directory: Path) -> Iterator[Path]:
     """A fresh directory that takes the place of `directory` when the block ends without an error."""
+    recover_checkpoint(directory)
     check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
@@ -179,6 +180,7 @@ def _replaced(directory: Path) -> Iterator[Path]:
             yield partial
             if directory.exists():
                 _keep_strangers(directory, partial)
+            about_to_appear(directory, partial)
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(directory, old)

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import packaged, reading, writing
+from clipcap_video.files import about_to_appear, packaged, reading, writing
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, WEIGHTS
 from clipcap_video.models.sizes import Shapes, check_layers, check_shapes, pickled_shapes, weight_shapes
 from clipcap_video.network import try_hub_once
@@ -219,8 +219,6 @@ def create_language_model(
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    if (out / "config.json").exists():
-        raise ClipcapError(f"{out} already holds a language model; choose another --out")
     if width % heads:
         raise ClipcapError(f"width {width} is not divisible by {heads} heads; choose --heads that divides --width")
     end = "<|endoftext|>"
@@ -250,6 +248,7 @@ def create_language_model(
         tokenizer.save_pretrained(folder)
         out.mkdir(exist_ok=True)
         for part in Path(folder).iterdir():
+            about_to_appear(out / part.name, part)
             os.replace(part, out / part.name)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import files_below, kind_of, read_text, reading, write_text
+from clipcap_video.files import files_below, kind_of, read_text, reading, telling, write_text
 from clipcap_video.runs.options import (
     BESIDE,
     CALLED,
@@ -101,15 +101,13 @@ def yaml_text(values: dict[str, Any]) -> str:
     return text
 
 
-def record_run(made: Path, command: str, config: Any) -> None:
-    """The record of a command without one of its own: in the folder that it made, or beside the file as STEM.run.yaml.
+def record_run(file: Path, command: str, config: Any) -> None:
+    """Writes the record of a command without a fuller one of its own to `file`.
 
     config: its dataclass of options, whose inputs are told by digests.
     """
     found = inputs_of(config)
-    write_run(
-        record_file(made), command, options_of(config), {name: item for name, item in found.items() if item}, found
-    )
+    write_run(file, command, options_of(config), {name: item for name, item in found.items() if item}, found)
 
 
 @contextmanager
@@ -134,10 +132,39 @@ def whole_or_gone(command: str, config: Any) -> Iterator[None]:
         raise
 
 
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written; () of a folder with something in it, None of nothing and an empty folder."""
+@contextmanager
+def recorded(command: str, config: Any) -> Iterator[None]:
+    """A block that runs a command. The record is there before its first output is: a run that is killed in between
+    would not know its own result again."""
+    outputs = [(path, kind) for _, path, kind in config.outputs() if kind != SHARED]
+    if not outputs:
+        yield
+        return
+    folder, file = outputs[0][0], record_file(*outputs[0])
+    begun, new = False, not file.exists()
+
+    def note(place: Path, partial: Path) -> None:
+        nonlocal begun
+        if not begun and any(path == place or path in place.parents for path, _ in outputs):
+            begun = True
+            record_run(partial / RUN_FILE if place == folder and partial.is_dir() else file, command, config)
+
+    try:
+        with telling(note):
+            yield
+    except BaseException:
+        if begun and new and not any(_state(path, but=RUN_FILE) for path, _ in outputs):
+            file.unlink(missing_ok=True)  # of nothing
+        raise
+
+
+def _state(path: Path, but: str = "") -> tuple[int, ...] | None:
+    """What changes when a file is written; (0,) of a folder with something in it, None of nothing and an empty folder.
+
+    but: a name in a folder that is nothing.
+    """
     if path.is_dir():
-        return () if any(path.iterdir()) else None
+        return (0,) if any(one.name != but for one in path.iterdir()) else None
     if not path.exists():
         return None
     found = path.stat()

@@ -18,7 +18,7 @@ from clipcap_video.cli import main
 from clipcap_video.models.checkpoint import save_checkpoint
 from tests.captioning.test_long_videos import captioner  # noqa: F401  (a fixture)
 from tests.clips import write_shots
-from tests.hostile.writers import Workshop, workshop  # noqa: F401  (a fixture)
+from tests.hostile.writers import WRITERS, Workshop, workshop  # noqa: F401  (a fixture)
 
 # A server that has imported everything forks each run, which then begins at once.
 FORKS = multiprocessing.get_context("forkserver")
@@ -69,6 +69,45 @@ def killed_runs(
             done += 1
         assert process.exitcode == whole.exitcode, out
         assert result(out) == expected, out
+
+
+def _dying(words: list[str], number: int, after: bool) -> None:
+    """Runs a command that is gone with its `number`-th rename, before or after that."""
+    rename, left = os.replace, [number]
+
+    def replace(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if not left[0] and not after:
+            os._exit(9)
+        rename(source, target)
+        if not left[0]:
+            os._exit(9)
+
+    os.replace = replace  # type: ignore[assignment]
+    _run(words)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "pack"])
+def test_gone_with_each_rename(workshop: Workshop, tmp_path: Path, name: str) -> None:  # noqa: F811
+    """Wherever it is, the same command is not refused what it wrote itself. (What is packed has no record.)"""
+    _start(["--version"]).join()
+    number = 0
+    while True:
+        number += 1
+        for after in (False, True):
+            words = workshop.words(name, tmp_path / f"{number}{after}")
+            (tmp_path / f"{number}{after}").mkdir(exist_ok=True)
+            process = FORKS.Process(target=_dying, args=(words, number, after))
+            process.start()
+            process.join()
+            died = process.exitcode == 9
+            if died:
+                process = _start(words)
+                process.join()
+            assert process.exitcode in ((0, 1) if name == "doctor" else (0,)), (number, after, words)
+        if not died:
+            break
+    assert number > 1
 
 
 def _weights(out: Path) -> dict[str, object]:
