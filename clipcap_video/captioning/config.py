@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from clipcap_video.captioning.formats import FORMATS, SIDECAR_ENDINGS, Wording, name_of_table, table_file
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping import MAPPING_NETWORKS
+from clipcap_video.network import require_web_address
 from clipcap_video.runs.engine import EngineOptions
 from clipcap_video.runs.options import ANY, BESIDE, FILE, LARGEST_SEED, SHARED, Options, Part, absolute, option
 from clipcap_video.video.damage import MAX_DAMAGE
@@ -190,6 +191,8 @@ class SecondOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.second_opinion is not None:
+            require_web_address(self.second_opinion, "--second_opinion")
         if self.second_opinion is not None and self.second_model is None:
             raise ClipcapError("--second_opinion needs the name of a model that the server has; give --second_model")
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.errors import first_line
+from clipcap_video.network import require_web_address
 
 MOST_WAITING = 100  # captions that wait to be sent
 ANSWER_SECONDS = 10.0
@@ -28,8 +28,7 @@ class Webhook:
     """
 
     def __init__(self, url: str) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise ClipcapError(f"--webhook {url!r} is no web address; give one that begins with http:// or https://")
+        require_web_address(url, "--webhook")
         self.url = url
         self.sent = self.failed = 0
         self.problem = ""

@@ -116,7 +116,6 @@ class Command:
             raise
         note_outputs(self.__name__, config)
 
-
     def _recorded(self, config: Any) -> contextlib.AbstractContextManager[None]:
         from clipcap_video.runs.record import recorded
 

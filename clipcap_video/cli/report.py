@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from clipcap_video.cli.command import Command
 from clipcap_video.report.config import ReportConfig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from clipcap_video.cli.command import Command
 from clipcap_video.files import write_text

@@ -100,7 +100,7 @@ def _are_captions(path: Path) -> bool:
         first = file.readline(2**20)
         try:
             is_ours = not first or {"at", "caption"} <= set(json.loads(first))
-        except (ValueError, TypeError):
+        except Exception:  # whatever is thrown at a line of something else
             return False
         file.seek(-1 if first else 0, 2)
         return is_ours and file.read() in (b"", b"\n")

@@ -30,6 +30,7 @@ from clipcap_video.consensus.caution import Words, content_words, stem
 from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
+from clipcap_video.models.sizes import check_types
 
 # Captions with more words than this count as having so many.
 LONGEST_COUNTED = 40
@@ -344,6 +345,7 @@ class ConsensusRanker(nn.Module):
                 described.get("unsure_below", UNSURE_BELOW),
                 tuple(Calibration(**one) for one in described.get("calibrations", ())),
             )
+            _check(config, table)
             # Without storage until the tensors are in their places: sizes are believed last.
             with torch.device("meta"):
                 ranker = cls(config, table)
@@ -351,6 +353,23 @@ class ConsensusRanker(nn.Module):
             if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                 raise ValueError("some of its weights are no finite numbers")
         return ranker.eval()
+
+
+def _check(config: ConsensusConfig, table: NgramTable) -> None:
+    """Raises an error where numbers of a network cannot be, or are not as many as its n-grams."""
+    for one in (config, *config.calibrations):
+        check_types(one)
+    numbers = [number for one in config.calibrations for number in asdict(one).values()]
+    if not all(map(math.isfinite, [config.unsure_below, *numbers])):
+        raise ValueError("its calibration has no finite numbers")
+    if len(set(table.ngrams)) < len(table.ngrams):
+        raise ValueError("an n-gram is there twice")
+    counts = {"rarity": len(table.ngrams), "weight": len(table.ngrams), "unknown": LONGEST}
+    for name, count in counts.items():
+        if getattr(table, name).shape != (count,):
+            raise ValueError(f"{name} has the shape {list(getattr(table, name).shape)}, not [{count}]")
+    if table.lengths.dim() != 1 or not len(table.lengths):
+        raise ValueError("it does not know how long captions are")
 
 
 def _length_penalty(length: int, lengths: Sequence[float]) -> float:

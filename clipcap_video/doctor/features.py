@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from clipcap_video.captioning.ranking import load_ranker
 from clipcap_video.doctor.findings import Finding
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import VideoFeatures
@@ -118,6 +121,7 @@ def examine_model(model_dir: Path, facts: StoreFacts | None, data: Path | None) 
             return [], [f"{checkpoint} is of the ClipCap programs and does not say what features it was trained on"]
         config, info = read_config(checkpoint)
         check_loads(checkpoint)
+        load_ranker(checkpoint, config.feature_dim, torch.device("cpu"))
     except ClipcapError as error:
         return [Finding("bad_model", model_dir.name, str(error), (str(model_dir),))], []
     if facts is None:

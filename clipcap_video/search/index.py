@@ -29,7 +29,7 @@ from clipcap_video import console
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore, VideoFeatures, thin_frames
 from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
-from clipcap_video.files import require_room, whole_file
+from clipcap_video.files import kind_of, require_room, whole_file
 
 VERSION = 2
 FOLDER = "search"
@@ -233,6 +233,8 @@ def mean_vector(vectors: np.ndarray) -> np.ndarray:
 
 def read_index(file: Path) -> SearchIndex | None:
     """The index in `file`; None where there is none, or not a whole one."""
+    if kind_of(file) != "file":
+        return None
     try:
         # One open file throughout, for another process may put a new one in its place.
         with file.open("rb") as stream:
@@ -246,6 +248,10 @@ def read_index(file: Path) -> SearchIndex | None:
             return None
         frames, videos = np.split(np.asarray(mapped), [offsets[-1]])
         fingerprint = Fingerprint.from_json(said["fingerprint"]) if said["fingerprint"] else None
-        return SearchIndex(file, said["ids"], frames, videos, offsets, times, stamps, fingerprint)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        ids = said["ids"]
+        shapes = [offsets.shape, times.shape, stamps.shape, videos.shape[:1]]
+        if shapes != [(len(ids) + 1,), frames.shape[:1], (len(ids), 2), (len(ids),)] or (np.diff(offsets) < 0).any():
+            return None
+        return SearchIndex(file, ids, frames, videos, offsets, times, stamps, fingerprint)
+    except Exception:  # whatever is thrown at a damaged file
         return None

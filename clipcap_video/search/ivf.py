@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,9 @@ def fresh_ivf(features: Path, embedder: FrameEmbedder, folder: Path) -> IvfIndex
     home = _home(folder, embedder)
     if not (home / ABOUT).is_file() or not features.exists():
         return None
-    return _open(home) if stamp_of(features)[1] == stamp_of(home / ABOUT)[1] else None
+    with suppress(Exception):  # whatever is thrown at a damaged one, which is made anew
+        return _open(home) if stamp_of(features)[1] == stamp_of(home / ABOUT)[1] else None
+    return None
 
 
 def update_ivf(

@@ -22,17 +22,18 @@ from fastapi.params import Depends
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from clipcap_video.captioning.formats import Results, Wording, subtitles
 from clipcap_video.captioning.predictions import Prediction
-from clipcap_video.errors import ClipcapError
+from clipcap_video.errors import FULL, ClipcapError
 from clipcap_video.search.searching import VideoSearch
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.files import SUFFIXES
 from clipcap_video.video.segments import Segmentation
 from clipcap_video.web.answers import Batch, BatchVideo, Captions, Found, Health, Problem, RunningBatch, row_of
 from clipcap_video.web.batching import Busy, CaptionQueue, End, Event, Job
-from clipcap_video.web.guard import LARGEST_CALL, Guard
+from clipcap_video.web.guard import LARGEST_CALL, NO_ROOM, Guard, no_room
 
 OPEN = ("/health", "/docs", "/openapi.json")  # answered without a token
 MOST_BATCHES = 100  # whose results are kept
@@ -262,7 +263,7 @@ def build(api: Api, names: tuple[str, ...] = (), api_key: str | None = None) -> 
     """The ASGI app, guarded."""
     app = FastAPI(title="clipcap-video", docs_url=None, redoc_url=None, redirect_slashes=False)
     said = {400: "unreadable", 401: "no token", 403: "not allowed", 404: "not there", 413: "too large"}
-    said |= {422: "wrong input", 429: "too many at once"}
+    said |= {422: "wrong input", 429: "too many at once", 507: "no room"}
     problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem, "description": s} for code, s in said.items()}
     secured: dict[str, Any] = {"responses": problems}
     if api_key is not None:
@@ -288,7 +289,23 @@ def build(api: Api, names: tuple[str, ...] = (), api_key: str | None = None) -> 
         where = " ".join(map(str, first["loc"][1:]))
         return JSONResponse({"detail": f"{where or 'the call'}: {first['msg']}; see /docs"}, 422)
 
+    async def full(request: Request, error: Exception) -> Response:
+        assert isinstance(error, OSError)
+        if error.errno not in FULL:
+            raise error
+        return JSONResponse({"detail": no_room(error)}, NO_ROOM)
+
+    async def unanswered(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, OSError):  # of a body that was read
+            return await full(request, error.__cause__)
+        path = request.url.path[:100]
+        said = {404: f"there is nothing at {path!r}", 405: f"{request.method[:20]} is no call of {path!r}"}
+        return JSONResponse({"detail": f"{said.get(error.status_code, error.detail)}; see /docs"}, error.status_code)
+
     app.add_exception_handler(ClipcapError, refuse)
+    app.add_exception_handler(OSError, full)
+    app.add_exception_handler(HTTPException, unanswered)
     app.add_exception_handler(RequestValidationError, explain)
     largest = api.queue.most_bytes + LARGEST_CALL
     app.add_middleware(Guard, names=names, largest_upload=largest, api_key=api_key, open=OPEN, as_json=True)  # type: ignore[arg-type,unused-ignore]

@@ -13,12 +13,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from clipcap_video import console
+from clipcap_video.errors import FULL
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LARGEST_CALL = 1_000_000  # bytes of a call that is no upload
+NO_ROOM = 507  # HTTP status
+
+
+def no_room(error: OSError) -> str:
+    """What who uploads is told of a disk that is full; its owner reads where in the log."""
+    print(f"no room left for an upload ({error.strerror}): free some of the temporary folder", file=sys.stderr)
+    return "the server has no room left for this upload; try again when some is free"
 
 
 class Guard:
@@ -105,15 +113,19 @@ class Guard:
 
         async def sent(message: Message) -> None:
             nonlocal begun, failed
-            failed = failed or (message["type"] == "http.response.start" and message["status"] >= 500)
+            status = message["status"] if message["type"] == "http.response.start" else 0
+            failed = failed or (status >= 500 and status != NO_ROOM)
             begun = begun or not failed
             if not failed:
                 await send(message)
 
+        refusal = None
         try:
             await self.app(scope, counted, sent)
-        except Exception:  # whatever the app throws at a call that it cannot read
+        except Exception as error:  # whatever the app throws at a call that it cannot read
             failed = True
+            if isinstance(error, OSError) and error.errno in FULL:
+                refusal = NO_ROOM, no_room(error)
             if console.is_verbose():
                 traceback.print_exc()
         if failed:
@@ -121,7 +133,7 @@ class Guard:
             if not begun:
                 use = "see /docs" if self.as_json else "use the page in a browser"
                 made_by = "that can be answered" if self.as_json else "that the page makes"
-                await self._answer(scope, send, 400, f"this is no call {made_by}; {use}")
+                await self._answer(scope, send, *(refusal or (400, f"this is no call {made_by}; {use}")))
 
     async def _answer(self, scope: Message, send: Send, status: int, sentence: str) -> None:
         if scope["type"] == "websocket":

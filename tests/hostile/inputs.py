@@ -214,6 +214,67 @@ def changed_configs(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "language_model_elsewhere", put("captioner", "language_model", to="/nowhere/at/all")
 
 
+def consensus_files(good: bytes) -> Iterator[tuple[str, bytes]]:
+    """consensus.safetensors, wrong in one place each. good: one that is right; b"" for the names alone."""
+    from safetensors.torch import load, save
+
+    said: dict[str, Any] = {"ngrams": ["a"], "calibrations": []}
+    tensors: dict[str, Any] = {}
+    if good:
+        said = json.loads(json.loads(good[8 : 8 + struct.unpack("<Q", good[:8])[0]])["__metadata__"]["consensus"])
+        tensors = load(good)
+    ngrams = said["ngrams"]
+
+    def file(described: Any = said, **changed: Any) -> bytes:
+        text = described if isinstance(described, str) else json.dumps(described)
+        held = {name: tensor for name, tensor in (tensors | changed).items() if tensor is not None}
+        return save(held, {"consensus": text}) if good else b""
+
+    yield from weight_files()
+    yield "no_description", safetensors({"a": ("F32", [1], struct.pack("<f", 1))}, {"consensus": "{"})
+    yield "description_is_list", file([])
+    yield "description_is_null", file("null")
+    for name in said:
+        if name not in ("unsure_below", "calibrations"):  # which networks of before lack
+            yield f"without_{name}", file({key: value for key, value in said.items() if key != name})
+    for name in ("hidden_dim", "dropout"):
+        for value in (None, "x", -1, 10**20, [3], math.nan):
+            yield f"{name}_{value}", file(said | {name: value})
+    for value in (None, "high", math.nan, [0.5]):
+        yield f"unsure_below_{value}", file(said | {"unsure_below": value})
+    calibration = {"caution": 2.0, "slope": 1.0, "intercept": 0.0, "unsure_below": 0.5}
+    for name in calibration:
+        for value in (None, "x", math.nan, math.inf, []):
+            yield f"calibration_{name}_{value}", file(said | {"calibrations": [calibration | {name: value}]})
+    yield "calibration_without_caution", file(said | {"calibrations": [{"slope": 1.0}]})
+    yield "calibration_unknown_field", file(said | {"calibrations": [calibration | {"x": 1}]})
+    yield "calibrations_is_text", file(said | {"calibrations": "none"})
+    yield "ngrams_too_few", file(said | {"ngrams": ngrams[:-1]})
+    yield "ngrams_too_many", file(said | {"ngrams": [*ngrams, "zebra"]})
+    yield "ngrams_twice", file(said | {"ngrams": [ngrams[0], *ngrams[:-1]]})
+    yield "ngrams_none", file(said | {"ngrams": []})
+    yield "ngrams_are_numbers", file(said | {"ngrams": list(range(len(ngrams)))})
+    yield "ngrams_are_text", file(said | {"ngrams": "a"})
+    for name in ("mean", "std", "rarity", "unknown", "weight", "lengths", "layers.1.weight", "layers.4.bias"):
+        tensor = tensors.get(name)
+        if tensor is None:
+            wrong = dict.fromkeys(("nan", "missing", "flat", "longer", "empty", "deeper"), None)
+        else:
+            nan = tensor.clone()
+            nan.view(-1)[0] = math.nan
+            wrong = {
+                "nan": nan,
+                "missing": None,
+                "flat": tensor.sum().reshape(()),
+                "longer": tensor.repeat(2, *[1] * (tensor.dim() - 1)),
+            }
+            wrong |= {"empty": tensor[:0].contiguous(), "deeper": tensor[None].contiguous()}
+        for kind, value in wrong.items():
+            if (name, kind) != ("lengths", "longer"):  # captions of more words
+                yield f"{name}_{kind}", file(**{name: value})
+    yield "foreign_tensor", file(x=tensors["mean"].clone() if good else None)
+
+
 def predictions() -> Iterator[tuple[str, Any]]:
     """predictions.json, wrong in one place each."""
     one = {

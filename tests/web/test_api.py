@@ -182,6 +182,7 @@ def address(served: Served) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(served.app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
+        wait_until(lambda: server.started)
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         thread.join(10)
