@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -285,11 +286,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def kind_of(path: Path) -> str:
-    """What is at a path, in a word: a file, a folder, a pipe, a device, a socket, or nothing."""
+    """What is at a path, in a word: a file, a folder, a pipe, a device, a socket, a link to itself, or nothing."""
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return "nothing"
+    except (OSError, ValueError) as error:
+        return "link to itself" if getattr(error, "errno", None) == errno.ELOOP else "nothing"
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
 

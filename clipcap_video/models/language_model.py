@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import about_to_appear, packaged, reading, writing
+from clipcap_video.files import about_to_appear, packaged, reading, require_room, writing
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, WEIGHTS
 from clipcap_video.models.sizes import Shapes, check_layers, check_shapes, pickled_shapes, weight_shapes
 from clipcap_video.network import try_hub_once
@@ -221,6 +221,7 @@ def create_language_model(
 
     if width % heads:
         raise ClipcapError(f"width {width} is not divisible by {heads} heads; choose --heads that divides --width")
+    require_room(out, 4 * (12 * layers * width + vocab_size) * width)
     end = "<|endoftext|>"
     # With the space before the first word, "a" is one token wherever it stands.
     bpe = ByteLevelBPETokenizer(add_prefix_space=True)

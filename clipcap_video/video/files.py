@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import LARGEST_TEXT, decode_text, files_below, sorted_ids, spelled, url_of
-from clipcap_video.video.places import expand, is_container, names_in, opened, videos_in
+from clipcap_video.video.places import expand, is_container, names_in, opened, size_of, videos_in
 
 # Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
 VIDEO_SUFFIXES = (
@@ -117,6 +117,8 @@ def _contained(source: Path) -> tuple[list[Path], list[Path], dict[Path, str]]:
 def _search_url(source: Path, url: str) -> Listing:
     paths = [path for path in names_in(url) if not path.name.startswith(".")]
     if paths == [source] and source.suffix.lower() not in SUFFIXES:  # a list
+        if not 0 < size_of(url) <= LARGEST_TEXT:
+            raise ClipcapError(f"{url} is no list of paths, by its size; give a folder, a video, a tar or a table")
         with opened(source) as stream:
             text = stream.read().decode("utf-8", "replace")
         return Listing([Path(line.strip()) if url_of(line.strip()) else source.parent / line.strip()

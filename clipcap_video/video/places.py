@@ -13,7 +13,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ TAR, PARQUET = ".tar", ".parquet"
 # Columns of a table, in the order in which they are looked for.
 VIDEO_COLUMNS = ("path", "video_path", "video", "url", "file", "filename", "mp4", "bytes")
 ID_COLUMNS = ("video_id", "id", "__key__", "key")
+MOST_EXPANDED = 1_000_000  # paths that braces may stand for
 
 
 def expand(source: Path) -> list[Path]:
@@ -34,13 +35,19 @@ def expand(source: Path) -> list[Path]:
     found = re.search(r"\{([^{}]*)\}", text)
     if found is None or source.exists():
         return [source]
-    numbers = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", found[1])
+    numbers = re.fullmatch(r"([0-9]{1,15})\.\.([0-9]{1,15})", found[1])
+    names: Iterable[str] = found[1].split(",")
+    count = found[1].count(",") + 1
     if numbers is not None:
         first, last = numbers.groups()
-        names = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    else:
-        names = found[1].split(",")
-    if not names or len(names) == 1:
+        names = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        count = max(0, int(last) - int(first) + 1)
+    # Braces that are left multiply what these stand for, by two at least.
+    if count > MOST_EXPANDED or text.count("{") > MOST_EXPANDED.bit_length():
+        raise ClipcapError(
+            f"{spelled(source)[:200]}: the braces stand for too many; at most {MOST_EXPANDED:,} are read"
+        )
+    if count < 2:
         raise ClipcapError(f"{spelled(source)}: the braces stand for nothing; write {{000..099}} or {{a,b}}")
     return [path for name in names for path in expand(Path(text[: found.start()] + name + text[found.end() :]))]
 
@@ -63,6 +70,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         return
     with remote_files(url) as (system, place), system.open(place, "rb") as stream:
         yield stream
+
+
+def size_of(url: str) -> int:
+    """The bytes of a file at a URL; 0 where that is unknown, as of one of /proc, which need not end."""
+    with remote_files(url) as (system, place):
+        return int(system.size(place) or 0)
 
 
 def names_in(url: str) -> list[Path]:
@@ -111,17 +124,19 @@ def _table(container: Path) -> Iterator[tuple[Any, str]]:
     with opened(container) as stream:
         try:
             table = parquet.ParquetFile(stream)
+            column = next((name for name in VIDEO_COLUMNS if name in table.schema_arrow.names), None)
+            if column is None:
+                raise ClipcapError(
+                    f"{spelled(container)} has the columns {', '.join(table.schema_arrow.names)}; one called path, "
+                    "with paths, or video, with bytes, is looked for"
+                )
+            yield table, column
+        except ClipcapError:
+            raise
         except Exception as error:  # whatever the reader throws at a damaged file
             raise ClipcapError(
                 f"{spelled(container)} is not a whole table ({first_line(error)}); fetch it again"
             ) from None
-        column = next((name for name in VIDEO_COLUMNS if name in table.schema_arrow.names), None)
-        if column is None:
-            raise ClipcapError(
-                f"{spelled(container)} has the columns {', '.join(table.schema_arrow.names)}; one called path, with "
-                "paths, or video, with bytes, is looked for"
-            )
-        yield table, column
 
 
 def _rows(container: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -131,6 +146,8 @@ def _rows(container: Path) -> tuple[list[Path], dict[Path, str]]:
         wanted = [name for name in (ids, column if texts else None) if name is not None]
         rows = table.read(wanted).to_pydict() if wanted else {}
         count = table.metadata.num_rows
+        if texts and None in rows[column]:
+            raise ClipcapError(f"{spelled(container)} names no video in row {rows[column].index(None)}; leave it out")
     named = [str(one) for one in rows[ids]] if ids else [f"{container.stem}-{row}" for row in range(count)]
     if not texts:
         return [container / str(row) / f"{name}.mp4" for row, name in enumerate(named)], {}
@@ -150,7 +167,7 @@ def at_hand(path: Path) -> Iterator[Path]:
         try:
             with file.open("wb") as copy:
                 _copy(path, inside, copy)
-        except (ClipcapError, OSError, KeyError, EOFError) as error:
+        except Exception as error:  # whatever is thrown at it, there
             raise VideoError(f"{spelled(path)} cannot be fetched ({first_line(error)})") from None
         try:
             yield file
@@ -176,6 +193,9 @@ def _copy(path: Path, inside: Path | None, copy: IO[bytes]) -> None:
                 size = table.metadata.row_group(group).num_rows
                 if row < size:
                     value = table.read_row_group(group, [column])[column][row].as_py()
-                    copy.write(value["bytes"] if isinstance(value, dict) else value)
+                    value = value.get("bytes") if isinstance(value, dict) else value
+                    if not isinstance(value, bytes):
+                        raise ValueError(f"row {path.relative_to(inside).parts[0]} holds no bytes")
+                    copy.write(value)
                     return
                 row -= size

@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 
 from clipcap_video.captioning.formats import Results, Wording, subtitles
 from clipcap_video.captioning.predictions import Prediction
-from clipcap_video.errors import FULL, ClipcapError
+from clipcap_video.errors import FULL, ClipcapError, first_line
 from clipcap_video.search.searching import VideoSearch
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.files import SUFFIXES
@@ -345,8 +345,9 @@ def serve(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
-        except OSError as error:
-            raise ClipcapError(f"cannot listen at port {port} of {host} ({error.strerror}); give another one") from None
+        except Exception as error:  # a name that is none has errors of its own
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise ClipcapError(f"cannot listen at port {port} of {host!r} ({reason}); give another one") from None
         api = Api(captions, Path(folder), root, search, wording or Wording())
         app = build(api, (host, socket.gethostname()), api_key)
         config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, lifespan="off")

@@ -129,7 +129,8 @@ class Guard:
             if console.is_verbose():
                 traceback.print_exc()
         if failed:
-            print(f"refused: {scope.get('method', 'GET')} {scope['path'][:100]!r}", file=sys.stderr)
+            if refusal is None:
+                print(f"refused: {scope.get('method', 'GET')} {scope['path'][:100]!r}", file=sys.stderr)
             if not begun:
                 use = "see /docs" if self.as_json else "use the page in a browser"
                 made_by = "that can be answered" if self.as_json else "that the page makes"

@@ -23,12 +23,12 @@ from clipcap_video.captioning.formats import Wording
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.subtitles import clock
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.errors import ClipcapError, first_line
+from clipcap_video.errors import FULL, ClipcapError, first_line
 from clipcap_video.stopping import stopped_by_signals
 from clipcap_video.video.files import SUFFIXES
 from clipcap_video.video.samples import sample_clips
 from clipcap_video.video.segments import Segmentation
-from clipcap_video.web.guard import Guard
+from clipcap_video.web.guard import Guard, no_room
 from clipcap_video.web.library import MEGABYTE, DescribedVideo, Hit, Library
 
 SEGMENTS = {"shot by shot": "shots", "every 10 seconds": "fixed:10", "one caption": "whole"}
@@ -166,6 +166,10 @@ def build(library: Library, max_mb: int, examples: Sequence[Path] = ()) -> tuple
                     yield {on.status: bar, on.table: _rows(step.segments)}
         except ClipcapError as error:
             yield nothing | {on.status: _alert(str(error))}
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            yield nothing | {on.status: _alert(no_room(error))}
 
     def play_segment(number: int | None, event: Any) -> Any:
         if number is None:

@@ -269,3 +269,31 @@ def test_a_damaged_index_is_made_anew(place: Place, tmp_path: Path, name: str) -
         with within(SECONDS):
             again = run("clipcap-video", *words)
         assert json.loads(again.stdout)["results"] == json.loads(first.stdout)["results"]
+
+
+def test_places_that_stand_for_too_much(place: Place, tmp_path: Path) -> None:
+    for source in ("clip{0..99999999999}.mp4", "{a," * 50 + "b" + "}" * 50, "{a,b}" * 30, "file:///proc/kmsg"):
+        refuses(place, "infer", source, "--out", tmp_path / "new.json")
+
+
+COLUMNS: dict[str, list[Any]] = {
+    "path": ["/proc/kmsg", "/dev/zero", "\0"],
+    "video_path": ["a.mp4", None],
+    "video": [1.5, 2.5],
+    "bytes": [b"x", None],
+    "mp4": [{"bytes": None, "path": "x"}],
+    "url": [["x"]],
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("command", ["infer", "doctor"])
+def test_tables_of_videos(place: Place, tmp_path: Path, command: str, name: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({name: COLUMNS[name]}), tmp_path / "table.parquet")
+    words = ["--out", tmp_path / "new.json"] if command == "infer" else []
+    with within(SECONDS):
+        done = run("clipcap-video", command, tmp_path / "table.parquet", *words)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (1, 2), done.stdout

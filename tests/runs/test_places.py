@@ -52,6 +52,7 @@ REPORT = ["report", "p.json"]
         ([*EVALUATE, "--out", "p.json/s.json"], "is not a folder"),
         ([*EVALUATE, "--out", "null"], "is a device"),
         ([*EVALUATE, "--out", "pipe"], "is a pipe"),
+        ([*EVALUATE, "--out", "loop"], "is a link to itself"),
         ([*EVALUATE, "--out", "stranger.json"], "stranger.run.yaml"),
         (["new-lm", "--caption", "c.json", "--out", "features"], "is there already"),
         (["infer", "--data", "features", "--out", "a.json", "--caption", "a.scores.json"], "is read by this run"),
@@ -69,6 +70,7 @@ def test_nothing_that_was_there_is_lost(folder: Path, words: list[str], why: str
     os.link(folder / "p.json", folder / "hard.json")
     (folder / "null").symlink_to(os.devnull)  # only looked at
     os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
     shutil.copy(folder / "c.json", folder / "a.scores.json")
     (folder / "clip.mp4").write_bytes(b"a video")
     (folder / "list.txt").write_text("clip.mp4\n")

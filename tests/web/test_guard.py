@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import os
@@ -22,6 +23,8 @@ from tests.web.test_page import page  # noqa: F401  (a fixture)
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
     body = (await receive())["body"]
+    if body == b"full":
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/upload")
     if body == b"raise":
         raise KeyError("no such function")
     await send({"type": "http.response.start", "status": 500 if body == b"break" else 200, "headers": []})
@@ -74,6 +77,12 @@ def test_what_breaks_the_app_is_a_sentence_and_one_line(body: bytes, capsys: pyt
     status, said = call([("host", "localhost")], body)
     assert (status, b"Traceback" in said) == (400, False)
     assert capsys.readouterr().err == "refused: POST '/call'\n"
+
+
+def test_a_disk_that_is_full_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = call([("host", "localhost")], b"full")
+    assert (status, b"no room left" in said, b"/tmp" in said) == (507, True, False)
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_fault_of_its_own_is_whole_in_the_log_with_v(
