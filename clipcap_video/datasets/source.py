@@ -145,7 +145,7 @@ def read_lines(path: Path) -> list[str]:
     remedy = "give a text file with one caption a line"
     with reading(path, "the captions", remedy):
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            data = stream.read(LARGEST_TEXT + 1)
+            data = stream.read(LARGEST_TEXT + 1) if path.stat().st_size else b""
         if len(data) > LARGEST_TEXT:
             raise ClipcapError(f"{path} holds more than {LARGEST_TEXT / 1e9:.1f} GB of text; split it")
         lines = [" ".join(line.split()) for line in decode_text(data).split("\n")]
