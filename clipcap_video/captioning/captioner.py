@@ -14,6 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from clipcap_video import console
@@ -38,6 +39,7 @@ from clipcap_video.files import STARTER
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import ENCODER_WEIGHTS, CheckpointInfo, find_checkpoint, load_checkpoint
 from clipcap_video.models.legacy import LegacyChoices, load_legacy
+from clipcap_video.models.mapping.joint import JointMapping
 from clipcap_video.video.damage import MAX_DAMAGE
 from clipcap_video.video.decoder import DECODER
 from clipcap_video.video.files import find_videos, id_of
@@ -352,6 +354,18 @@ class Captioner(Reranking, HubModel):
         load_trained_layers(encoder, self.source / ENCODER_WEIGHTS)
         encoder.weights_digest = wanted.weights
         self._encoder = encoder
+
+    def remember(self, captions: Sequence[str]) -> None:
+        """Other captions by which a captioner that learned from text alone tells videos (`--text_only`).
+
+        Raises ClipcapError for a captioner that learned from videos.
+        """
+        mapping = getattr(self.model, "mapping", None)
+        if not isinstance(mapping, JointMapping):
+            raise ClipcapError(f"{self.source} was trained on videos, not with --text_only, and keeps no captions")
+        if not captions:
+            raise ClipcapError("no captions to remember; give one or more")
+        mapping.memory = F.normalize(self.encoder.encode_text(list(captions)), dim=-1).to(self.device)
 
     def describe(self) -> dict[str, str]:
         """What wrote the captions, in words for a person."""

@@ -41,6 +41,12 @@ class CaptionerOptions(Part):
         "A checkpoint, the folder of a run, or a folder of the ClipCap programs' PREFIX-EPOCH.pt; without it, the "
         "starter captioner.",
     )
+    memory: Path | None = _input(
+        None,
+        "A text file, one caption a line, by which a captioner of --text_only tells videos, in place of those that it "
+        "kept.",
+        unless={"engine": "ray"},
+    )
     lm: str | None = _run(
         None, "Where the frozen language model is, if not where the checkpoint says; gpt2 where it says nothing."
     )

@@ -98,11 +98,13 @@ class CaptionConfig(FormatOptions, SecondOptions, DecodingOptions, DamageOptions
 def load_captioner(config: CaptionerOptions) -> Captioner:
     """The captioner that a command's options name, with its encoder."""
     from clipcap_video.captioning.captioner import Captioner
+    from clipcap_video.captioning.run import remember
     from clipcap_video.models.checkpoint import find_checkpoint
 
     checkpoint = None if config.model_dir is None else find_checkpoint(config.model_dir)
     captioner = Captioner.from_pretrained(checkpoint, lm=config.lm, device=config.device, precision=config.precision)
     captioner.load_encoder(config.encoder, config.encoder_weights)
+    remember(captioner, config.memory)
     return captioner
 
 

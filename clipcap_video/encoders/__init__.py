@@ -44,12 +44,13 @@ FAMILIES = [
         "clipcap_video.encoders.clip",
         RESNET_CLIPS + VIT_CLIPS,
         form="a CLIP file PATH.pt or PATH.safetensors",
-        pattern=r"(?!(hf|open_clip|timm):).+\.(pt|pth|safetensors)",
+        pattern=r"(?!(hf|open_clip|timm|retrieval):).+\.(pt|pth|safetensors)",
     ),
     Family("clipcap_video.encoders.huggingface", form="hf:NAME_OR_PATH", pattern=r"hf:.+"),
     Family("clipcap_video.encoders.open_clip", form="open_clip:NAME/PRETRAINED", pattern=r"open_clip:.+"),
     Family("clipcap_video.encoders.timm", form="timm:NAME", pattern=r"timm:.+"),
     Family("clipcap_video.encoders.torchvision", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
+    Family("clipcap_video.retrieval.encoder", form="retrieval:FOLDER", pattern=r"retrieval:.+"),
     Family("clipcap_video.encoders.efficientnet_lite", tuple(f"efficientnet-lite{size}" for size in range(5))),
 ]
 

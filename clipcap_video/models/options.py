@@ -79,6 +79,26 @@ class PrefixOptions(ModelOptions):
         most=WIDEST,
         unless={"only_prefix": True},
     )
+    text_only: bool = _of_prefix(
+        False,
+        "Learn from captions without their videos, in a space where both meet: --features are those of an encoder with "
+        "a text side (CLIP, SigLIP, retrieval:FOLDER), of any videos, and --bs counts captions.",
+        fixed=True,
+        unless={"recipe": "reference", "objective": ("contrastive", "scst")},
+    )
+    text_noise: float = _of_prefix(
+        0.1,
+        "Standard deviation of the noise in each number of a caption's embedding, which has unit length.",
+        fixed=True,
+        most=10,
+        needs={"model": "prefix", "text_only": True},
+    )
+    text_memory: int = _of_prefix(
+        0,
+        "Captions that are kept to tell videos by: at inference a video is the mean of those near it. 0 is none.",
+        fixed=True,
+        needs={"model": "prefix", "text_only": True},
+    )
     prefix_length: int = _of_prefix(
         10, "Language-model embeddings that stand before the caption.", fixed=True, least=1, most=10_000
     )

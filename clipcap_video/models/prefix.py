@@ -119,6 +119,8 @@ class PrefixCaptioner(CaptionModel):
             temporal_positions=not reference,
             normalize_prefix=config.normalize_prefix,
             hidden_dim=max(1, embedding_dim // 2) if reference else None,
+            text_noise=config.text_noise if config.text_only else None,
+            memory=config.text_memory if config.text_only else 0,
         )
         digest = digest_language_model(language_model)
         torch.manual_seed(config.seed)

@@ -62,7 +62,7 @@ class DataOptions(Part):
         0,
         "Captions of each video that an epoch trains on, taking turns; 0 is all of them.",
         least=0,
-        unless={"objective": "scst"},
+        unless={"objective": "scst", "text_only": True},
     )
     max_caption_tokens: int = _data(40, "Longer captions are cut to this many tokens.", least=1)
     raw_captions: bool = _data(

@@ -46,6 +46,7 @@ from clipcap_video.training.setup import (
     has_run,
     read_records,
 )
+from clipcap_video.training.text_only import caption_videos, fill_memory
 from clipcap_video.training.validation import validate
 
 
@@ -72,30 +73,34 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if config.train_encoder == "all":
         store = open_frames(config, store)
     training, validation = read_records(config, store)
-    max_frames = count_frames(config, store, training)
     device = pick_device(config.device)
     precision = pick_precision(device, config.precision)
+    source, ids = store, [record.video_id for record in training]
+    if config.text_only:
+        source, training = caption_videos(store, cleaned(config, training), device, precision)
+        ids = store.ids()
+    max_frames = count_frames(config, store, ids)
     accelerator = make_accelerator(device, precision, config.track, config.out_dir / "tracking")
     torch.manual_seed(config.seed)
     captions = sum(len(record.captions) for record in training)
-    console.say(f"{len(training):,} videos with {captions:,} captions; loading the models and tokenising")
-    model = build_model(config, store, training, max_frames)
+    size = f"{captions:,} captions" if config.text_only else f"{len(training):,} videos with {captions:,} captions"
+    console.say(f"{size}; loading the models and tokenising")
+    model = build_model(config, source, training, max_frames)
+    if config.text_only and config.init_from is None:
+        fill_memory(model, source, config.seed)
     # What is frozen is cast once, not in every step.
     model.keep_in(precision, frozen_only=True)
 
-    def tokenise(records: list[VideoRecord]) -> CaptionData:
+    def tokenise(records: list[VideoRecord], store: FeatureStore) -> CaptionData:
         def encode(captions: list[str]) -> list[list[int]]:
             return model.encode_captions(captions, config.max_caption_tokens)
 
         return CaptionData.tokenise(records, store, encode, max_frames, model.ignored_label)
 
-    if config.reference:
-        training = [replace(record, captions=record.captions[:1]) for record in training]
-    elif not config.raw_captions:
-        training = fix_captions(training)
+    training = cleaned(config, training)
     if config.lower_case:
-        training, validation = (fix_captions(records, plain_caption) for records in (training, validation))
-    train_data, eval_data = tokenise(training), tokenise(validation)
+        validation = fix_captions(validation, plain_caption)
+    train_data, eval_data = tokenise(training, source), tokenise(validation, store)
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "
@@ -103,6 +108,15 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
         )
     objective = config.objective_options.load_objective().build(config, model, train_data, training)
     return CaptioningRun(config, accelerator, objective, store, train_data, eval_data, validation), resuming
+
+
+def cleaned(config: TrainConfig, training: list[VideoRecord]) -> list[VideoRecord]:
+    """The training split with the captions that are learned; what is clean stays as it is."""
+    if config.reference:
+        training = [replace(record, captions=record.captions[:1]) for record in training]
+    elif not config.raw_captions:
+        training = fix_captions(training)
+    return fix_captions(training, plain_caption) if config.lower_case else training
 
 
 class CaptioningRun(Run):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipcap_video.datasets.matching import annotated, training_and_validation
-from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.datasets.annotations import read_annotations
+from clipcap_video.datasets.matching import annotated, match_features, training_and_validation, with_captions
+from clipcap_video.datasets.records import VideoRecord, normal_split, select
 from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
@@ -79,10 +80,19 @@ def check_continues(config: TrainConfig, store: FeatureStore, model: CaptionMode
 
 
 def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """Records of the training and the validation split that have features; says what was left out."""
+    """Records of the training and the validation split that have features; says what was left out.
+
+    With `--text_only`, captions are trained on whether their video has features or not.
+    """
     assert config.caption is not None
-    records = annotated(config.caption, store.ids(), str(config.data), config.paragraphs)
-    training, validation = training_and_validation(records, config.train_split, config.eval_split)
+    if config.text_only:
+        records = read_annotations(config.caption, config.paragraphs)
+        training = with_captions(select(records, config.train_split))
+        seen = with_captions([one for one in records if one.split == normal_split(config.eval_split)])
+        validation = match_features(seen, store.ids()).records
+    else:
+        records = annotated(config.caption, store.ids(), str(config.data), config.paragraphs)
+        training, validation = training_and_validation(records, config.train_split, config.eval_split)
     if getattr(config.model_options, "origin_token", False):  # captions are written as those of the first file
         validation = [record for record in validation if record.origin == 0]
     if not validation and config.eval_every:
@@ -93,9 +103,9 @@ def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRe
     return training, validation
 
 
-def count_frames(config: TrainConfig, store: FeatureStore, training: Sequence[VideoRecord]) -> int:
+def count_frames(config: TrainConfig, store: FeatureStore, video_ids: Sequence[str]) -> int:
     """Most frames of a video that the model has positions for."""
-    shapes = [store.shape(record.video_id) for record in training]
+    shapes = [store.shape(video_id) for video_id in video_ids]
     widths = {shape.dim for shape in shapes}
     if len(widths) > 1:
         raise ClipcapError(f"features in {config.data} have several widths: {', '.join(map(str, sorted(widths)))}")

@@ -32,4 +32,9 @@ MAPPING_NETWORKS = Registry(
 
 def build_mapping(config: MappingConfig) -> MappingNetwork:
     """The mapping network that `config` describes, with fresh weights. Raises ClipcapError for an unknown type."""
-    return MAPPING_NETWORKS.find(config.mapping_type)(config)
+    network: type[MappingNetwork] = MAPPING_NETWORKS.find(config.mapping_type)
+    if config.text_noise is None:
+        return network(config)
+    from clipcap_video.models.mapping.joint import JointMapping
+
+    return JointMapping(config, network(JointMapping.inner_config(config)))

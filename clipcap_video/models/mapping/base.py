@@ -28,6 +28,8 @@ class MappingConfig:
     tokens_per_frame: tokens that each frame becomes before it meets the prefix; image ClipCap makes all of its tokens
         from the one vector of a picture.
     hidden_dim: width of the mlp's hidden layer; None is twice E.
+    text_noise: trained on captions alone, with noise of this standard deviation, see `joint.py`; None is on videos.
+    memory: M, captions that videos are told by at inference, where it was; 0 is none.
     """
 
     mapping_type: str
@@ -43,12 +45,14 @@ class MappingConfig:
     normalize_prefix: bool = False
     tokens_per_frame: int = 1
     hidden_dim: int | None = None
+    text_noise: float | None = None
+    memory: int = 0
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.type in ("int", "int | None")):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ClipcapError(f"{name} must be at least 1, not {value}")
+            if value is not None and value < (name != "memory"):
+                raise ClipcapError(f"{name} must be at least {int(name != 'memory')}, not {value}")
 
 
 class FrameInput(nn.Module):
