@@ -35,7 +35,7 @@ _Judged = tuple[Words, Hypothesis | None, Judgement]
 def load_ranker(source: Path, feature_dim: int, device: torch.device) -> ConsensusRanker | None:
     """The network in the checkpoint `source`, None where it has none. Raises ClipcapError when it does not fit."""
     file = source / CONSENSUS
-    if not file.is_file():
+    if not file.exists():
         return None
     ranker = ConsensusRanker.load(file)
     if ranker.config.feature_dim != feature_dim:

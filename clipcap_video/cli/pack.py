@@ -27,12 +27,18 @@ def _pack(config: PackConfig) -> None:
     Examples:
       clipcap-video pack out/ --out packed/
     """
-    from clipcap_video.models.checkpoint import find_checkpoint, pack_checkpoint
+    import torch
+
+    from clipcap_video.captioning.ranking import load_ranker
+    from clipcap_video.models.checkpoint import find_checkpoint, pack_checkpoint, read_config
     from clipcap_video.retrieval.model import holds_retrieval, pack_retrieval
 
     checkpoint = find_checkpoint(config.model_dir)
+    retrieves = holds_retrieval(checkpoint)
+    if checkpoint.is_dir() and not retrieves:  # a consensus network is packed as it is, if it is whole
+        load_ranker(checkpoint, read_config(checkpoint)[0].feature_dim, torch.device("cpu"))
     # No record of the run is left: it would carry this machine's paths to whoever gets the folder.
-    size = (pack_retrieval if holds_retrieval(checkpoint) else pack_checkpoint)(checkpoint, config.out)
+    size = (pack_retrieval if retrieves else pack_checkpoint)(checkpoint, config.out)
     print(f"packed into {config.out}: {size / 1e6:.1f} MB")
 
 

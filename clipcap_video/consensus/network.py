@@ -359,6 +359,8 @@ def _check(config: ConsensusConfig, table: NgramTable) -> None:
     """Raises an error where numbers of a network cannot be, or are not as many as its n-grams."""
     for one in (config, *config.calibrations):
         check_types(one)
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"a dropout of {config.dropout}")
     numbers = [number for one in config.calibrations for number in asdict(one).values()]
     if not all(map(math.isfinite, [config.unsure_below, *numbers])):
         raise ValueError("its calibration has no finite numbers")

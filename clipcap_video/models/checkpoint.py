@@ -136,7 +136,8 @@ def keep_parts(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Callable
 def keep_consensus(checkpoint: Path) -> Callable[[Path], None]:
     """Writes the consensus network that `checkpoint` has, if any, into another, or into what takes its place."""
     file = checkpoint / CONSENSUS
-    ranker = file.read_bytes() if file.exists() else None
+    with reading(file, "the consensus network", "make it anew with clipcap-video train-consensus"):
+        ranker = file.read_bytes() if file.exists() else None
 
     def write(partial: Path) -> None:
         if ranker is not None:
