@@ -146,7 +146,8 @@ def _pooled(ranker: ConsensusRanker, store: FeatureStore, records: Sequence[Vide
 def _fit(ranker: ConsensusRanker, data: _Data, config: ConsensusTrainConfig, number: int) -> None:
     """Cross-entropy of every n-gram's share, on mixtures of videos (mixup: Zhang et al., arXiv 1710.09412).
 
-    Videos of several annotation files share the network but for both biases; those of the first are kept.
+    Videos of several annotation files share the network but for both biases; those of the first are kept. No file
+    counts more than the first, however many videos it has.
     number: 0, 1, ..., which of the networks it is.
     """
     usual = data.usual.to(data.inputs.device)
@@ -165,6 +166,8 @@ def _fit(ranker: ConsensusRanker, data: _Data, config: ConsensusTrainConfig, num
     groups = parameter_groups([(ranker.parameters(), config.lr)], config.weight_decay)
     groups += parameter_groups([(more, config.lr)], 0.0) if len(usual) > 1 else []
     optimizer = make_optimizer(groups, config.lr)
+    videos = data.origins.sum(0).to(data.inputs.device)
+    weight = (videos[0] / videos).clamp(max=1)
     random = np.random.default_rng(seed)
     count = len(data.inputs)
     starts = range(0, count, config.bs)
@@ -184,7 +187,8 @@ def _fit(ranker: ConsensusRanker, data: _Data, config: ConsensusTrainConfig, num
                     other = batch[torch.from_numpy(random.permutation(len(batch)))]
                 x, y, origin = data.mixed(batch, other, share)
                 logits = _logits(ranker, x, origin[:, 1:], more)
-                loss = F.binary_cross_entropy_with_logits(logits, y)
+                losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none").mean(1)
+                loss = losses @ (origin @ weight) / len(batch)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
