@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Literal, get_args
 
 from clipcap_video.errors import ClipcapError
@@ -70,6 +70,9 @@ class DecodingSettings:
     """Return whole sentences only: a caption too long for `entry_length` gives way to the best shorter one.
     Off, and with length_penalty 1, beam search is the ClipCap program's, whose captions may break off."""
 
+    consensus: InitVar[bool | None] = None
+    """What `rerank` was called once: False is its none."""
+
     @property
     def mode(self) -> Mode:
         if self.use_beam_search:
@@ -95,7 +98,9 @@ class DecodingSettings:
         }
         return [name for name, is_given in given.items() if is_given]
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, consensus: bool | None) -> None:
+        if consensus is False:
+            object.__setattr__(self, "rerank", "none")
         for name in ("entry_length", "beam_size", "num_return"):
             if getattr(self, name) < 1:
                 raise ClipcapError(f"{name} is {getattr(self, name)}; give 1 or more")
