@@ -63,7 +63,9 @@ class Hub(BaseHTTPRequestHandler):
 def hub(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Its address; the folder's videos are in clips/."""
     import fsspec
+    from huggingface_hub import constants
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as a test before may have left it, without a network
     (tmp_path / "hub").mkdir()
     folder.rename(tmp_path / "hub" / "clips")
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Played", (Hub,), {"root": tmp_path / "hub"}))
