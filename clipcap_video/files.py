@@ -295,6 +295,11 @@ def kind_of(path: Path) -> str:
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what `whole_file` leaves of a process that is killed."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
 def files_below(folder: Path, hidden: bool = True) -> Iterator[Path]:
     """All that is no folder in a folder and below, in order. hidden: what begins with a dot too.
 

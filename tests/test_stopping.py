@@ -114,7 +114,8 @@ def test_every_moment_of_a_beginning(name: str) -> None:
         said = process.communicate(timeout=300)[1]
         usual = usual or time.monotonic() - started
         assert "Traceback" not in said
-        assert process.returncode in (1, 130), said
+        # Python gives its handlers up when all is said and done.
+        assert process.returncode in (1, 130) or (process.returncode < 0 and "error: " in said), said
         interrupted += process.returncode == 130
     assert interrupted
 

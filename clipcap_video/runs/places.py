@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import files_below, kind_of
+from clipcap_video.files import files_below, is_leftover, kind_of
 from clipcap_video.runs.options import BESIDE, FILE, FOLDER, SHARED, called, option_fields
 from clipcap_video.runs.record import RUN_FILE, file_digest, inputs_of, read_record, record_file
 
@@ -43,7 +43,7 @@ def check_places(config: Any, command: str, overwrite: bool, config_file: Path |
                 raise ClipcapError(
                     f"{name} {path} is read by this run ({option}), so it is not written to; give another"
                 )
-        if kind == SHARED or not (any(path.iterdir()) if path.is_dir() else path.exists()):
+        if kind == SHARED or not path.exists() or (path.is_dir() and all(map(is_leftover, path.iterdir()))):
             continue
         mine = [place for place, found in records.items() if found is not None and found.get("command") == command]
         if any(_is_result(path, records[place] or {}, place, config) for place in mine):

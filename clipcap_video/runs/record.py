@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import files_below, kind_of, read_text, reading, telling, write_text
+from clipcap_video.files import files_below, is_leftover, kind_of, read_text, reading, telling, write_text
 from clipcap_video.runs.options import (
     BESIDE,
     CALLED,
@@ -164,7 +164,7 @@ def _state(path: Path, but: str = "") -> tuple[int, ...] | None:
     but: a name in a folder that is nothing.
     """
     if path.is_dir():
-        return (0,) if any(one.name != but for one in path.iterdir()) else None
+        return (0,) if any(one.name != but and not is_leftover(one) for one in path.iterdir()) else None
     if not path.exists():
         return None
     found = path.stat()
