@@ -301,7 +301,8 @@ def build(api: Api, names: tuple[str, ...] = (), api_key: str | None = None) -> 
             return await full(request, error.__cause__)
         path = request.url.path[:100]
         said = {404: f"there is nothing at {path!r}", 405: f"{request.method[:20]} is no call of {path!r}"}
-        return JSONResponse({"detail": f"{said.get(error.status_code, error.detail)}; see /docs"}, error.status_code)
+        detail = f"{said.get(error.status_code, error.detail)}; see /docs"
+        return JSONResponse({"detail": detail}, error.status_code, error.headers)  # among them which calls there are
 
     app.add_exception_handler(ClipcapError, refuse)
     app.add_exception_handler(OSError, full)
