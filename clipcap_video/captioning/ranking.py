@@ -3,6 +3,7 @@ expects of each; of how well they fit the video by a model that reads both; or o
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +57,9 @@ class Reranking:
     _side: tuple[str | None, TextSide] | None = None
 
     @property
+    @abstractmethod
     def encoder(self) -> ImageEncoder:
-        raise NotImplementedError
+        """The frozen encoder of the features."""
 
     def ranks(self, settings: DecodingSettings) -> bool:
         """Whether captions so decoded are ranked by the checkpoint's consensus network."""

@@ -25,10 +25,11 @@ from clipcap_video.captioning.subtitles import clock
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.matching import match_features
 from clipcap_video.datasets.records import VideoRecord
+from clipcap_video.datasets.source import read_lines
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.logs import Log
-from clipcap_video.files import read_text, spelled
+from clipcap_video.files import spelled
 from clipcap_video.metrics.captioning import CaptionScores, describe_scores, evaluate_captions, save_scores
 from clipcap_video.models.checkpoint import CONSENSUS, WEIGHTS, find_checkpoint
 from clipcap_video.models.legacy import LegacyChoices
@@ -92,8 +93,7 @@ def prepare(config: InferConfig, settings: DecodingSettings) -> tuple[Captioner,
 def remember(captioner: Captioner, file: Path | None) -> None:
     """Puts the captions in a text file, one a line, in the place of those that the captioner kept."""
     if file is not None:
-        text = read_text(file, "the captions", "give a text file, one caption a line")
-        captioner.remember([line.strip() for line in text.splitlines() if line.strip()])
+        captioner.remember(read_lines(file))
 
 
 def legacy_choices(config: InferConfig) -> LegacyChoices:

@@ -58,8 +58,10 @@ def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, l
     if not config.raw_captions:
         training = fix_captions(training)
 
-    origins = np.array([record.origin if info.training.get("origin_token") else 0 for record in training])
-    validation = [record for record in validation if not origins.any() or record.origin == 0]
+    several = bool(info.training.get("origin_token"))
+    # Of the files that have training videos, the first is 0.
+    files, origins = np.unique([record.origin if several else 0 for record in training], return_inverse=True)
+    validation = [record for record in validation if not several or record.origin == files[0]]
     words = [[caption_words(text) for text in record.captions] for record in training]
     table = _table(words, origins, config.ngrams)
     feature_dim = store.shape(training[0].video_id).dim

@@ -28,13 +28,15 @@ def read_annotations(
     """
     files: list[_File] = []
     listings: list[_File] = []
-    for place, path in enumerate(map(Path, paths)):
+    for path in map(Path, paths):
         content = _read(path)
         if isinstance(content, Listing):
             listings.append(_File(path, content.records))
         else:
             records = join_segments(content) if paragraphs else content
-            files.append(_File(path, [replace(record, origin=place) for record in records] if place else records))
+            if files:
+                records = [replace(record, origin=len(files)) for record in records]
+            files.append(_File(path, records))
     if listings:
         return _listed(_merge(listings), files)
     merged = _merge(files)

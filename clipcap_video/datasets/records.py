@@ -56,7 +56,7 @@ class VideoRecord:
     split: "" while no file says it; `read_annotations` gives such only where splits do not count.
     whole, span: of a segment, the id of the video and the part of it; see `segment`.
     aliases: other ids under which files and features of the video are found.
-    origin: the place, among the annotation files, of the first that has the video.
+    origin: the place, among the annotation files that list no splits, of the first that has the video.
 
     Raises ClipcapError for an id that is no name.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -54,10 +54,11 @@ class CaptionData:
             data = cls(store, [record.video_id for record in records], [], max_frames, ignored_label)
             data.texts = [record.captions for record in records]
             data.captions = [TokenLists(record.captions, encode) for record in records]
-            data.origins = [record.origin for record in records]
+            data.origins = _origins(record.origin for record in records)
             return data
         encoded = iter(encode([caption for record in records for caption in record.captions]))
         data = cls(store, [], [], max_frames, ignored_label)
+        origins = []
         for record in records:
             pairs = zip(record.captions, islice(encoded, len(record.captions)), strict=True)
             kept = [(text, tokens) for text, tokens in pairs if any(token != ignored_label for token in tokens)]
@@ -65,7 +66,8 @@ class CaptionData:
                 data.video_ids.append(record.video_id)
                 data.texts.append([text for text, _ in kept])
                 data.captions.append([tokens for _, tokens in kept])
-                data.origins.append(record.origin)
+                origins.append(record.origin)
+        data.origins = _origins(origins)
         return data
 
     def __len__(self) -> int:
@@ -87,9 +89,15 @@ class CaptionData:
         """The videos `indices`, each with the captions that `choose` gives for it."""
         captions = [list(choose(index)) for index in indices]
         batch = pack(self.features(indices), captions, self.ignored_label)
-        if any(self.origins):
+        if self.origins:
             batch.origin = torch.tensor([self.origins[index] for index in indices])
         return batch
+
+
+def _origins(places: Iterable[int]) -> list[int]:
+    """Empty where all are 0."""
+    found = list(places)
+    return found if any(found) else []
 
 
 class TokenLists(Sequence[list[int]]):

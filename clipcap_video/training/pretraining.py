@@ -67,6 +67,7 @@ def pretrain(
     size = CAPTIONS_A_ROW * ROWS
     starts = range(0, len(encoded), size)
     steps = len(starts) * epochs
+    warmup = warmup_length(-1, steps)
     optimizer = make_optimizer(parameter_groups([(model.parameters(), lr)], WEIGHT_DECAY), lr)
     losses: list[float] = []
     with tqdm(total=steps, desc="language model", unit="step", disable=console.hides_bars()) as bar:
@@ -76,7 +77,7 @@ def pretrain(
                 chosen = [encoded[index] for index in order[start : start + size]]
                 rows = [chosen[first : first + CAPTIONS_A_ROW] for first in range(0, len(chosen), CAPTIONS_A_ROW)]
                 seed_step(seed, len(losses))
-                set_learning_rate(optimizer, learning_rate_factor(len(losses), warmup_length(-1, steps), steps))
+                set_learning_rate(optimizer, learning_rate_factor(len(losses), warmup, steps))
                 with autocast(place, precision):
                     loss = model(pack([np.zeros((1, 1), np.float32)] * len(rows), rows).to(place))
                 loss.backward()

@@ -94,6 +94,11 @@ def read_records(config: TrainConfig, store: FeatureStore) -> tuple[list[VideoRe
         records = annotated(config.caption, store.ids(), str(config.data), config.paragraphs)
         training, validation = training_and_validation(records, config.train_split, config.eval_split)
     if getattr(config.model_options, "origin_token", False):  # captions are written as those of the first file
+        if all(record.origin for record in training):
+            raise ClipcapError(
+                f"{config.caption[0]}, whose captions --origin_token writes like, has no training videos; name another "
+                "file first"
+            )
         validation = [record for record in validation if record.origin == 0]
     if not validation and config.eval_every:
         print(

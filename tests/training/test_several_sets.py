@@ -15,6 +15,7 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.consensus.config import ConsensusTrainConfig
 from clipcap_video.consensus.network import NgramTable
 from clipcap_video.consensus.train import train_consensus
+from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.cider import caption_words
@@ -124,6 +125,22 @@ def test_only_the_first_set_is_validated_on(two_sets: Path, tmp_path: Path) -> N
         assert "photo of a man is riding a horse" in [text for texts in run.train_data.texts for text in texts]
 
 
+def test_the_first_set_is_learned_from(two_sets: Path) -> None:
+    """By its place among the files with captions; one that lists splits has none."""
+    (two_sets / "train_list.txt").write_text("video0\nvideo40\n")
+    listed = [two_sets / "train_list.txt", two_sets / "videos.json", two_sets / "pictures.csv"]
+    assert {record.video_id: record.origin for record in read_annotations(listed)} == {"video0": 0, "video40": 1}
+    write_annotations(two_sets / "nothing_to_train.json", range(0), range(24, 30))
+    config = TrainConfig(
+        data=two_sets / "features", caption=[two_sets / "nothing_to_train.json", two_sets / "pictures.csv"],
+        out_dir=two_sets / "none", lm=str(two_sets / "lm"), num_layers=1, device="cpu", origin_token=True,
+    )  # fmt: skip
+    with pytest.raises(
+        ClipcapError, match=r"nothing_to_train\.json, whose captions --origin_token writes like, has no"
+    ):
+        prepare(config)
+
+
 def test_the_consensus_network_learns_from_both_and_speaks_as_the_first(trained: Path) -> None:
     file, _, validation = train_consensus(
         ConsensusTrainConfig(model_dir=trained / "last", ngrams=80, networks=2, epochs=6, device="cpu", overwrite=True)
@@ -138,6 +155,18 @@ def test_the_consensus_network_learns_from_both_and_speaks_as_the_first(trained:
     shares = ranker(ranker.pool(frames, torch.ones(1, 4, dtype=torch.bool))).sigmoid()[0]
     assert shares[ranker.known[("photo",)]] < 0.05
     assert shares[ranker.known[("a",)]] > 0.5
+
+
+def test_a_file_without_training_videos_between_others_changes_no_network(trained: Path, two_sets: Path) -> None:
+    write_annotations(two_sets / "middle.json", range(0), range(30, 32))
+    networks = []
+    for between in ([], [two_sets / "middle.json"]):
+        config = ConsensusTrainConfig(
+            model_dir=trained / "last", caption=[two_sets / "videos.json", *between, two_sets / "pictures.csv"],
+            ngrams=80, networks=1, epochs=2, device="cpu", overwrite=True,
+        )  # fmt: skip
+        networks.append(train_consensus(config)[0].read_bytes())
+    assert networks[0] == networks[1]
 
 
 def test_n_grams_of_another_table_come_behind() -> None:
