@@ -169,12 +169,25 @@ def write_text(file: Path, text: str, remedy: str = "choose another place") -> P
     return file
 
 
-def decode_text(data: bytes) -> str:
-    """The text in the bytes of a file: UTF-8, or UTF-16 where its byte order mark says so, as PowerShell writes it.
+def encoding_of(data: bytes) -> str:
+    """How the first bytes of a text say that it is written: in UTF-16 by a byte order mark, as PowerShell writes it,
+    or by a NUL beside the first character; else in UTF-8."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    first, second = (data[:2] + b"  ")[:2]
+    if first and not second:
+        return "utf-16-le"
+    return "utf-16-be" if second and not first else "utf-8-sig"
 
-    Raises UnicodeDecodeError for anything else.
-    """
-    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+
+def decode_text(data: bytes) -> str:
+    """The text in the bytes of a file. Raises UnicodeDecodeError where they are none, as with a NUL in the middle."""
+    encoding = encoding_of(data)
+    text = data.decode(encoding)
+    if "\0" in text:
+        start = data.index(0) if encoding == "utf-8-sig" else 2 * text.index("\0")
+        raise UnicodeDecodeError(encoding, data, start, start + 1, "a NUL is no part of a text")
+    return text
 
 
 @contextmanager

@@ -6,13 +6,13 @@ goes wrong there, our caption stays, and the failure is counted.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,6 @@ class SecondOpinion:
         self.counts: Counter[str] = Counter()
         self._openai = _openai()
         self._prompt = read_text(options.second_prompt or PROMPT, "the prompt", "give another --second_prompt").strip()
-        self._client = self._openai.OpenAI(
-            base_url=options.second_opinion,
-            api_key=os.environ.get("OPENAI_API_KEY", "none"),  # the client asks for one, servers of one's own do not
-            timeout=options.second_timeout,
-            max_retries=1,
-        )
 
     def decides(self) -> dict[str, str]:
         """What decides the captions, as far as a log must know to be continued."""
@@ -64,8 +58,7 @@ class SecondOpinion:
         return {"second opinion": said}
 
     def __call__(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        with ThreadPoolExecutor(self.options.second_jobs) as pool:
-            return list(pool.map(self._considered, predictions))
+        return asyncio.run(self._all(predictions))
 
     def describe(self) -> str:
         """One line about what became of the questions."""
@@ -74,12 +67,24 @@ class SecondOpinion:
         kept = "; where it failed ours stay" if failed else ""
         return f"second opinion of {self.options.second_model}: {asked} asked, {answered} answered{failed}{kept}"
 
-    def _considered(self, prediction: Prediction) -> Prediction:
+    async def _all(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        at_once = asyncio.Semaphore(self.options.second_jobs)
+        key = os.environ.get("OPENAI_API_KEY", "none")  # the client asks for one, servers of one's own do not
+        async with self._openai.AsyncOpenAI(
+            base_url=self.options.second_opinion, api_key=key, timeout=self.options.second_timeout, max_retries=1
+        ) as client:
+            return await asyncio.gather(*(self._considered(client, at_once, one) for one in predictions))
+
+    async def _considered(self, client: Any, at_once: asyncio.Semaphore, prediction: Prediction) -> Prediction:
         best = prediction.captions[0] if prediction.captions else None
         if best is None or best.support is None or best.support >= self.options.below:
             return prediction
         try:
-            text = _sentence(self._ask(_pictures(prediction, self.options.second_frames)))
+            async with at_once:
+                pictures = await asyncio.to_thread(_pictures, prediction, self.options.second_frames)
+                # The client's own limit is on each read: a server that drips would be waited for without end.
+                answer = await asyncio.wait_for(self._ask(client, pictures), self.options.second_timeout)
+            text = _sentence(answer)
         except Exception as error:  # whatever a server, or the client, makes of it: ours stays
             self.counts[self._kind(error)] += 1
             return prediction
@@ -87,11 +92,11 @@ class SecondOpinion:
         theirs = Caption(text, float("nan"), float("nan"), 0, model=self.options.second_model)
         return replace(prediction, captions=[theirs, *prediction.captions])
 
-    def _ask(self, pictures: Sequence[bytes]) -> Any:
+    async def _ask(self, client: Any, pictures: Sequence[bytes]) -> Any:
         urls = [f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" for picture in pictures]
         content: list[Any] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         content.append({"type": "text", "text": self._prompt})
-        answer = self._client.chat.completions.create(
+        answer = await client.chat.completions.create(
             model=self.options.second_model,
             messages=[{"role": "user", "content": content}],
             temperature=0,
@@ -102,7 +107,7 @@ class SecondOpinion:
     def _kind(self, error: Exception) -> str:
         if isinstance(error, VideoError):
             return "without frames"
-        if isinstance(error, self._openai.APITimeoutError):  # before what it is a kind of
+        if isinstance(error, (TimeoutError, asyncio.TimeoutError, self._openai.APITimeoutError)):  # before their kinds
             return "timed out"
         if isinstance(error, self._openai.APIConnectionError):
             return "not reached"

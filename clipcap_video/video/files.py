@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.files import LARGEST_TEXT, decode_text, files_below, sorted_ids, spelled, url_of
+from clipcap_video.files import LARGEST_TEXT, decode_text, encoding_of, files_below, sorted_ids, spelled, url_of
 from clipcap_video.video.places import expand, is_container, names_in, opened, size_of, videos_in
 
 # Endings of FFmpeg's containers that may hold moving pictures. What a file is, its content says when it is read.
@@ -120,7 +120,13 @@ def _search_url(source: Path, url: str) -> Listing:
         if not 0 < size_of(url) <= LARGEST_TEXT:
             raise ClipcapError(f"{url} is no list of paths, by its size; give a folder, a video, a tar or a table")
         with opened(source) as stream:
-            text = stream.read().decode("utf-8", "replace")
+            data = stream.read()
+        try:
+            text = decode_text(data)
+        except UnicodeError:
+            raise ClipcapError(
+                f"{url} is no video by its ending, and no list of paths; give a folder or a video"
+            ) from None
         return Listing([Path(line.strip()) if url_of(line.strip()) else source.parent / line.strip()
                         for line in text.splitlines() if line.strip() and not line.startswith("#")])  # fmt: skip
     listing = Listing([path for path in paths if path.suffix.lower() in SUFFIXES])
@@ -164,7 +170,7 @@ def _read_text(file: Path) -> str | None:
         return ""
     with file.open("rb") as stream:
         head = stream.read(4096)
-        if size > LARGEST_TEXT or (b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff")):
+        if size > LARGEST_TEXT or (b"\0" in head and not encoding_of(head).startswith("utf-16")):
             return None
         try:
             return decode_text(head + stream.read())

@@ -31,12 +31,16 @@ pytest.importorskip("openai")
 
 @dataclass
 class Server:
-    """answer: of the request's number and its content, what is sent: a status and a body."""
+    """answer: of the request's number and its content, what is sent: a status and a body.
+
+    pause: seconds between two characters of it.
+    """
 
     url: str
     answer: Callable[[int, dict[str, Any]], tuple[int, str]]
     requests: list[dict[str, Any]] = field(default_factory=list)
     most_at_once: int = 0
+    pause: float = 0.0
 
 
 def said(text: object) -> tuple[int, str]:
@@ -72,7 +76,9 @@ def server() -> Iterator[Server]:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Retry-After", "0")
                 self.end_headers()
-                self.wfile.write(body.encode())
+                for part in body if found.pause else [body]:
+                    self.wfile.write(part.encode())
+                    time.sleep(found.pause)
             except OSError:  # the client waited no longer
                 pass
 
@@ -162,6 +168,13 @@ def test_a_slow_server_and_one_that_is_not_there(server: Server, clip: Path) -> 
     for asked, counted in ((second, "timed out"), (nowhere, "not reached")):
         assert asked([doubted(clip)]) == [doubted(clip)]
         assert asked.counts == {counted: 1}
+
+
+def test_an_answer_that_drips_is_not_waited_for(server: Server, clip: Path) -> None:
+    server.pause = 0.15  # each character well within the limit of a read, all of them fifteen times the limit
+    second = SecondOpinion(InferConfig(second_opinion=server.url, second_model="vlm", second_timeout=1.0))
+    assert second([doubted(clip)]) == [doubted(clip)]
+    assert second.counts == {"timed out": 1}
 
 
 def test_a_fault_that_passes_is_tried_again(server: Server, clip: Path) -> None:

@@ -67,9 +67,15 @@ def test_ids_that_are_numbers(tmp_path: Path) -> None:
             read_annotations([write(tmp_path / "own.jsonl", f'{{"video": {wrong}, "caption": "a dog"}}\n')])
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])  # two without a byte order mark
 @pytest.mark.parametrize("name", ["own.csv", "own.json"])
-def test_text_in_utf_16(name: str, tmp_path: Path) -> None:
+def test_text_in_utf_16(name: str, encoding: str, tmp_path: Path) -> None:
     text = "video,caption\nclip1,éclair\n" if name == "own.csv" else '[{"video": "clip1", "caption": "éclair"}]'
-    (tmp_path / name).write_bytes(text.encode("utf-16"))
+    (tmp_path / name).write_bytes(text.encode(encoding))
     (record,) = read_annotations([tmp_path / name])
     assert record.captions == ["éclair"]
+
+
+def test_a_nul_is_no_part_of_a_caption(tmp_path: Path) -> None:
+    with pytest.raises(ClipcapError, match=r"own.csv is not UTF-8 text \(byte 25\); save it as UTF-8"):
+        read_annotations([write(tmp_path / "own.csv", "video,caption\nclip1,a dog\0runs\n")])

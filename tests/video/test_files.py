@@ -162,9 +162,10 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
         shown(path).encode("utf-8")
 
 
-def test_a_list_as_powershell_writes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])  # PowerShell's, and two without a mark
+def test_a_list_in_utf_16(encoding: str, tmp_path: Path) -> None:
     touch(tmp_path / "a.mp4")
-    (tmp_path / "list.txt").write_bytes("a.mp4\r\n".encode("utf-16"))
+    (tmp_path / "list.txt").write_bytes("a.mp4\r\n".encode(encoding))
     assert find_videos(tmp_path / "list.txt") == {"a": tmp_path / "a.mp4"}
 
 

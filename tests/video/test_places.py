@@ -82,6 +82,15 @@ def test_a_list_names_urls(tmp_path: Path, folder: Path) -> None:
     same_features(tmp_path, folder, tmp_path / "list.txt")
 
 
+def test_a_list_lies_at_a_url(tmp_path: Path, folder: Path) -> None:
+    listed = "".join(f"videos/{file.name}\r\n" for file in sorted(folder.iterdir()))
+    (tmp_path / "list.txt").write_bytes(listed.encode("utf-16"))
+    same_features(tmp_path, folder, f"file://{tmp_path}/list.txt")
+    (tmp_path / "list.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(ClipcapError, match=r"list\.bin is no video by its ending, and no list of paths"):
+        find_videos(Path(f"file://{tmp_path}/list.bin"))
+
+
 def test_ids_of_a_table_win_over_names_of_files(folder: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow (extra parquet) is not installed")
     import pyarrow
