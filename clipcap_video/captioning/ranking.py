@@ -7,10 +7,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from clipcap_video.captioning.text_side import TextSide, load_text_side
 from clipcap_video.consensus.caution import Words, cautious_forms
 from clipcap_video.consensus.network import Calibration, ConsensusRanker, Judgement
 from clipcap_video.decoding import DecodingSettings
@@ -21,6 +21,9 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.checkpoint import CONSENSUS, CheckpointInfo
+
+if TYPE_CHECKING:
+    from clipcap_video.captioning.text_side import TextSide
 
 # What a nat of fit is worth in expected CIDEr (0 to 10), and in log-probability over length. Of the validation split.
 FIT_IN_CIDER = 0.03
@@ -82,6 +85,8 @@ class Reranking:
                 "train-consensus, or take --rerank clip"
             )
         if self._side is None or self._side[0] != settings.rerank_model:
+            from clipcap_video.captioning.text_side import load_text_side  # CLIP, a second of imports
+
             side = load_text_side(
                 settings.rerank_model, self.info.fingerprint, self.model.feature_dim, self.device, lambda: self.encoder
             )

@@ -30,7 +30,6 @@ from clipcap_video.models.sizes import check_outline, check_types, sizes_of
 from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from clipcap_video.retrieval.gathering import gather, process_count
 from clipcap_video.retrieval.heads import pool
-from clipcap_video.retrieval.video_clip import VideoClip
 
 _CLIP = "clip.network."
 
@@ -326,6 +325,8 @@ def load_retrieval(folder: Path) -> tuple[RetrievalModel, CheckpointInfo]:
     weights = read_weights(file)
     clip = None
     if config.text_encoder is None:
+        from clipcap_video.retrieval.video_clip import VideoClip  # CLIP, a second of imports
+
         clip_weights = {name.removeprefix(_CLIP): tensor for name, tensor in weights.items() if name.startswith(_CLIP)}
         clip = VideoClip(clip_weights, file, config.linear_patch)
     model = RetrievalModel(config, clip)

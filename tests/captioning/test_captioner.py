@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -284,3 +286,11 @@ def test_a_caption_is_the_same_to_the_bit_whatever_it_is_batched_with() -> None:
     together = captioner.caption_features(videos, keys=names)
     alone = [captioner.caption_features([video], keys=[name])[0] for video, name in zip(videos, names, strict=True)]
     assert alone == together
+
+
+def test_captions_do_not_wait_for_what_they_do_not_need() -> None:
+    """CLIP's package, its torchvision and torch's compiler take a second to import."""
+    heavy = ("clip", "torchvision", "torch._dynamo", "accelerate", "matplotlib")
+    code = f"import sys, clipcap_video.captioning.captioner; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
