@@ -19,6 +19,7 @@ from clipcap_video.encoders.weights import write_weights
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import FeatureStore
 from clipcap_video.features.layouts import open_features
+from clipcap_video.files import spelled
 from clipcap_video.metrics.captioning import require_figure
 from clipcap_video.models.checkpoint import (
     ENCODER_WEIGHTS,
@@ -68,7 +69,7 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if config.eval_every:
         require_figure(config.best_by)
     assert config.data is not None
-    console.say(f"reading features in {config.data} and their captions")
+    console.say(f"reading features in {spelled(config.data)} and their captions")
     store = open_features(config.data)
     if config.train_encoder == "all":
         store = open_frames(config, store)
