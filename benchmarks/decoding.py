@@ -88,10 +88,11 @@ def library(videos: int, precision: str) -> float:
 
 @torch.inference_mode()
 def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int], float]]]:
-    """Seconds, floor in seconds and hypotheses of our search under the same rule."""
+    """Seconds, floor in seconds and hypotheses of our search under the same rule, in lanes as `infer` decodes."""
+    from clipcap_video.captioning.captioner import LANE_HYPOTHESES
     from clipcap_video.decoding import DecodingSettings
     from clipcap_video.decoding.search import decode
-    from clipcap_video.devices import autocast, pick_device
+    from clipcap_video.devices import autocast, in_pieces, pick_device
     from clipcap_video.models.language_model import fuse_activations, keep_in
     from clipcap_video.models.mapping.base import MappingConfig
     from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner, PrefixDecoding
@@ -104,10 +105,15 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     settings = DecodingSettings(
         use_beam_search=True, beam_size=BEAMS, entry_length=LENGTH, length_penalty=1.0, complete=False
     )
+    every, cpu = prefixes(videos), pick_device("cpu")
+
+    def piece(part: slice) -> list[Any]:
+        with torch.inference_mode(), autocast(cpu, precision):
+            chosen = every[part]
+            return decode(PrefixDecoding(captioner, chosen, LENGTH), len(chosen), [END], settings)
+
     start = clock()
-    with autocast(pick_device("cpu"), precision):
-        state = PrefixDecoding(captioner, prefixes(videos), LENGTH)
-        answers = decode(state, videos, [END], settings)
+    answers = in_pieces(piece, videos, LANE_HYPOTHESES // BEAMS, cpu)
     seconds = clock() - start
     rows = videos * (PREFIX + BEAMS * (LENGTH - 1))
     head = videos * (1 + BEAMS * (LENGTH - 1)) * WIDTH * VOCABULARY

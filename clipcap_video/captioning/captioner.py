@@ -48,8 +48,8 @@ from clipcap_video.video.segments import Segmentation, SegmentedVideo, SegmentFr
 # What has the form of `Captioner.caption_files`.
 CaptionFiles = Callable[..., tuple[list[Prediction], ExtractionSummary]]
 
-# Videos that a core decodes at once on a CPU: enough for large products, few enough for its caches.
-LANE_VIDEOS = 16
+# Hypotheses that a core follows at once on a CPU: enough for large products, few enough for its caches.
+LANE_HYPOTHESES = 640
 LARGE_WEIGHTS = 2**27  # bytes; beyond, even one video's products are worth all cores
 RANKED_BEAMS = 40  # that a consensus network has to choose among, unless the user says
 
@@ -294,7 +294,8 @@ class Captioner(Reranking, HubModel):
             return self._decoded(features[piece], settings, names[piece])
 
         weights = sum(weight.nbytes for weight in self.model.parameters())
-        return in_pieces(work, len(features), LANE_VIDEOS, self.device, spread_one=weights > LARGE_WEIGHTS)
+        most = max(1, LANE_HYPOTHESES // settings.lanes)
+        return in_pieces(work, len(features), most, self.device, spread_one=weights > LARGE_WEIGHTS)
 
     @torch.inference_mode()
     def _decoded(
