@@ -58,7 +58,13 @@ class SecondOpinion:
         return {"second opinion": said}
 
     def __call__(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        if not any(map(self._is_doubted, predictions)):
+            return list(predictions)
         return asyncio.run(self._all(predictions))
+
+    def _is_doubted(self, prediction: Prediction) -> bool:
+        support = prediction.captions[0].support if prediction.captions else None
+        return support is not None and support < self.options.below
 
     def describe(self) -> str:
         """One line about what became of the questions."""
@@ -76,8 +82,7 @@ class SecondOpinion:
             return await asyncio.gather(*(self._considered(client, at_once, one) for one in predictions))
 
     async def _considered(self, client: Any, at_once: asyncio.Semaphore, prediction: Prediction) -> Prediction:
-        best = prediction.captions[0] if prediction.captions else None
-        if best is None or best.support is None or best.support >= self.options.below:
+        if not self._is_doubted(prediction):
             return prediction
         try:
             async with at_once:
