@@ -17,65 +17,18 @@ import yaml
 
 from clipcap_video.captioning import long_videos
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.captioning.log import CaptionLog
-from clipcap_video.captioning.long_videos import LongVideo, caption_long_video, check_absent
+from clipcap_video.captioning.long_videos import caption_long_video, check_absent
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.streaming import joined
-from clipcap_video.decoding import DecodingSettings
-from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.features.fingerprint import Fingerprint
-from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
-from clipcap_video.models.language_model import digest_language_model, load_language_model
-from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.checkpoint import save_checkpoint
+from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.report.page import format_seconds
 from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
+from tests.captioning.conftest import SETTINGS, SHOTS, contents, make
 from tests.cli.test_cli import refused, run
-from tests.clips import write_clip, write_shots
-from tests.tiny_clip import EMBED_DIM, save_tiny_clip
-
-SHOTS = [30, 45, 25, 60, 31, 40]  # at 10 frames a second
-SETTINGS = DecodingSettings(use_beam_search=False, entry_length=4)
-
-
-class Numbers(PrefixCaptioner):
-    """Writes its tokens as numbers: what a random language model says is hardly text."""
-
-    def decode_tokens(self, tokens: list[int], stop_token: int | None = None) -> str:
-        return " ".join(["it", "says", *map(str, tokens)])
-
-
-@pytest.fixture(scope="module")
-def captioner(tmp_path_factory: pytest.TempPathFactory, tiny_lm: Path) -> Captioner:
-    """A random captioner whose words follow from the pictures."""
-    clip = save_tiny_clip(tmp_path_factory.mktemp("clip") / "tiny-clip.pt")
-    encoder = load_encoder(str(clip), torch.device("cpu"), "fp32")
-    language_model, tokenizer = load_language_model(str(tiny_lm))
-    torch.manual_seed(3)
-    mapping = MappingConfig("mlp", EMBED_DIM, 32, 4, 4)
-    model = Numbers(
-        CaptionerConfig(mapping, "tiny", digest_language_model(language_model), False), language_model, tokenizer
-    )
-    for weights in model.mapping.parameters():
-        weights.data *= 20
-    fingerprint = Fingerprint(encoder.name, encoder.weights_digest, encoder.preprocessing, SamplingSpec("uniform", 4))
-    return Captioner(model, CheckpointInfo(fingerprint), Path("tiny"), torch.device("cpu"), "fp32")
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shots(tmp_path_factory.mktemp("talk") / "talk.mkv", SHOTS)
-
-
-def make(captioner: Captioner, talk: Path, folder: Path, **options: object) -> LongVideo:
-    chosen = {"to": ("srt", "vtt"), "keep_log": True, "progress": False, "batch_size": 1} | options
-    return caption_long_video(captioner, talk, Segmentation(), SETTINGS, folder=folder, **chosen)  # type: ignore[arg-type]
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {file.name: file.read_text() for file in folder.iterdir()}
+from tests.clips import write_shots
 
 
 class TestAWholeRun:
@@ -198,26 +151,6 @@ class TestStoppedRuns:
         assert make(captioner, talk, tmp_path / "b").finished
         assert contents(tmp_path / "b") == whole
 
-    def test_a_line_cut_off_by_a_kill_is_made_again(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
-        make(captioner, talk, tmp_path)
-        log = tmp_path / "talk.captions.jsonl"
-        whole = contents(tmp_path)
-        lines = log.read_bytes().splitlines(keepends=True)
-        log.write_bytes(b"".join(lines[:3]) + lines[3][:20])
-        make(captioner, talk, tmp_path)
-        assert contents(tmp_path) == whole
-
-    def test_overwriting_does_not_throw_away_an_unfinished_run(
-        self, captioner: Captioner, talk: Path, tmp_path: Path
-    ) -> None:
-        make(captioner, talk, tmp_path)
-        log = tmp_path / "talk.captions.jsonl"
-        whole = contents(tmp_path)
-        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:3]))
-        assert make(captioner, talk, tmp_path, overwrite=True).skipped > 0
-        assert contents(tmp_path) == whole
-        assert make(captioner, talk, tmp_path, overwrite=True).skipped == 0
-
     def test_a_finished_log_gives_other_formats_without_work(
         self, captioner: Captioner, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -239,45 +172,12 @@ class TestWhatIsThereAlready:
         make(captioner, talk, tmp_path, overwrite=True)
         assert "made by hand" not in (tmp_path / "talk.srt").read_text()
 
-    def test_a_log_of_other_choices_is_not_gone_on_with(self, captioner: Captioner, talk: Path, tmp_path: Path) -> None:
-        make(captioner, talk, tmp_path)
-        before = contents(tmp_path)
-        with pytest.raises(ClipcapError, match="begun with segments shots of 2 to 20 s, this run has fixed:3"):
-            caption_long_video(captioner, talk, Segmentation.parse("fixed:3"), SETTINGS, folder=tmp_path)
-        with pytest.raises(ClipcapError, match="begun with decoding seed 0, this run has seed 1; give"):
-            caption_long_video(captioner, talk, Segmentation(), replace(SETTINGS, seed=1), folder=tmp_path)
-        (tmp_path / "other").mkdir()
-        other = write_clip(tmp_path / "other" / "talk.mkv")
-        with pytest.raises(ClipcapError, match="begun with video"):
-            caption_long_video(captioner, other, Segmentation(), SETTINGS, folder=tmp_path)
-        assert before == {name: (tmp_path / name).read_text() for name in before}
-
-    def test_a_file_of_another_kind_is_kept(self, tmp_path: Path) -> None:
-        file = tmp_path / "talk.captions.jsonl"
-        file.write_text("[1, 2]\n")
-        with pytest.raises(ClipcapError, match="no file of clipcap-video caption"):
-            CaptionLog(file, {"video": "talk"})
-        assert file.read_text() == "[1, 2]\n"
-
     def test_nothing_is_written_for_what_is_no_video(self, captioner: Captioner, tmp_path: Path) -> None:
         file = tmp_path / "notes.mp4"
         file.write_text("this is no video")
         with pytest.raises(VideoError):
             make(captioner, file, tmp_path / "out")
         assert not (tmp_path / "out").exists()
-
-
-class TestJoining:
-    def test_neighbours_that_say_the_same(self) -> None:
-        def said(text: str, start: float, sure: float) -> Prediction:
-            return Prediction("v", [Caption(text, sure, sure, 3)], [start], None, start, start + 1)
-
-        found = list(joined([said("a dog", 0, -2), said("A  dog", 1, -1), said("a cat", 2, -1), said("a dog", 3, -1)]))
-        assert [(one.text, one.start, one.end, one.timestamps) for one in found] == [
-            ("A  dog", 0, 2, [0, 1]),
-            ("a cat", 2, 3, [2]),
-            ("a dog", 3, 4, [3]),
-        ]
 
 
 class TestTheCommand:

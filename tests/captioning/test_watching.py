@@ -21,7 +21,7 @@ from clipcap_video.captioning.watching import LiveSegments, watch
 from clipcap_video.errors import VideoError
 from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import Segmentation, SegmentFrames
-from tests.captioning.test_long_videos import SETTINGS, captioner  # noqa: F401  (a fixture)
+from tests.captioning.conftest import SETTINGS
 from tests.streams import TcpServer, running, write_stream
 
 SHOTS = Segmentation("shots", shortest=0.3, longest=2.0)
@@ -65,7 +65,7 @@ def _told(prediction: Prediction) -> tuple[object, ...]:
     return prediction.path, prediction.start, prediction.end, prediction.text, prediction.timestamps, logprobs
 
 
-def test_captions_are_the_captioners_and_come_once(captioner: Captioner, stream: Path) -> None:  # noqa: F811
+def test_captions_are_the_captioners_and_come_once(captioner: Captioner, stream: Path) -> None:
     fingerprint = captioner.require_fingerprint()
     places = {"segmentation": SHOTS, "spec": fingerprint.sampling, "transform": captioner.encoder.preprocess}
     with LiveSegments(str(stream), patience=0.3, **places) as segments:  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from clipcap_video.captioning.captioner import Captioner
-from tests.captioning.test_long_videos import captioner  # noqa: F401  (a fixture)
+from tests.captioning.conftest import captioner  # noqa: F401  (a fixture)
 from tests.captioning.test_webhook import Receiver, receiver  # noqa: F401  (a fixture)
 from tests.cli.test_cli import ROOT, refused, run
 from tests.streams import RtspServer, TcpServer, running, write_stream

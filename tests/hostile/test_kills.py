@@ -16,7 +16,7 @@ import pytest
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.cli import main
 from clipcap_video.models.checkpoint import save_checkpoint
-from tests.captioning.test_long_videos import captioner  # noqa: F401  (a fixture)
+from tests.captioning.conftest import captioner  # noqa: F401  (a fixture)
 from tests.clips import write_shots
 from tests.hostile.writers import WRITERS, Workshop, workshop  # noqa: F401  (a fixture)
 

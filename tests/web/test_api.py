@@ -24,7 +24,7 @@ from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.formats import Wording
 from clipcap_video.search.ranking import SearchHit
 from clipcap_video.web.batching import CaptionQueue
-from tests.captioning.test_long_videos import SETTINGS, captioner  # noqa: F401  (a fixture)
+from tests.captioning.conftest import SETTINGS, captioner  # noqa: F401  (a fixture)
 from tests.cli.test_cli import ROOT, refused
 from tests.clips import write_shots
 

@@ -31,7 +31,7 @@ from clipcap_video.errors import VideoError
 from clipcap_video.video.segments import Segmentation
 from clipcap_video.web.library import DescribedVideo, Library, UnderWay
 from tests.browser import serious
-from tests.captioning.test_long_videos import SETTINGS, captioner  # noqa: F401  (a fixture)
+from tests.captioning.conftest import SETTINGS, captioner  # noqa: F401  (a fixture)
 from tests.cli.test_cli import ROOT, refused
 from tests.clips import write_shots
 
