@@ -20,7 +20,8 @@ from clipcap_video.features.layouts import open_features
 from clipcap_video.models.checkpoint import objective_weights
 from clipcap_video.retrieval.model import load_retrieval
 from tests.bag_of_words import BagOfWords, use_bag_of_words
-from tests.cli.test_cli import no_java, run  # noqa: F401  (no_java applies here too)
+from tests.cli.test_cli import no_java  # noqa: F401  (no_java applies here too)
+from tests.commands import run
 from tests.tiny import captions_of, features_of
 
 ARCHIVE = Path(__file__).parent / "data" / "compatibility" / "version-0.1.tar.xz"

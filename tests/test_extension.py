@@ -46,8 +46,8 @@ from clipcap_video.training.objectives.base import Objective
 from clipcap_video.training.objectives.options import ObjectiveOptions
 from clipcap_video.training.objectives.registry import OBJECTIVES
 from clipcap_video.training.run import train
-from tests.cli.test_cli import refused, run
 from tests.clips import write_clip
+from tests.commands import refused, run
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights
 from tests.tiny import captions_of

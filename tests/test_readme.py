@@ -30,8 +30,8 @@ from clipcap_video import cli, stopping
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.metrics import java
 from clipcap_video.version import __version__
-from tests.cli.test_cli import run
 from tests.clips import write_clip
+from tests.commands import run
 from tests.documents import ROOT, SCRIPTS, Shown, World, commands_of, python_of
 from tests.tiny import write_annotations
 from tests.tiny_clip import save_tiny_clip

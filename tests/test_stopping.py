@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clipcap_video.stopping import Stopped, break_off_if_stopped, interrupted_by_signals, stopped_by_signals
-from tests.cli.test_cli import ROOT
+from tests.commands import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipcap_video.cli.command import Command
+from clipcap_video.errors import ClipcapError
 from clipcap_video.runs.options import ANY, FILE, FOLDER, Options, option
 
 
@@ -40,6 +41,11 @@ class ConvertConfig(Options):
     max_frames: int = option(12, "CLIP4Clip's option of that name.", least=1)
     max_words: int = option(32, "CLIP4Clip's option of that name.", least=2)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format == "hdf5" and self.out.suffix not in (".hdf5", ".h5"):
+            raise ClipcapError(f"--format hdf5 writes one file; give --out a name that ends in .hdf5, not {self.out}")
+
     def outputs(self) -> list[tuple[str, Path, str]]:
         return [("--out", self.out, FILE if self.format == "hdf5" else FOLDER)]
 
@@ -65,7 +71,6 @@ def _convert(config: ConvertConfig) -> None:
     if config.to is not None:
         print(f"written to {_back(config.old, config.out, config.to)}")
         return
-    from clipcap_video.errors import ClipcapError
     from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, save_checkpoint
     from clipcap_video.models.legacy import LegacyChoices, load_legacy
     from clipcap_video.retrieval.clip4clip import is_clip4clip, last_clip4clip, load_clip4clip

@@ -6,14 +6,12 @@ import json
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
 import srt
 import torch
-import yaml
 
 from clipcap_video.captioning import long_videos
 from clipcap_video.captioning.captioner import Captioner
@@ -21,13 +19,10 @@ from clipcap_video.captioning.long_videos import caption_long_video, check_absen
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.streaming import joined
 from clipcap_video.errors import ClipcapError, VideoError
-from clipcap_video.models.checkpoint import save_checkpoint
 from clipcap_video.models.prefix import PrefixCaptioner
-from clipcap_video.report.page import format_seconds
 from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import Segmentation, SegmentedVideo
 from tests.captioning.conftest import SETTINGS, SHOTS, contents, make
-from tests.cli.test_cli import refused, run
 from tests.clips import write_shots
 
 
@@ -178,84 +173,6 @@ class TestWhatIsThereAlready:
         with pytest.raises(VideoError):
             make(captioner, file, tmp_path / "out")
         assert not (tmp_path / "out").exists()
-
-
-class TestTheCommand:
-    @pytest.fixture(scope="class")
-    def model(self, captioner: Captioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("model") / "out"
-        save_checkpoint(folder, captioner.model, captioner.info)
-        return folder
-
-    def test_a_folder_of_videos(self, model: Path, tmp_path: Path) -> None:
-        for name in ("a", "b"):
-            write_shots(tmp_path / f"{name}.mp4", [30, 30])
-        (tmp_path / "notes.mp4").write_text("this is no video")
-        done = run("clipcap-video", "caption", tmp_path, "--model_dir", model, "--segments", "fixed:2", "--vtt")
-        assert done.returncode == 1
-        assert "could not read notes: " in done.stderr
-        assert sorted(contents_of(tmp_path)) == ["a.mp4", "a.vtt", "b.mp4", "b.vtt", "notes.mp4"]
-        assert "0:00 - 0:0" in done.stdout
-
-    def test_a_folder_that_was_done_in_part_goes_on(self, model: Path, tmp_path: Path) -> None:
-        write_shots(tmp_path / "a.mp4", [30, 30])
-        command = ["clipcap-video", "caption", tmp_path, "--model_dir", model, "--segments", "fixed:2"]
-        assert run(*command).returncode == 0
-        (tmp_path / "a.srt").write_text("mine")
-        write_shots(tmp_path / "b.mp4", [30, 30])
-        done = run(*command)
-        assert done.returncode == 0, done.stderr
-        assert f"a.mp4 is left out: {tmp_path / 'a.srt'} is there already; give --overwrite" in done.stdout
-        assert (tmp_path / "a.srt").read_text() == "mine"
-        assert contents_of(tmp_path) == ["a.mp4", "a.srt", "a.vtt", "b.mp4", "b.srt", "b.vtt"]
-
-    def test_what_stands_in_the_way_is_said_before_a_model_is_loaded(self, tmp_path: Path) -> None:
-        clip = write_shots(tmp_path / "a.mp4", [30])
-        (tmp_path / "a.vtt").write_text("mine")
-        assert "a.vtt is there already" in refused("clipcap-video", "caption", clip, "--model_dir", tmp_path / "none")
-
-    def test_the_segments_as_a_page(self, model: Path, tmp_path: Path) -> None:
-        clip = write_shots(tmp_path / "a.mp4", [30, 30, 40])
-        command = ["clipcap-video", "caption", clip, "--model_dir", model, "--segments", "fixed:3", "--jsonl"]
-        assert run(*command).returncode == 0
-        made = ["a.captions.jsonl", "a.captions.run.yaml", "a.mp4", "a.srt", "a.vtt"]
-        assert contents_of(tmp_path) == made
-        record = yaml.safe_load((tmp_path / "a.captions.run.yaml").read_text())
-        assert (record["videos"], record["segments"]) == ([str(clip)], "fixed:3")
-        assert set(record["record"]["data"]) == {"videos", "model_dir"}
-        log, page = tmp_path / "a.captions.jsonl", tmp_path / "a.html"
-        done = run("clipcap-video", "report", log, "--out", page)
-        assert (done.returncode, done.stderr) == (0, "")
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        entries = [line for line in lines if "captions" in line]
-        text = page.read_text()
-        assert text.count('<article class="card"') == len(entries) > 1
-        assert f'<dt>segments</dt><dd class="num">{len(entries)}</dd>' in text
-        for entry in entries:
-            assert escape(entry["captions"][0]["text"]) in text
-            assert f"{format_seconds(entry['start'])} to {format_seconds(entry['end'])}" in text
-        assert "about whole videos" in refused("clipcap-video", "report", log, "--caption", tmp_path / "c.csv")
-        (tmp_path / "b.captions.jsonl").write_text("{}\n")
-        assert "no file of clipcap-video caption" in refused(
-            "clipcap-video", "report", tmp_path / "b.captions.jsonl", "--out", tmp_path / "b.html"
-        )
-
-    def test_both_kinds_unless_told_otherwise_and_where_it_is_told(self, model: Path, tmp_path: Path) -> None:
-        clip = write_shots(tmp_path / "a.mp4", [30, 30])
-        done = run("clipcap-video", "caption", clip, "--model_dir", model, "--out_dir", tmp_path / "new" / "place")
-        assert done.returncode == 0, done.stderr
-        assert contents_of(tmp_path / "new" / "place") == ["a.srt", "a.vtt"]
-        assert f"written: {tmp_path / 'new' / 'place' / 'a.srt'}" in done.stdout
-
-    def test_one_sentence_for_what_is_wrong(self, tmp_path: Path) -> None:
-        assert "no video given" in refused("clipcap-video", "caption")
-        assert "nothing at" in refused("clipcap-video", "caption", tmp_path / "a.mp4")
-        clip = write_shots(tmp_path / "a.mp4", [30])
-        assert "unknown segments 'scenes'" in refused("clipcap-video", "caption", clip, "--segments", "scenes")
-
-
-def contents_of(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_name_too_long_for_a_log_is_a_bad_video(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from clipcap_video.captioning.config import InferConfig
 from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.captioning.second_opinion import PROMPT, SecondOpinion
 from clipcap_video.errors import ClipcapError
-from tests.cli.test_cli import Project, project, refused, run  # noqa: F401  (a fixture)
-from tests.cli.test_forms import clips, with_ranker  # noqa: F401
+from tests.cli.conftest import Project, clips, project, with_ranker  # noqa: F401  (fixtures)
 from tests.clips import numbered_frame, write_clip
+from tests.commands import refused, run
 
 # ruff: noqa: F811
 pytest.importorskip("openai")

@@ -12,8 +12,9 @@ import pytest
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.metrics import java
-from tests.cli.test_cli import Project, project, refused, run  # noqa: F401  (a fixture)
+from tests.cli.conftest import Project, project  # noqa: F401  (a fixture)
 from tests.clips import truncate, write_clip
+from tests.commands import refused, run
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from clipcap_video.models.checkpoint import CONSENSUS, CheckpointInfo, save_chec
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.retrieval.model import load_retrieval, save_retrieval
 from clipcap_video.training.config import TrainConfig
-from tests.cli.test_cli import refused
+from tests.commands import refused
 from tests.retrieval.test_model import model as retrieval_model
 from tests.tiny import captions_of, fingerprint
 from tests.tiny_clip import EMBED_DIM, save_tiny_clip, tiny_clip

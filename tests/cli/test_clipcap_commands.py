@@ -15,8 +15,8 @@ from PIL import Image
 
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics import java
-from tests.cli.test_cli import Done, predictions, refused, run
 from tests.clips import write_clip
+from tests.commands import Done, predictions, refused, run
 from tests.golden import recorded
 from tests.tiny_clip import cosine_distance, save_tiny_clip, tiny_clip
 

@@ -15,6 +15,8 @@ from clipcap_video.captioning.predictions import Caption, Prediction, Prediction
 from clipcap_video.cli.evaluate import evaluate
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics import java
+from tests import commands
+from tests.cli.conftest import Project
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(evaluate)
@@ -139,3 +141,23 @@ def test_examples_are_what_the_program_writes(tmp_path: Path, annotations: Path)
     assert scores["CIDEr"] == pytest.approx(sum(entry[3] for entry in examples["CIDEr"]) / 2)
     # Three words of three in order, and no four words to find: the scorer's tiny constants remain.
     assert [entry[3] for entry in examples["Bleu_4"]] == pytest.approx([(1e-15 / 1e-9) ** 0.25, 0], abs=1e-3)
+
+
+def test_evaluate_alone(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps({"video5": "a girl is cooking in a kitchen"}))
+    done = commands.run(
+        "clipcap-video", "evaluate", "--predictions", tmp_path / "p.json", "--caption", project.annotations,
+        "--split", "test", "--out", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "scores.json").read_text())["split"] == "test"
+
+
+def test_without_java_one_line_says_what_is_missing(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps({"video5": "a girl sings", "video4": "a cat"}))
+    done = commands.run(
+        "clipcap-video", "evaluate", "--predictions", tmp_path / "p.json", "--caption", project.annotations
+    )
+    assert done.returncode == 0, done.stderr
+    assert "METEOR" in done.stdout.splitlines()[-2] + done.stdout.splitlines()[-1]
+    assert "METEOR" not in json.loads((tmp_path / "scores.json").read_text())

@@ -19,8 +19,8 @@ from clipcap_video.report.page import encode_picture
 from clipcap_video.report.run import drawn
 from clipcap_video.video.reader import read_frames, read_frames_at
 from clipcap_video.video.sampling import SamplingSpec
-from tests.cli.test_cli import refused, run
 from tests.clips import numbered_frame, numbers_of_grid, write_clip
+from tests.commands import refused, run
 from tests.report.test_page import Page
 from tests.tiny import captions_of, write_annotations
 from tests.tiny_clip import save_tiny_clip

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from clipcap_video.features.layouts import open_features
-from tests.cli.test_cli import no_java, refused, run  # noqa: F401  (no_java applies here too)
+from tests.cli.test_cli import no_java  # noqa: F401  (no_java applies here too)
 from tests.clips import write_clip
+from tests.commands import refused, run
 from tests.tiny_clip import save_tiny_clip
 
 SENTENCES = ["a man is riding a horse", "a dog plays with a ball", "a woman sings a song on stage"]

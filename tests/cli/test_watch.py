@@ -20,7 +20,7 @@ import pytest
 from clipcap_video.captioning.captioner import Captioner
 from tests.captioning.conftest import captioner  # noqa: F401  (a fixture)
 from tests.captioning.test_webhook import Receiver, receiver  # noqa: F401  (a fixture)
-from tests.cli.test_cli import ROOT, refused, run
+from tests.commands import ROOT, refused, run
 from tests.streams import RtspServer, TcpServer, running, write_stream
 from tests.test_readme import NEEDS_STARTER
 

@@ -20,7 +20,6 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.shards import ShardWriter
 from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
-from tests.cli.test_cli import run
 from tests.clips import blank, ffmpeg, index_first, set_frame_durations, time_scale, truncate, write_clip, write_gif
 from tests.conftest import TinyProject
 from tests.tiny import features_of, fingerprint, write_annotations, write_feature_folder
@@ -275,47 +274,3 @@ class TestFeatures:
         truncate(checkpoint / "model.safetensors", 0.9)
         assert kinds(examine(model_dir=checkpoint)) == {"bad_model": ["model"]}
         assert kinds(examine(model_dir=tmp_path / "nowhere")) == {"bad_model": ["nowhere"]}
-
-
-class TestCommand:
-    def test_exit_status_table_and_json(self, tmp_path: Path) -> None:
-        folder = tmp_path / "videos"
-        folder.mkdir()
-        write_clip(folder / "good.mp4")
-        done = run("clipcap-video", "doctor", "--videos", folder)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.endswith("nothing found\n")
-
-        for number in range(4):
-            (folder / f"empty{number}.mp4").write_bytes(b"")
-        truncate(write_clip(folder / "cut.avi", frames=60), 0.6)
-        before = sorted(tmp_path.rglob("*"))
-        done = run("clipcap-video", "doctor", "--videos", folder, "--most", "2", "--json", tmp_path / "found.json")
-        assert done.returncode == 1
-        lines = [line.split() for line in done.stdout.splitlines()]
-        assert [line[1] for line in lines if line[:1] == ["empty"]] == ["empty0", "empty1", "...", "4"]
-        assert ["empty", "4", "errors:"] in [line[:3] for line in lines]
-        made = [tmp_path / "found.json", tmp_path / "found.run.yaml"]
-        assert sorted(tmp_path.rglob("*")) == sorted([*before, *made])
-        report = json.loads((tmp_path / "found.json").read_text())
-        assert [finding["kind"] for finding in report["findings"]] == ["empty"] * 4 + ["truncated"]
-        assert all(finding["advice"] and finding["severity"] == "error" for finding in report["findings"])
-        assert report["checked"]["videos"] == 6
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            [],
-            ["--videos", ".", "--json", "/dev/null/found.json"],
-            ["--videos", "nowhere"],
-            ["--data", "nowhere"],
-            ["--workers", "-1", "--videos", "."],
-            ["--no_such", "1"],
-        ],
-    )
-    def test_usage(self, tmp_path: Path, arguments: list[str]) -> None:
-        write_clip(tmp_path / "a.mp4")
-        done = run("clipcap-video", "doctor", *arguments, cwd=tmp_path)
-        assert done.returncode == 2
-        assert "rror" in done.stderr
-        assert "Traceback" not in done.stderr

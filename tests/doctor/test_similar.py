@@ -12,7 +12,7 @@ import pytest
 from clipcap_video.doctor import similar
 from clipcap_video.doctor.similar import group
 from clipcap_video.features.store import write_features
-from tests.cli.test_cli import refused, run
+from tests.commands import refused, run
 from tests.tiny import fingerprint
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
+from tests.commands import run
 from tests.hostile.writers import WRITERS, Workshop, workshop  # noqa: F401  (a fixture)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from clipcap_video.features.resume import missing_videos
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.run import train
-from tests.cli.test_cli import run
+from tests.commands import run
 from tests.conftest import TinyProject
 from tests.hostile import inputs
 from tests.tiny import fingerprint

@@ -14,8 +14,8 @@ import pytest
 
 from clipcap_video.files import STARTER
 from clipcap_video.models.checkpoint import CONSENSUS
-from tests.cli.test_cli import ROOT, run
 from tests.clips import write_clip
+from tests.commands import ROOT, run
 from tests.hostile import inputs
 from tests.hostile.test_hostile import SECONDS, Place, place, refuses, within  # noqa: F401  (a fixture)
 from tests.tiny_clip import save_tiny_clip

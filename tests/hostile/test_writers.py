@@ -12,7 +12,7 @@ import pytest
 from clipcap_video.cli import COMMANDS
 from clipcap_video.cli.command import Command
 from clipcap_video.runs.options import called, option_fields
-from tests.cli.test_cli import run
+from tests.commands import run
 from tests.hostile.test_full_disk import whole_files
 from tests.hostile.test_hostile import SECONDS, within
 from tests.hostile.writers import NO_WRITERS, WRITERS, Workshop, command_of, workshop  # noqa: F401  (a fixture)

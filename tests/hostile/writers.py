@@ -17,8 +17,8 @@ from clipcap_video.models.language_model import digest_language_model, load_lang
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
 from clipcap_video.video.sampling import SamplingSpec
-from tests.cli.test_cli import run
 from tests.clips import write_shots
+from tests.commands import run
 from tests.conftest import TinyProject
 from tests.tiny import write_annotations
 from tests.tiny_clip import EMBED_DIM, save_tiny_clip

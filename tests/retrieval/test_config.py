@@ -32,12 +32,3 @@ def test_one_sentence_and_nothing_written(tiny_project: TinyProject, clips: Path
     with pytest.raises(ClipcapError, match=r"no weights at .*nowhere\.pt"):
         train_retrieval(end_to_end(clips, out, pretrained_clip_name="nowhere.pt"))
     assert not out.exists()
-
-
-def test_from_the_command_line(tiny_project: TinyProject, tmp_path: Path, run: Command) -> None:  # noqa: F811
-    bad = run("train-retrieval", "--data", tmp_path / "none", "--caption", tiny_project.caption)
-    assert bad.returncode == 1
-    assert bad.stderr.startswith("error: no features at")
-    assert len(bad.stderr.splitlines()) == 1
-    bad = run("evaluate-retrieval", "--model_dir", tmp_path)
-    assert (bad.returncode, len(bad.stderr.splitlines())) == (1, 1)

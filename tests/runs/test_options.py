@@ -17,7 +17,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.retrieval.config import RetrievalTrainConfig
 from clipcap_video.runs.options import ANY, Options, _check_value, option, option_fields, option_hints
 from clipcap_video.training.config import TrainConfig
-from tests.cli.test_cli import refused, run
+from tests.commands import refused, run
 from tests.conftest import TinyProject
 
 

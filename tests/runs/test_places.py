@@ -14,7 +14,7 @@ import pytest
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import alone_in
-from tests.cli.test_cli import refused, run
+from tests.commands import refused, run
 from tests.conftest import TinyProject
 
 MADE = b'{"video30": "a man"}'

@@ -18,8 +18,8 @@ from clipcap_video.runs.plan import Plan, in_bytes, in_words, measure
 from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import SegmentedVideo
 from tests.bag_of_words import use_bag_of_words
-from tests.cli.test_cli import run
 from tests.clips import write_clip
+from tests.commands import run
 from tests.conftest import TinyProject
 from tests.tiny import features_of
 from tests.tiny_clip import save_tiny_clip

@@ -17,8 +17,8 @@ from clipcap_video.metrics import java
 from clipcap_video.runs import record as runs
 from clipcap_video.runs.options import called, option_fields
 from clipcap_video.training.config import TrainConfig
-from tests.cli.test_cli import refused, run
 from tests.clips import write_clip
+from tests.commands import refused, run
 from tests.conftest import TinyProject
 from tests.tiny import write_annotations
 from tests.tiny_clip import save_tiny_clip

@@ -19,8 +19,8 @@ from clipcap_video.features.layouts import open_features
 from clipcap_video.models.checkpoint import CheckpointInfo
 from clipcap_video.retrieval.model import RetrievalConfig, RetrievalModel, save_retrieval
 from clipcap_video.search.searching import VideoSearch
-from tests.cli.test_cli import refused, run
 from tests.clips import write_clip
+from tests.commands import refused, run
 from tests.tiny import write_feature_folder
 from tests.tiny_clip import EMBED_DIM, save_tiny_clip, tiny_clip
 

@@ -27,8 +27,8 @@ from clipcap_video.models.language_model import load_tokenizer
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.run import train
 from clipcap_video.video.sampling import SamplingSpec
-from tests.cli.test_cli import predictions, refused, run
 from tests.clips import write_clip
+from tests.commands import predictions, refused, run
 from tests.conftest import TinyProject
 from tests.encoders.test_weights import random_resnet
 from tests.interrupted import differing_weights

@@ -26,7 +26,7 @@ from clipcap_video.training import text_only
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.run import train
 from tests.captioning.test_text_side import Blind
-from tests.cli.test_cli import refused
+from tests.commands import refused
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights
 from tests.tiny import ACTIONS, SUBJECTS, captions_of, fingerprint, write_annotations

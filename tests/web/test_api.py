@@ -25,8 +25,8 @@ from clipcap_video.captioning.formats import Wording
 from clipcap_video.search.ranking import SearchHit
 from clipcap_video.web.batching import CaptionQueue
 from tests.captioning.conftest import SETTINGS, captioner  # noqa: F401  (a fixture)
-from tests.cli.test_cli import ROOT, refused
 from tests.clips import write_shots
+from tests.commands import ROOT
 
 pytest.importorskip("fastapi", reason="FastAPI (extra web) is not installed")
 pytest.importorskip("httpx", reason="httpx (extra dev) is not installed")
@@ -282,14 +282,3 @@ def test_search_gives_the_hits_of_the_index(served: Served) -> None:
     assert asked == [("a dog", 3, "video")]
     assert served.client.get("/health").json()["searchable"] == 2
     assert served.client.get("/v1/search", params={"text": "a dog", "top": 0}).status_code == 422
-
-
-def test_without_fastapi_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "clipcap_video.web.api")
-    monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert "pip install 'clipcap-video[web]'" in refused("clipcap-video", "serve", "--api", "--device", "cpu")
-
-
-def test_options_of_the_endpoint_alone(tmp_path: Path) -> None:
-    assert "--api" in refused("clipcap-video", "serve", "--root", str(tmp_path))
-    assert "--api_key is empty" in refused("clipcap-video", "serve", "--api", "--api_key", "")

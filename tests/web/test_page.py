@@ -32,8 +32,8 @@ from clipcap_video.video.segments import Segmentation
 from clipcap_video.web.library import DescribedVideo, Library, UnderWay
 from tests.browser import serious
 from tests.captioning.conftest import SETTINGS, captioner  # noqa: F401  (a fixture)
-from tests.cli.test_cli import ROOT, refused
 from tests.clips import write_shots
+from tests.commands import ROOT
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 
@@ -88,16 +88,6 @@ class TestTheLibrary:
         with pytest.raises(VideoError, match=r"^notes\.mp4 has 0 MB and the limit is 0 MB"):
             described(library, notes)
         assert library.videos == []
-
-
-def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert "pip install 'clipcap-video[web]'" in refused("clipcap-video", "serve", "--device", "cpu")
-
-
-def test_ports_and_limits_that_make_no_sense_are_refused() -> None:
-    assert "--port" in refused("clipcap-video", "serve", "--port", "0")
-    assert "--max_mb" in refused("clipcap-video", "serve", "--max_mb", "0")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from clipcap_video.captioning.predictions import Caption, Prediction, Prediction
 from clipcap_video.cli import COMMANDS
 from clipcap_video.cli.command import Command
 from clipcap_video.metrics import java
-from tests.cli.test_cli import ROOT, refused, run
-from tests.clips import truncate, write_clip
+from tests.clips import write_clip
+from tests.commands import ROOT, refused, run
 from tests.conftest import TinyProject
 
 
@@ -146,21 +146,6 @@ def test_the_shell_completes_commands_and_options() -> None:
 
     assert completed("clipcap-video", "inf").split() == ["infer"]
     assert completed("clipcap-video", "infer", "--rep").split()[:1] == ["--repetition_penalty"]
-
-
-def test_the_doctor_ends_well_on_warnings_alone(tmp_path: Path) -> None:
-    write_clip(tmp_path / "a.mp4")
-    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
-    assert run("clipcap-video", "doctor", ".", cwd=tmp_path).returncode == 0
-    assert run("clipcap-video", "doctor", ".", "--strict", cwd=tmp_path).returncode == 1
-    truncate(write_clip(tmp_path / "cut.avi", frames=60), 0.6)
-    assert run("clipcap-video", "doctor", ".", cwd=tmp_path).returncode == 1
-
-
-def test_a_utf_16_list_of_videos_as_powershell_writes_it(tmp_path: Path) -> None:
-    write_clip(tmp_path / "a.mp4")
-    (tmp_path / "list.txt").write_text("a.mp4\r\n", encoding="utf-16")
-    assert run("clipcap-video", "doctor", "list.txt", cwd=tmp_path).returncode == 0
 
 
 def write(file: Path, text: str) -> Path:

@@ -1,6 +1,5 @@
-"""`--to` of infer and caption: what is written where, what stays, and how an interrupted run goes on."""
+"""`inference_vtt.py` and `clipcap-video infer`: what is written where, what stays, and how a stopped run goes on."""
 
-# ruff: noqa: F811
 from __future__ import annotations
 
 import csv
@@ -12,32 +11,15 @@ from typing import Any
 import pytest
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
-from clipcap_video.models.checkpoint import CONSENSUS
-from tests.cli.test_cli import Project, project, refused, run  # noqa: F401  (a fixture)
+from clipcap_video.metrics import java
+from tests.cli.conftest import Project, with_ranker
 from tests.clips import write_clip
-from tests.tiny import captions_of
-from tests.tiny_clip import EMBED_DIM
-
-
-@pytest.fixture
-def clips(project: Project, tmp_path: Path) -> Path:
-    shutil.copytree(project.videos, tmp_path / "clips")
-    (tmp_path / "clips" / "video6.mp4").unlink()
-    return tmp_path / "clips"
+from tests.commands import predictions, refused, run
+from tests.conftest import TinyProject
 
 
 def infer(project: Project, *words: object, cwd: Path) -> Any:
     return run("clipcap-video", "infer", "clips", "--model_dir", project.out, "--device", "cpu", *words, cwd=cwd)
-
-
-def with_ranker(project: Project, folder: Path, unsure_below: float) -> Path:
-    """A copy of the model that has a consensus network."""
-    model = shutil.copytree(project.out / "best", folder / "ranked")
-    videos = [[caption.split() for caption in captions_of(number)] for number in range(6)]
-    config = ConsensusConfig(EMBED_DIM, 4, unsure_below=unsure_below)
-    ConsensusRanker(config, NgramTable.of(videos, 50)).save(model / CONSENSUS)
-    return model
 
 
 class TestInfer:
@@ -155,16 +137,92 @@ def refused_after(file: Path, *words: object, cwd: Path) -> str:
     return said
 
 
-def test_caption_writes_tables_of_all_videos(project: Project, clips: Path, tmp_path: Path) -> None:
-    caption = ["clipcap-video", "caption", "clips", "--model_dir", project.out, "--device", "cpu", "--out", "made"]
-    done = run(*caption, "--to", "vtt-descriptions", "--to", "csv", cwd=tmp_path)
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official Java programs take seconds to start; tests/metrics/test_captioning.py runs them."""
+    monkeypatch.setattr(java, "java_runs", lambda: False)
+
+
+def test_captions_of_the_test_split_beside_the_checkpoint(project: Project) -> None:
+    done = run("inference_vtt.py", "--model_dir", project.out, "--entry_length", "10", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((tmp_path / "made" / "captions.csv").open(newline="")))
-    assert {row["video"] for row in rows} == {f"video{number}" for number in range(6)}
-    assert all(float(row["end"]) > float(row["start"]) for row in rows)
-    assert len(list((tmp_path / "made").glob("*.descriptions.vtt"))) == 6
-    # Again, from what is there: no video is captioned anew.
-    again = run(*caption, "--to", "csv", "--to", "srt", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 6
-    assert list(csv.DictReader((tmp_path / "made" / "captions.csv").open(newline=""))) == rows
+    found = predictions(project.out / "predictions.json")
+    assert list(found) == ["video5"]
+    caption = found["video5"][0]
+    assert caption["tokens"] <= 10
+    assert caption["logprob"] == pytest.approx(caption["mean_logprob"] * (caption["tokens"] + 1), rel=1e-4)
+    scores = json.loads((project.out / "scores.json").read_text())
+    assert (scores["split"], scores["videos"]) == ("test", 1)
+    assert {"Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"} <= scores.keys()
+
+
+def test_videos_give_the_captions_of_their_features(project: Project, tmp_path: Path) -> None:
+    beam = [
+        "--model_dir",
+        project.out,
+        "--use_beam_search",
+        "--num_return",
+        "3",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+    done = run("inference_vtt.py", *beam, "--videos", project.videos, "--report", "page.html", cwd=tmp_path)
+    assert done.returncode == 1  # for the one bad video
+    assert "could not read video6" in done.stderr
+    assert "<html" in (tmp_path / "page.html").read_text()
+    done = run("inference_vtt.py", *beam, "--data", project.features, "--out", tmp_path / "stored.json")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "scores.json").exists()  # no annotations were given
+    from_videos, stored = predictions(tmp_path / "predictions.json"), predictions(tmp_path / "stored.json")
+    assert from_videos.keys() == stored.keys()
+    for video, captions in stored.items():
+        assert [caption["text"] for caption in captions] == [caption["text"] for caption in from_videos[video]]
+        assert len(captions) == 3
+
+
+def test_batches_do_not_change_captions(project: Project, tmp_path: Path) -> None:
+    for mode in (
+        ["--use_beam_search"],
+        ["--top_p", "0.9", "--temperature", "1.3"],
+        ["--repetition_penalty", "1.5"],
+    ):
+        texts = []
+        for size in (1, 4):
+            done = run(
+                "inference_vtt.py", "--model_dir", project.out, "--data", project.features, "--bs", size, *mode,
+                "--precision", "fp32", "--device", "cpu", "--out", tmp_path / "p.json",
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            texts.append({video: captions[0]["text"] for video, captions in predictions(tmp_path / "p.json").items()})
+        assert texts[0] == texts[1]
+
+
+def test_a_checkpoint_of_an_epoch(project: Project, tmp_path: Path) -> None:
+    done = run("inference_vtt.py", "--model_dir", project.out, "--epoch", "1", "--device", "cpu", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert (project.out / "predictions.json").exists()
+    assert "there are prefix-000, prefix-001" in refused(
+        "inference_vtt.py", "--model_dir", project.out, "--epoch", "9", "--overwrite"
+    )
+
+
+def test_inference(project: Project, tmp_path: Path, tiny_project: TinyProject) -> None:
+    infer = ["inference_vtt.py", "--device", "cpu", "--overwrite", "--model_dir"]
+    assert "no model directory" in refused(*infer, tmp_path / "nowhere")
+    assert "holds no config.json" in refused(*infer, tmp_path)
+    other = refused(*infer, project.out, "--data", tiny_project.data)
+    assert "trained on" in other
+    assert "tiny-clip.pt" in other
+    assert "contradicts" in refused(*infer, project.out, "--prefix_length", "40")
+    assert "contradicts" in refused(*infer, project.out, "--cross")
+    assert "split" in refused(*infer, project.out, "--split", "nowhere")
+    assert "beam" in refused(*infer, project.out, "--use_beam_search", "--top_p", "0.5")
+    assert "num_return" in refused(*infer, project.out, "--use_beam_search", "--beam_size", "5", "--num_return", "9")
+    assert "positions" in refused(*infer, project.out, "--entry_length", "999")
+    assert "--videos" in refused(*infer, project.out, "--encoder", "x.pt")
+    assert "cannot write" in refused(*infer, project.out, "--out", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in refused(*infer, project.out, "--out", tmp_path / "file" / "p.json")
+    run(*infer, project.out, "--prefix_length", "4", "--mapping_type", "transformer", "--num_layers", "2")
