@@ -18,7 +18,7 @@ from clipcap_video.retrieval.config import RetrievalTrainConfig
 from clipcap_video.retrieval.model import read_retrieval_config
 from clipcap_video.runs.options import called, option_fields
 from tests.clips import write_clip
-from tests.datasets.test_published import LSMDC_CLIPS, didemo_entry, lsmdc_line
+from tests.datasets.published import LSMDC_CLIPS, didemo_entry, lsmdc_line
 from tests.tiny import write_annotations
 from tests.tiny_clip import save_tiny_clip
 

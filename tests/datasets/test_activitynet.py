@@ -10,8 +10,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.matching import match_features, match_videos
 from clipcap_video.errors import ClipcapError
 from clipcap_video.video.sampling import Span
-from tests.datasets.test_annotations import write
-from tests.datasets.test_published import ACTIVITYNET
+from tests.datasets.published import ACTIVITYNET, write
 
 
 def activitynet(folder: Path, name: str = "train.json", content: object = ACTIVITYNET) -> Path:

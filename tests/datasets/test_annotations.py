@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,41 +9,7 @@ import pytest
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
-
-
-def msrvtt(**fields: object) -> dict[str, object]:
-    """MSR-VTT 2016's layout: sentences are in no order, of videos or of sen_id."""
-
-    def video(number: int, split: str) -> dict[str, object]:
-        return {
-            "category": 9,
-            "url": "https://www.youtube.com/watch?v=9lZi22qLlEo",
-            "video_id": f"video{number}",
-            "start time": 137.72,
-            "end time": 149.44,
-            "split": split,
-            "id": number,
-        }
-
-    def sentence(sen_id: int, number: int, caption: str) -> dict[str, object]:
-        return {"sen_id": sen_id, "video_id": f"video{number}", "caption": caption}
-
-    content: dict[str, object] = {
-        "info": {"year": "2016", "version": "1.0"},
-        "videos": [video(2, "train"), video(0, "validate"), video(10, "test")],
-        "sentences": [
-            sentence(7, 2, " a car is\n shown "),
-            sentence(0, 0, "in a town"),
-            sentence(3, 2, "a man drives"),
-            sentence(4, 2, "  "),
-        ],
-    }
-    return {**content, **fields}
-
-
-def write(path: Path, content: object) -> Path:
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8", newline="")
-    return path
+from tests.datasets.published import msrvtt, write
 
 
 def test_several_files_merge(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.video.sampling import Span
-from tests.datasets.test_annotations import write
-from tests.datasets.test_published import didemo_entry
+from tests.datasets.published import didemo_entry, write
 
 DIDEMO = [
     didemo_entry("54322086@N00_2408598493_274c77d26a.avi", "a cat runs.", [[0, 0], [0, 1], [0, 0], [0, 1]]),

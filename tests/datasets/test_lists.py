@@ -9,7 +9,7 @@ import pytest
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord, splits
 from clipcap_video.errors import ClipcapError
-from tests.datasets.test_annotations import msrvtt, write
+from tests.datasets.published import msrvtt, write
 
 # MSR-VTT ------------------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord
-from tests.datasets.test_annotations import write
-from tests.datasets.test_published import LSMDC_CLIPS, lsmdc_line
+from tests.datasets.published import LSMDC_CLIPS, lsmdc_line, write
 
 
 def test_lsmdc_clips_may_have_several_sentences(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord, select, splits
-from tests.datasets.test_annotations import msrvtt, write
+from tests.datasets.published import msrvtt, write
 
 
 def test_msrvtt_keeps_file_order_and_folds_white_space(tmp_path: Path) -> None:
@@ -34,3 +34,9 @@ def test_names_of_the_validation_split_become_the_published_one(tmp_path: Path, 
     records = read_annotations([path])
     assert splits(records) == {"validate": 1}
     assert select(records, name) == records
+
+
+def test_msrvtt_in_chinese_reads_as_in_english(tmp_path: Path) -> None:
+    sentences = [{"sen_id": 0, "video_id": "video2", "caption": "一个男人在开车"}]
+    records = read_annotations([write(tmp_path / "msrvtt_zh.json", msrvtt(sentences=sentences))])
+    assert records[0] == VideoRecord("video2", "train", ["一个男人在开车"])

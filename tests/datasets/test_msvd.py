@@ -10,8 +10,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.matching import match_features, match_videos
 from clipcap_video.datasets.records import splits
 from clipcap_video.errors import ClipcapError
-from tests.datasets.test_annotations import write
-from tests.datasets.test_published import EXPECTED_MSVD, MSVD, msvd_lists, msvd_pickle
+from tests.datasets.published import EXPECTED_MSVD, MSVD, msvd_lists, msvd_pickle, write
 
 
 def msvd_corpus(folder: Path) -> Path:

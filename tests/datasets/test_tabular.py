@@ -11,7 +11,7 @@ from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.datasets.tabular import video_id_of
 from clipcap_video.errors import ClipcapError
-from tests.datasets.test_annotations import write
+from tests.datasets.published import write
 
 EXPECTED_TABLE = [
     VideoRecord("clip1", "train", ['a "red", round ball', "it rolls"]),

@@ -13,10 +13,8 @@ import pytest
 
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.errors import ClipcapError
+from tests.datasets.published import CHARADES, GIF, KARPATHY, VATEX, WEBVID, YOUCOOK2, didemo_entry, lsmdc_line, msrvtt
 from tests.datasets.test_activitynet import ACTIVITYNET
-from tests.datasets.test_annotations import msrvtt
-from tests.datasets.test_more_datasets import CHARADES, GIF, KARPATHY, VATEX, WEBVID, YOUCOOK2
-from tests.datasets.test_published import didemo_entry, lsmdc_line
 from tests.hostile.test_hostile import Place, place, refuses  # noqa: F401  (a fixture)
 
 COCO = {
