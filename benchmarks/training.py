@@ -82,7 +82,7 @@ def ours(videos: int, only_prefix: bool, steps: int, precision: str) -> tuple[fl
     """Seconds a step of `videos` with 20 captions each, and its floor in seconds."""
     from clipcap_video.devices import autocast, pick_device
     from clipcap_video.models.packing import pack
-    from clipcap_video.training.optimisation import make_optimizer, parameter_groups
+    from clipcap_video.optimisation import make_optimizer, parameter_groups
 
     model = captioner(only_prefix, packed=True)
     model.keep_in(precision, frozen_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipcap_video.cli.command import Command
-from clipcap_video.consensus.config import ConsensusTrainConfig
+from clipcap_video.training.consensus_config import ConsensusTrainConfig
 
 
 def _train(config: ConsensusTrainConfig) -> None:
@@ -17,7 +17,7 @@ def _train(config: ConsensusTrainConfig) -> None:
       clipcap-video train-consensus --model_dir out/
     """
     from clipcap_video.captioning.calibration import calibrate
-    from clipcap_video.consensus.train import train_consensus as train
+    from clipcap_video.training.consensus import train_consensus as train
 
     file, store, validation = train(config)
     print(calibrate(file, store, validation, config.caution, config.device))

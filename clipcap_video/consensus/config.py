@@ -1,53 +1,29 @@
-"""The options of `clipcap-video train-consensus`."""
+"""How consensus networks are fitted, and when captions are unsure. Free of torch, for the command line to read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-from clipcap_video.runs.options import FILE, LARGEST_SEED, WIDEST, Options, option
 
 # Captions of less support than this are unsure, unless a network says another threshold.
 UNSURE_BELOW = 0.85
 
 
-@dataclass
-class ConsensusTrainConfig(Options):
-    """Options of `clipcap-video train-consensus`."""
+@dataclass(frozen=True)
+class FitConfig:
+    """ngrams: the commonest that are predicted. networks: trained, each from another seed, and folded into one.
 
-    model_dir: Path = option(Path("out"), "The captioner: the folder of a run, or a checkpoint.")
-    data: Path | None = option(None, "Stored features. Unless given, those that the captioner was trained on.")
-    caption: list[Path] | None = option(None, "Annotations. Unless given, those that the captioner was trained on.")
-    train_split: str = option("train", "Split to train on.")
-    eval_split: str = option("validate", "Split to report on; skipped when the annotations have none.")
-    raw_captions: bool = option(False, "Learn from captions as they are; see clipcap-video train.")
-    ngrams: int = option(8000, "Commonest n-grams of the training captions that are predicted.", least=1)
-    networks: int = option(
-        3, "Networks that are trained, each from another seed, and folded into one.", least=1, most=100
-    )
-    hidden: int = option(192, "Width of the hidden layer of each.", least=1, most=WIDEST)
-    dropout: float = option(0.5, "Dropout before both layers.", least=0, below=1)
-    mixup: float = option(
-        1.0, "Videos are mixed in pairs by shares of a Beta(A, A) distribution of this A; 0 is off.", least=0
-    )
-    epochs: int = option(24, "Passes over the videos.", least=1)
-    bs: int = option(64, "Videos in a batch.", least=1)
-    lr: float = option(1e-3, "Learning rate at the start; it falls to nothing.", least=0, most=100)
-    weight_decay: float = option(0.05, "Weight decay of matrices.", least=0)
-    caution: float = option(
-        2.0,
-        "The default of inference's --caution with this network. The probability that a caption holds no wrong word is "
-        "fitted for it, and for 0, on the split of --eval_split.",
-        least=0,
-        most=100,
-    )
-    overwrite: bool = option(
-        False, "Replace the network that is in the checkpoint already, whatever it was trained on.", once=True
-    )
-    device: str = option("auto", "auto takes CUDA, then MPS, then the CPU.")
-    seed: int = option(0, "Every random choice follows from it.", most=LARGEST_SEED)
+    hidden: width of the hidden layer of each. dropout: before both layers. mixup: videos are mixed in pairs by shares
+    of a Beta(A, A) distribution of this A; 0 is off. bs: videos in a batch. lr: at the start; it falls to nothing.
+    weight_decay: of matrices.
+    """
 
-    def outputs(self) -> list[tuple[str, Path, str]]:
-        from clipcap_video.models.checkpoint import CONSENSUS, find_checkpoint
-
-        return [("--model_dir", find_checkpoint(self.model_dir) / CONSENSUS, FILE)]
+    ngrams: int = 8000
+    networks: int = 3
+    hidden: int = 192
+    dropout: float = 0.5
+    mixup: float = 1.0
+    epochs: int = 24
+    bs: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    seed: int = 0

@@ -30,7 +30,7 @@ from clipcap_video.consensus.caution import Words, content_words, stem
 from clipcap_video.consensus.config import UNSURE_BELOW
 from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
-from clipcap_video.models.sizes import check_types
+from clipcap_video.runs.field_types import check_types
 
 # Captions with more words than this count as having so many.
 LONGEST_COUNTED = 40
@@ -169,6 +169,14 @@ class Judgement:
         return self.cider + (caution * self.sureness if caution else SUPPORT_WORTH * self.support)
 
 
+def pooled_frames(features: Tensor, mask: Tensor) -> Tensor:
+    """features [B, T, D], mask [B, T] bool -> mean and maximum over the real frames, [B, 2D]."""
+    real = mask.unsqueeze(-1)
+    mean = features.masked_fill(~real, 0.0).sum(1) / real.sum(1)
+    highest = features.masked_fill(~real, float("-inf")).amax(1)
+    return torch.cat([mean, highest], dim=-1)
+
+
 class ConsensusRanker(nn.Module):
     """Predicts which n-grams people use of a video, and from that what a caption can be expected to score."""
 
@@ -221,10 +229,7 @@ class ConsensusRanker(nn.Module):
 
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
         """features [B, T, D], mask [B, T] bool -> mean and maximum over the real frames, standardised, [B, 2D]."""
-        real = mask.unsqueeze(-1)
-        mean = features.masked_fill(~real, 0.0).sum(1) / real.sum(1)
-        highest = features.masked_fill(~real, float("-inf")).amax(1)
-        return (torch.cat([mean, highest], dim=-1) - self.mean) / self.std
+        return (pooled_frames(features, mask) - self.mean) / self.std
 
     def forward(self, pooled: Tensor) -> Tensor:
         """pooled: [B, 2D], by `pool` -> logits of p, [B, G]."""

@@ -35,7 +35,8 @@ from clipcap_video.models.base import (
 )
 from clipcap_video.models.legacy import find_legacy
 from clipcap_video.models.registry import CAPTIONERS
-from clipcap_video.models.sizes import check_outline, check_types, sizes_of
+from clipcap_video.models.sizes import check_outline, sizes_of
+from clipcap_video.runs.field_types import check_types
 from clipcap_video.runs.record import RUN_FILE
 
 FORMAT, VERSION = "clipcap-video", 1

@@ -26,10 +26,11 @@ from clipcap_video.models.checkpoint import (
     write_checkpoint,
 )
 from clipcap_video.models.contrastive import LARGEST_SCALE, contrastive_loss
-from clipcap_video.models.sizes import check_outline, check_types, sizes_of
+from clipcap_video.models.sizes import check_outline, sizes_of
 from clipcap_video.retrieval.config import SIMILARITY_HEADS
 from clipcap_video.retrieval.gathering import gather, process_count
 from clipcap_video.retrieval.heads import pool
+from clipcap_video.runs.field_types import check_types
 
 _CLIP = "clip.network."
 

@@ -21,6 +21,7 @@ from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.retrieval import RetrievalScores, score_matrix, score_vectors
 from clipcap_video.models.checkpoint import CheckpointInfo
+from clipcap_video.optimisation import cosine_factor, parameter_groups
 from clipcap_video.retrieval.building import build_retrieval
 from clipcap_video.retrieval.config import RetrievalTrainConfig
 from clipcap_video.retrieval.data import SLICES, DecodedFrames, FrameSource, RetrievalData, StoredFrames, stack_frames
@@ -35,7 +36,6 @@ from clipcap_video.runs.record import digests, store_facts
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import check_tracker
 from clipcap_video.training.loop import Run, TrainingSummary, Validation
-from clipcap_video.training.optimisation import cosine_factor, parameter_groups
 from clipcap_video.training.setup import has_run
 from clipcap_video.training.texts import embed_once
 from clipcap_video.video.files import find_all_videos

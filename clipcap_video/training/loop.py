@@ -22,12 +22,12 @@ from clipcap_video import console
 from clipcap_video.devices import autocast
 from clipcap_video.errors import ClipcapError, first_line
 from clipcap_video.files import alone_in
+from clipcap_video.optimisation import WeightAverage, seed_step, set_learning_rate
 from clipcap_video.runs.options import options_of
 from clipcap_video.runs.record import RUN_FILE, write_run
 from clipcap_video.stopping import Stopped, stopped_by_signals
 from clipcap_video.training.data import EpochOrder
 from clipcap_video.training.log import RunLog
-from clipcap_video.training.optimisation import WeightAverage, seed_step, set_learning_rate
 from clipcap_video.training.setup import FIRST_EPOCH
 from clipcap_video.training.state import Progress, load_state, save_state
 

@@ -16,7 +16,7 @@ from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork
 from clipcap_video.models.packing import pack
 from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
-from clipcap_video.training.optimisation import (
+from clipcap_video.optimisation import (
     learning_rate_factor,
     make_optimizer,
     parameter_groups,

@@ -32,6 +32,7 @@ from clipcap_video.models.checkpoint import (
     save_checkpoint,
 )
 from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.optimisation import learning_rate_factor, make_optimizer, parameter_groups, warmup_length
 from clipcap_video.runs.record import digests, file_digest, store_facts
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import LONGEST_CAPTION, CaptionData, EpochOrder
@@ -39,7 +40,6 @@ from clipcap_video.training.frames import FrameStore, open_frames
 from clipcap_video.training.log import check_tracker
 from clipcap_video.training.loop import Run, TrainingSummary, Validation
 from clipcap_video.training.objectives.base import Objective
-from clipcap_video.training.optimisation import learning_rate_factor, make_optimizer, parameter_groups, warmup_length
 from clipcap_video.training.setup import (
     build_model,
     check_continues,

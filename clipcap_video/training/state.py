@@ -11,7 +11,7 @@ import torch
 
 from clipcap_video.files import reading, whole_file, writing
 from clipcap_video.models.base import STATE
-from clipcap_video.training.optimisation import WeightAverage
+from clipcap_video.optimisation import WeightAverage
 
 
 @dataclass

@@ -22,12 +22,12 @@ from clipcap_video.cli import main
 from clipcap_video.datasets.records import VideoRecord
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
+from clipcap_video.optimisation import cosine_factor
 from clipcap_video.retrieval.building import build_retrieval
 from clipcap_video.retrieval.config import RetrievalTrainConfig
 from clipcap_video.retrieval.data import DecodedFrames, sliced
 from clipcap_video.retrieval.model import RetrievalModel, load_retrieval, read_retrieval_config
 from clipcap_video.retrieval.train import train_retrieval
-from clipcap_video.training.optimisation import cosine_factor
 from clipcap_video.training.texts import embed_once
 from clipcap_video.video.sampling import SamplingSpec
 from tests.bag_of_words import BagOfWords, use_bag_of_words

@@ -18,10 +18,10 @@ from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.options import REFERENCE_RECIPE
 from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.optimisation import learning_rate_factor, warmup_length
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.loop import TrainingSummary
-from clipcap_video.training.optimisation import learning_rate_factor, warmup_length
 from clipcap_video.training.run import train
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights

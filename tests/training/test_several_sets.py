@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.consensus.config import ConsensusTrainConfig
 from clipcap_video.consensus.network import NgramTable
-from clipcap_video.consensus.train import train_consensus
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
@@ -23,6 +21,8 @@ from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.language_model import create_language_model, load_language_model
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.training.config import TrainConfig
+from clipcap_video.training.consensus import train_consensus
+from clipcap_video.training.consensus_config import ConsensusTrainConfig
 from clipcap_video.training.pretraining import pretrain
 from clipcap_video.training.run import prepare, train
 from tests.tiny import captions_of, write_annotations, write_feature_folder, write_language_model

@@ -17,10 +17,10 @@ from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.captioning import cider
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.optimisation import WeightAverage
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData
 from clipcap_video.training.objectives.self_critical import SelfCritical
-from clipcap_video.training.optimisation import WeightAverage
 from clipcap_video.training.run import train
 from tests.conftest import TinyProject
 
