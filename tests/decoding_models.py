@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.hypotheses import Hypothesis
+from clipcap_video.decoding.search import decode
 
 History = tuple[int, ...]
 LogitsOf = Callable[[str, History], Tensor]
@@ -139,3 +142,11 @@ def clipcap_beam(
     scores = scores / seq_lengths
     order = scores.sort(descending=True, stable=True).indices
     return [(tokens[i, : int(seq_lengths[i])].tolist(), float(scores[i])) for i in order]
+
+
+def captions_of(
+    logits_of: LogitsOf, videos: list[str], stop: int | list[int] = 1, **options: Any
+) -> list[list[Hypothesis]]:
+    stops = [stop] if isinstance(stop, int) else stop
+    settings = DecodingSettings(**options)
+    return decode(HistoryModel(videos, logits_of, stops), len(videos), stops, settings, video_keys=videos)

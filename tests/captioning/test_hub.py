@@ -18,7 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.hub import names_repository
 from clipcap_video.errors import ClipcapError
-from tests.captioning.test_evidence import build
+from tests.captioning.conftest import build
 from tests.tiny import features_of
 
 ROOT = Path(__file__).resolve().parents[2]

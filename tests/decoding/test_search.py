@@ -19,19 +19,12 @@ from clipcap_video.errors import ClipcapError
 from tests.decoding_models import (
     HistoryModel,
     LogitsOf,
+    captions_of,
     clipcap_beam,
     log_softmax,
     random_logits,
     recomputed_logprob,
 )
-
-
-def captions_of(
-    logits_of: LogitsOf, videos: list[str], stop: int | list[int] = 1, **options: Any
-) -> list[list[Hypothesis]]:
-    stops = [stop] if isinstance(stop, int) else stop
-    settings = DecodingSettings(**options)
-    return decode(HistoryModel(videos, logits_of, stops), len(videos), stops, settings, video_keys=videos)
 
 
 def with_stop(hypothesis: Hypothesis) -> list[int]:
@@ -348,12 +341,6 @@ def test_logits_that_are_nan_are_reported(mode: dict[str, bool]) -> None:
 
     with pytest.raises(ClipcapError, match="video bad"):
         captions_of(logits_of, ["good", "bad"], **mode)
-
-
-@pytest.mark.parametrize("stops", [[], [6], [-1]])
-def test_stop_tokens_are_checked(stops: list[int]) -> None:
-    with pytest.raises(ClipcapError, match="stop token"):
-        captions_of(random_logits(0, 6), ["a"], stop=stops)
 
 
 def test_no_videos() -> None:
