@@ -4,7 +4,7 @@ from torch import nn
 
 from clipcap_video.encoders.blocks import FusedBlock, PatchProjection, fuse_huggingface_tower, fuse_openai_tower
 from clipcap_video.encoders.clip import ClipEncoder
-from tests.encoders.test_huggingface import build
+from tests.encoders.huggingface_models import build
 from tests.tiny_clip import cosine_distance, tiny_clip
 
 CPU = torch.device("cpu")

@@ -1,87 +1,15 @@
-import json
-import string
 from functools import partial
 
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    BitImageProcessor,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    Dinov2Config,
-    Dinov2Model,
-    PreTrainedTokenizerFast,
-    Siglip2Config,
-    Siglip2ImageProcessor,
-    Siglip2Model,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-)
 
 from clipcap_video.encoders import huggingface as family
 from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError
 from tests.encoder_frames import SIZES, frame, pixel_difference
+from tests.encoders.huggingface_models import CPU, WORDS, build, save_made
 from tests.tiny_clip import cosine_distance
-
-CPU = torch.device("cpu")
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = {**SMALL, "image_size": 64, "patch_size": 16}
-WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *string.ascii_lowercase]
-TEXT = {**SMALL, "vocab_size": len(WORDS), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-
-
-def save_made(build, path, std):
-    """What `build` makes, a model and its processor, with weights that look at their input, saved with a tokenizer."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model, processor = build()
-        # As initialised the networks hardly look at their input.
-        for weight in model.parameters():
-            if weight.ndim > 1:
-                torch.nn.init.normal_(weight, std=std)
-    model.eval().save_pretrained(path)
-    processor.save_pretrained(path)
-    save_tokenizer(path)
-    return path, model, processor
-
-
-def save_tokenizer(path):
-    vocabulary = {word: index for index, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(path)
-
-
-def build(kind):
-    """A tiny random model and the image processor of its published relatives."""
-    if kind == "clip":
-        config = CLIPConfig(
-            text_config={**TEXT, "max_position_embeddings": 16}, vision_config=VISION, projection_dim=24
-        )
-        return CLIPModel(config), CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64)
-    if kind == "siglip":
-        config = SiglipConfig(text_config={**TEXT, "max_position_embeddings": 64}, vision_config=VISION)
-        return SiglipModel(config), SiglipImageProcessor(size={"height": 64, "width": 64})
-    if kind == "siglip2":
-        vision = {**SMALL, "patch_size": 16, "num_patches": 16}
-        config = Siglip2Config(text_config={**TEXT, "max_position_embeddings": 64}, vision_config=vision)
-        return Siglip2Model(config), Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
-    config = Dinov2Config(**VISION)
-    # 75 - 64 leaves an odd margin, which transformers halves downwards.
-    processor = BitImageProcessor(
-        size={"shortest_edge": 75},
-        crop_size=64,
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    )
-    return Dinov2Model(config), processor
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip", "dinov2", "siglip2"])
@@ -164,19 +92,6 @@ def test_text_features_are_the_models(encoder, saved, kind):
             outputs = [model.get_text_features(torch.tensor([row + [0] * (64 - len(row))])) for row in ids]
     expected = [row if isinstance(row, torch.Tensor) else row.pooler_output for row in outputs]
     torch.testing.assert_close(encoder.encode_text(texts), torch.cat(expected), rtol=1e-3, atol=1e-4)
-
-
-def test_an_old_processor_file_with_plain_numbers_is_read(tmp_path):
-    model, _ = build("clip")
-    model.save_pretrained(tmp_path)
-    old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 64, "crop_size": 64, "resample": 3}
-    old |= {"do_resize": True, "do_center_crop": True, "do_normalize": True}
-    old |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
-    recipe = load_encoder(f"hf:{tmp_path}", CPU).pixels
-    assert (recipe.resize, recipe.crop, recipe.interpolation) == (64, (64, 64), "bicubic")
-    assert recipe.mean == pytest.approx((127.5, 102, 76.5))
-    assert recipe.std == pytest.approx((51, 51, 51))
 
 
 def test_loading_is_silent_and_leaves_the_verbosity(saved, capfd):

@@ -12,7 +12,7 @@ from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import SegmentFrames
 from tests.clips import write_clip
 from tests.encoder_frames import frame
-from tests.encoders.test_huggingface import CPU, TEXT, VISION, save_made, save_tokenizer
+from tests.encoders.huggingface_models import CPU, TEXT, VISION, save_made, save_tokenizer
 from tests.tiny_clip import cosine_distance
 
 CLIP = 4

@@ -7,7 +7,7 @@ import transformers as hf
 from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError
 from tests.encoder_frames import frame
-from tests.encoders.test_huggingface import CPU, SMALL, TEXT, VISION, save_made
+from tests.encoders.huggingface_models import CPU, SMALL, TEXT, VISION, save_made
 from tests.tiny_clip import cosine_distance
 
 BERT = {**TEXT, "max_position_embeddings": 16}

