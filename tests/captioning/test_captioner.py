@@ -17,7 +17,7 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.devices import has_fast_bf16
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import VideoFeatures, stack_features, thin_frames
+from clipcap_video.features.base import stack_features
 from clipcap_video.models.language_model import check_usable, digest_language_model, load_language_model
 from clipcap_video.models.mapping import MAPPING_NETWORKS
 from clipcap_video.models.mapping.base import MappingConfig
@@ -265,15 +265,6 @@ def test_entry_length_beyond_the_positions_is_refused(tiny_lm: Path) -> None:
     features, mask = stack_features([features_of(0)])
     with pytest.raises(ClipcapError, match="256 positions"):
         model.start(features, mask, 300)
-
-
-def test_thinning_keeps_first_and_last_frame() -> None:
-    video = VideoFeatures(np.arange(10.0)[:, None], np.arange(10.0))
-    thin = thin_frames(video, 4)
-    assert thin.features[:, 0].tolist() == [0, 3, 6, 9]
-    assert thin.timestamps is not None
-    assert thin.timestamps.tolist() == [0, 3, 6, 9]
-    assert thin_frames(video, 10) is video
 
 
 @pytest.mark.skipif(not has_fast_bf16(torch.device("cpu")), reason="bf16 products are emulated here")

@@ -1,10 +1,13 @@
+from __future__ import annotations
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
-from clipcap_video.encoders.base import Preprocessing, center_crop, resized, scaled
+from clipcap_video.encoders.base import NetworkEncoder, Preprocessing, center_crop, resized, scaled
 from tests.encoder_frames import frame
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -90,3 +93,20 @@ def test_the_description_tells_recipes_apart():
     floored = Preprocessing(232, (224, 224), "bilinear", mean, std, crop_rounds=False)
     squashed = Preprocessing((224, 224), None, "bilinear", mean, std)
     assert len({str(recipe), str(floored), str(squashed)}) == 3
+
+
+def test_pieces_that_are_encoded_side_by_side_are_put_together_in_order() -> None:
+    class Means(NetworkEncoder):
+        def image_features(self, pixels: Tensor) -> Tensor:
+            return pixels.mean(dim=(2, 3))
+
+    recipe = Preprocessing(8, (8, 8), "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    encoder = Means("means", torch.nn.Identity(), 3, recipe, "sha256:0", torch.device("cpu"), "fp32")
+    images = torch.randint(0, 256, (37, 3, 8, 8), dtype=torch.uint8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = encoder.encode_images(images)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found, images.float().mean(dim=(2, 3)))

@@ -24,7 +24,7 @@ from clipcap_video.video.damage import Damage
 from clipcap_video.video.files import find_videos
 from clipcap_video.video.sampling import SamplingSpec
 from tests import clips
-from tests.features.test_extract import SPEC, GridEncoder
+from tests.features.conftest import SPEC, GridEncoder
 from tests.tiny import fingerprint
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,11 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.fingerprint import Fingerprint, check_fingerprints
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import read_header, write_features
 from clipcap_video.files import natural_key
-from clipcap_video.video.sampling import SamplingSpec
 from tests.tiny import fingerprint
 
 
@@ -50,56 +47,9 @@ def test_what_was_written_is_read(stored: Path) -> None:
     assert video.timestamps.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
-def test_hdf5_and_npy_hold_the_same(tmp_path: Path) -> None:
-    features = {"video9": np.random.rand(28, 6).astype(np.float32), "video10": np.random.rand(2, 6).astype(np.float32)}
-    (tmp_path / "npy").mkdir()
-    with h5py.File(tmp_path / "old.hdf5", "w") as file:
-        for name, array in features.items():
-            file[name] = array
-            np.save(tmp_path / "npy" / f"{name}.npy", array)
-    for path in (tmp_path / "old.hdf5", tmp_path / "npy"):
-        store = open_features(path)
-        assert store.ids() == ["video9", "video10"]
-        assert store.fingerprint is None
-        for name, array in features.items():
-            np.testing.assert_array_equal(store.load(name).features, array)
-            assert store.load(name).timestamps is None
-            assert store.shape(name).frames == len(array)
-
-
 def test_numbers_in_ids_sort_by_value() -> None:
     ids = ["video10", "video9", "a", "video9b", "10", "9", "video"]
     assert sorted(ids, key=natural_key) == ["9", "10", "a", "video", "video9", "video9b", "video10"]
-
-
-def test_fingerprint_survives_json_and_knows_its_like() -> None:
-    made = fingerprint(sampling=SamplingSpec("head", 12), normalized=True)
-    assert Fingerprint.from_json(made.to_json()) == made
-    assert made.matches(replace(made, encoder="/elsewhere/tiny.pt"))
-    for change in (
-        {"weights": "sha256:1"},
-        {"preprocessing": "x"},
-        {"normalized": False},
-        {"sampling": SamplingSpec()},
-    ):
-        assert not made.matches(replace(made, **change))
-
-
-def test_features_of_another_encoder_are_refused_naming_both() -> None:
-    other = fingerprint(encoder="ViT-B/32", weights="sha256:2")
-    with pytest.raises(ClipcapError, match=r"in features/ are features of ViT-B/32 .*trained on features of tiny "):
-        check_fingerprints(fingerprint(), other, "features/")
-    # One difference is named alone, several with all that there is to know.
-    more = fingerprint(sampling=SamplingSpec("fps", fps=2))
-    said = (
-        r"are features of frames taken fps all at 2 fps, but the model was trained on features of frames taken \w+ \d+;"
-    )
-    with pytest.raises(ClipcapError, match=said):
-        check_fingerprints(fingerprint(), more, "features/")
-    with pytest.raises(ClipcapError, match=r"are tiny \(.*normalised\), but the model was trained on tiny \("):
-        check_fingerprints(fingerprint(), replace(more, normalized=True), "features/")
-    check_fingerprints(fingerprint(), None, "old.hdf5")
-    check_fingerprints(None, other, "features/")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "no fingerprint"])
@@ -129,21 +79,6 @@ def test_a_write_that_fails_leaves_the_old_file(stored: Path, monkeypatch: pytes
         write_features(stored, "video2", np.zeros((1, 4)), np.zeros(1), fingerprint())
     assert (stored / "video2.safetensors").read_bytes() == before
     assert sorted(path.name for path in stored.iterdir()) == ["video10.safetensors", "video2.safetensors"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "match"),
-    [
-        ("missing", None, "no features at"),
-        ("file.txt", b"x", "not a feature store"),
-        ("bad.hdf5", b"x" * 100, "cannot read the HDF5 file"),
-    ],
-)
-def test_what_is_no_store(tmp_path: Path, name: str, content: bytes | None, match: str) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(ClipcapError, match=match):
-        open_features(tmp_path / name)
 
 
 def test_ids_without_features_and_odd_shapes(stored: Path, tmp_path: Path) -> None:

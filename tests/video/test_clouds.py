@@ -17,7 +17,7 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.extract import extract
 from clipcap_video.features.layouts import open_features
 from clipcap_video.video.files import find_videos
-from tests.features.test_extract import SPEC, GridEncoder
+from tests.features.conftest import SPEC, GridEncoder
 from tests.video.test_places import folder, same_features  # noqa: F401  (a fixture)
 
 pytest.importorskip("fsspec", reason="fsspec is not installed")

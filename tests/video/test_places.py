@@ -23,7 +23,7 @@ from clipcap_video.video.decoder import Decoder
 from clipcap_video.video.files import find_all_videos, find_videos
 from clipcap_video.video.places import expand
 from tests import clips
-from tests.features.test_extract import SPEC, GridEncoder
+from tests.features.conftest import SPEC, GridEncoder
 
 ROOT = Path(__file__).parents[2]
 

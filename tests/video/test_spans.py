@@ -16,7 +16,7 @@ from clipcap_video.video.decoder import Decoder
 from clipcap_video.video.reader import SampledVideo
 from clipcap_video.video.sampling import SamplingSpec, Span, choose
 from tests import clips
-from tests.features.test_extract import GridEncoder
+from tests.features.conftest import GridEncoder
 
 SPECS = [
     SamplingSpec("uniform", 4),
