@@ -9,40 +9,9 @@ import numpy as np
 import pytest
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.metrics import java
-from clipcap_video.metrics.bleu import bleu, bleu_counts
 from clipcap_video.metrics.bootstrap import interval, resample_weights
 from clipcap_video.metrics.captioning import describe_scores, save_scores, score_captions
-
-DATA = Path(__file__).parents[1] / "data"
-needs_java = pytest.mark.skipif(not java.java_runs(), reason="Java is not installed")
-
-
-@pytest.fixture(scope="module")
-def few() -> tuple[dict[str, str], dict[str, list[str]]]:
-    """25 videos; of some the caption is a reference, or hardly a sentence."""
-    magic = json.loads((DATA / "flickr30k-magic.json").read_text(encoding="utf-8"))
-    videos = sorted(magic["predictions"])[:25]
-    predictions = {video: magic["predictions"][video] for video in videos}
-    references = {video: magic["references"][video] for video in videos}
-    for video in videos[:4]:
-        predictions[video] = references[video][1]
-    predictions[videos[5]] = "a"
-    return predictions, references
-
-
-def drawn_corpora(
-    few: tuple[dict[str, str], dict[str, list[str]]], weights: np.ndarray
-) -> list[tuple[dict[str, str], dict[str, list[str]]]]:
-    """The corpora that the weights stand for; a video drawn twice is there twice, under two names."""
-    predictions, references = few
-    corpora = []
-    for row in weights:
-        names = [
-            (f"{video}-{turn}", video) for video, count in zip(predictions, row, strict=True) for turn in range(count)
-        ]
-        corpora.append(({n: predictions[v] for n, v in names}, {n: references[v] for n, v in names}))
-    return corpora
+from tests.metrics.conftest import drawn_corpora
 
 
 def test_bleu_and_rouge_of_resamples_are_those_of_the_drawn_corpora(few) -> None:  # type: ignore[no-untyped-def]
@@ -55,12 +24,6 @@ def test_bleu_and_rouge_of_resamples_are_those_of_the_drawn_corpora(few) -> None
         assert expected[0] < found[metric] < expected[1]
 
 
-def test_bleu_is_no_mean_of_sentence_scores(few) -> None:  # type: ignore[no-untyped-def]
-    predictions, references = few
-    counts = bleu_counts({video: [text] for video, text in predictions.items()}, references)
-    assert bleu(counts.sum(0))[3] != pytest.approx(bleu(counts)[:, 3].mean(), rel=0.05)
-
-
 def test_document_frequencies_stay_those_of_all_references(few) -> None:  # type: ignore[no-untyped-def]
     found = score_captions(*few, java=False, bootstrap=60, seed=1)
     weights = resample_weights(25, 60, seed=1)
@@ -70,18 +33,6 @@ def test_document_frequencies_stay_those_of_all_references(few) -> None:  # type
     # Recomputed in each drawn corpus they would shrink with its fewer distinct videos, and CIDEr with them.
     again = [score_captions(*corpus, java=False)["CIDEr"] for corpus in drawn_corpora(few, weights[:5])]
     assert not np.allclose(again, means[:5], rtol=0.01)
-
-
-@pytest.mark.slow
-@needs_java
-def test_meteor_of_resamples_is_that_of_the_drawn_corpora(few) -> None:  # type: ignore[no-untyped-def]
-    predictions, references = few
-    weights = resample_weights(25, 40, seed=5)[:6]
-    _, drawn = java.meteor({video: [text] for video, text in predictions.items()}, references, weights)
-    for value, (captions, targets) in zip(drawn, drawn_corpora(few, weights), strict=True):
-        expected, nothing = java.meteor({video: [text] for video, text in captions.items()}, targets)
-        assert value == pytest.approx(expected, abs=1e-9)
-        assert len(nothing) == 0
 
 
 def test_intervals_of_means_come_near_the_normal_ones() -> None:
