@@ -7,19 +7,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
-from clipcap_video.captioning.predictions import Prediction, PredictionFile
-from clipcap_video.errors import VideoError
+from clipcap_video.captioning.predictions import PredictionFile
 from clipcap_video.metrics import java
-from clipcap_video.report.entries import Pictures
-from clipcap_video.report.page import encode_picture
-from clipcap_video.report.run import drawn
-from clipcap_video.video.reader import read_frames, read_frames_at
-from clipcap_video.video.sampling import SamplingSpec
-from tests.clips import numbered_frame, numbers_of_grid, write_clip
+from tests.clips import write_clip
 from tests.commands import refused, run
 from tests.report.test_page import Page
 from tests.tiny import captions_of, write_annotations
@@ -196,13 +188,6 @@ def test_bad_verdicts_are_one_sentence(project: Project, tmp_path: Path, text: s
     assert not out.exists()
 
 
-def test_a_sample_is_drawn_by_its_seed(project: Project) -> None:
-    predictions = PredictionFile.load(project.predictions).predictions
-    assert drawn(predictions, 2, 3) == drawn(list(reversed(predictions)), 2, 3)[::-1]
-    assert {one.video for seed in range(20) for one in drawn(predictions, 1, seed)} == {p.video for p in predictions}
-    assert drawn(predictions, 9, 0) == predictions
-
-
 def test_a_page_of_a_sample(project: Project, tmp_path: Path) -> None:
     done = run("clipcap-video", "report", project.predictions, "--out", tmp_path / "page.html", "--sample", "2")
     assert done.returncode == 0, done.stderr
@@ -221,71 +206,3 @@ def test_a_video_that_broke_since_has_a_card_without_frames(project: Project, tm
     page = page_of(tmp_path / "p.html")
     cards = {page.texts(card, "h2")[0]: len(page.cards[card]["images"]) for card in range(5)}
     assert cards == {"video0": 8, "video1": 0, "video2": 8, "video3": 1, "video4": 8}
-
-
-def test_frames_at_times_are_the_frames_that_were_sampled(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mkv", frames=30, first=7)
-    images, times = read_frames(clip, SamplingSpec(frames=6))
-    # As a predictions.json has them.
-    again = read_frames_at(clip, [round(float(time), 3) for time in times], np.asarray)
-    assert len(again) == 6
-    for image, other in zip(images, again, strict=True):
-        assert other is not None
-        assert (image == other).all()
-    # From the middle on, most of what comes before is skipped, and the frames are the same.
-    for image, other in zip(images[3:], read_frames_at(clip, times[3:].tolist(), np.asarray), strict=True):
-        assert other is not None
-        assert (image == other).all()
-    assert [image is None for image in read_frames_at(clip, [0.0, 1e6], np.asarray)] == [False, True]
-    with pytest.raises(VideoError):
-        read_frames_at(tmp_path / "nothing.mp4", [0.0], np.asarray)
-
-
-def test_pictures_of_many_videos_are_smaller() -> None:
-    assert Pictures.for_page_of(300) == Pictures(8, 240, 75)
-    assert Pictures.for_page_of(301) == Pictures(5, 160, 55)
-    assert Pictures.for_page_of(2000, frames=2, side=99) == Pictures(2, 99, 55)
-    # A busy picture in the small size: at five a video, 2,000 videos stay below 40 MB with room for words.
-    noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8), (0, 0), 3)
-    assert len(encode_picture(noise, 160, 55).data) * 4 / 3 * 5 * 2000 < 40e6
-
-
-def test_pictures_show_the_frames_at_their_times(project: Project, tmp_path: Path) -> None:
-    from clipcap_video.report.entries import _frames
-
-    path = write_clip(tmp_path / "clip.mkv", frames=40)
-    images, times = read_frames(path, SamplingSpec(frames=10))
-    prediction = Prediction("clip", [], [float(time) for time in times], path=str(path))
-    (frames,) = _frames([prediction], Pictures(4, 64, 95))
-    blocks = []
-    for frame in frames:
-        assert frame.picture is not None
-        bgr = cv2.imdecode(np.frombuffer(frame.picture.data, np.uint8), cv2.IMREAD_COLOR)
-        blocks.append(bgr.mean(axis=2).reshape(3, 16, 4, 16).mean(axis=(1, 3)).reshape(-1))
-    assert images[0].shape == numbered_frame(0).shape
-    shown = numbers_of_grid(np.stack(blocks))
-    chosen = [0, 3, 6, 9]  # of ten sampled, four evenly spread
-    assert [frame.seconds for frame in frames] == [float(times[place]) for place in chosen]
-    assert shown == [round(place * 39 / 9) if place in (0, 9) else int(place * 39 / 9) for place in chosen]
-
-
-def test_segments_of_one_video_show_what_each_would_by_itself(tmp_path: Path) -> None:
-    from clipcap_video.report.entries import LONGEST_RUN, _frames, _runs
-
-    path, other = write_clip(tmp_path / "a.mkv", frames=60), write_clip(tmp_path / "b.mkv", frames=60)
-    _, times = read_frames(path, SamplingSpec(frames=60))
-    segments = [
-        Prediction("a", [], times[first : first + 20].tolist(), path=str(path), start=1.0) for first in (0, 20, 40)
-    ]
-    elsewhere = replace(segments[0], path=str(other))
-    overlapping = replace(segments[1], timestamps=times[35:50].tolist())
-    unknown = replace(segments[1], timestamps=[])
-    given = [*segments, elsewhere, segments[1], overlapping, unknown, segments[2]]
-    runs = list(_runs(given))
-    assert [len(run) for run in runs] == [3, 1, 1, 1, 1, 1]
-    assert [found for run in runs for found in run] == given
-    assert [len(run) for run in _runs([replace(segments[0], timestamps=[1.0])] * (LONGEST_RUN + 1))] == [LONGEST_RUN, 1]
-    small = Pictures(4, 64, 95)
-    assert _frames(segments, small) == [_frames([segment], small)[0] for segment in segments]
-    pictures = {frame.picture for part in _frames(segments, small) for frame in part}
-    assert len(pictures) == 12  # each of its own place

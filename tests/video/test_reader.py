@@ -15,9 +15,10 @@ from torch import Tensor
 
 from clipcap_video.errors import VideoError
 from clipcap_video.video.decoder import Decoder, Frame
-from clipcap_video.video.reader import SampledVideo, read_frames
+from clipcap_video.video.reader import SampledVideo, read_frames, read_frames_at
 from clipcap_video.video.sampling import SamplingSpec, choose
 from tests import clips
+from tests.clips import write_clip
 
 ALL = SamplingSpec("uniform", 5000)
 
@@ -305,3 +306,21 @@ def test_a_video_whose_frames_change_size(tmp_path: Path) -> None:
     frames, _ = read_frames(path, ALL)
     assert frames.shape == (6, 48, 48, 3)
     assert clips.numbers_in(torch.from_numpy(frames).permute(0, 3, 1, 2)) == [48, 49, 50, 96, 97, 98]
+
+
+def test_frames_at_times_are_the_frames_that_were_sampled(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", frames=30, first=7)
+    images, times = read_frames(clip, SamplingSpec(frames=6))
+    # As a predictions.json has them.
+    again = read_frames_at(clip, [round(float(time), 3) for time in times], np.asarray)
+    assert len(again) == 6
+    for image, other in zip(images, again, strict=True):
+        assert other is not None
+        assert (image == other).all()
+    # From the middle on, most of what comes before is skipped, and the frames are the same.
+    for image, other in zip(images[3:], read_frames_at(clip, times[3:].tolist(), np.asarray), strict=True):
+        assert other is not None
+        assert (image == other).all()
+    assert [image is None for image in read_frames_at(clip, [0.0, 1e6], np.asarray)] == [False, True]
+    with pytest.raises(VideoError):
+        read_frames_at(tmp_path / "nothing.mp4", [0.0], np.asarray)
