@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import TinyProject
-from tests.retrieval.test_train import (
-    Command,
-    run,  # noqa: F401
-)
+from tests.retrieval.conftest import Command, run  # noqa: F401  (a fixture)
 
 
 def test_from_the_command_line(tiny_project: TinyProject, tmp_path: Path, run: Command) -> None:  # noqa: F811

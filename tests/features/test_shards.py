@@ -255,15 +255,3 @@ def test_runs_of_all_shards_equal_one_run(tmp_path: Path, videos: dict[str, Path
     assert not (tmp_path / "three" / "failures.jsonl").exists()
     assert extract(videos, GridEncoder(), SPEC, tmp_path / "three", **choices).skipped == 7
     assert [file.name for file in (tmp_path / "three").glob("*.jsonl")] == ["warnings.jsonl"]
-
-
-@pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "-1/4", "1/0", "1/4/2"])
-def test_what_is_no_shard(text: str) -> None:
-    with pytest.raises(ClipcapError, match="no share of the videos"):
-        Shard.from_text(text)
-
-
-def test_shards_hold_each_video_once() -> None:
-    videos = {str(number): Path(str(number)) for number in range(10)}
-    parts = [Shard.from_text(f"{number}/4").of(videos) for number in (1, 2, 3, 4)]
-    assert [list(part) for part in parts] == [["0", "4", "8"], ["1", "5", "9"], ["2", "6"], ["3", "7"]]

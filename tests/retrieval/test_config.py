@@ -9,10 +9,10 @@ import pytest
 from clipcap_video.errors import ClipcapError
 from clipcap_video.retrieval.train import train_retrieval
 from tests.conftest import TinyProject
-from tests.retrieval.test_train import Command, _bag_of_words, clips, config, end_to_end, run  # noqa: F401  (fixtures)
+from tests.retrieval.conftest import config, end_to_end
 
 
-def test_one_sentence_and_nothing_written(tiny_project: TinyProject, clips: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_one_sentence_and_nothing_written(tiny_project: TinyProject, clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     cases = (
         ({"bs": 99}, "24 pairs of text and video fill no batch of 99; lower --bs"),

@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from clipcap_video.captioning.predictions import Caption, Prediction
 from clipcap_video.runs import plan
 from clipcap_video.runs.plan import Plan, in_bytes, in_words, measure
-from clipcap_video.video.sampling import SamplingSpec
-from clipcap_video.video.segments import SegmentedVideo
-from tests.bag_of_words import use_bag_of_words
 from tests.clips import write_clip
 from tests.commands import run
-from tests.conftest import TinyProject
-from tests.tiny import features_of
-from tests.tiny_clip import save_tiny_clip
+from tests.plans import everything, rows, short, videos  # noqa: F401  (fixtures)
 
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Little time for measuring, and a place of its own for what is only made to measure."""
-    import clipcap_video.training.plan
-
-    monkeypatch.setattr(plan, "BUDGET_SECONDS", 0.2)
-    monkeypatch.setattr(clipcap_video.training.plan, "BUDGET_SECONDS", 0.2)
-    folder = tmp_path_factory.mktemp("temporary")
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
-def rows(text: str) -> dict[str, str]:
-    return {line.split()[0]: line.split(None, 1)[1] for line in text.splitlines()[1:] if len(line.split()) > 1}
-
-
-def everything(*folders: Path) -> dict[Path, float]:
-    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*")}
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for number in range(7):
-        write_clip(folder / f"video{number}.mp4", frames=5)
-    save_tiny_clip(tmp_path / "clip.pt")
-    return folder
+# ruff: noqa: F811
 
 
 class TestExtract:
@@ -83,142 +46,6 @@ class TestExtract:
         (videos / "video3.mp4").write_bytes(b"")
         done = run("extract_features.py", "--videos", videos, "--encoder", tmp_path / "clip.pt", "--dry_run")
         assert "1 of the 7 videos looked at cannot be read" in done.stdout
-
-
-class TestTrain:
-    def test_counts_and_writes_nothing(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        train = [
-            "train_vtt.py", "--data", tiny_project.data, "--caption", tiny_project.caption, "--lm", tiny_project.lm,
-            "--num_layers", "1", "--bs", "5", "--epochs", "8", "--device", "cpu", "--out_dir", tmp_path / "out",
-            "--only_prefix", "--save_every", "4", "--precision", "fp32",
-        ]  # fmt: skip
-        done = run(*train, "--dry_run")
-        assert done.returncode == 0, done.stderr
-        assert list(tmp_path.iterdir()) == []
-        said = rows(done.stdout)
-        # 24 videos in batches of 5 are 5 steps an epoch; a twentieth of 40 steps warms up.
-        assert (said["videos"], said["captions"]) == ("24", "72")
-        assert said["steps"] == "40, of which 2 warm up"
-        assert said["frames"] == str(sum(len(features_of(number)) for number in range(24)))
-        assert run(*train, "--max_minutes", "1e-9").returncode == 0
-        done = run(*train, "--dry_run", "--resume")
-        assert rows(done.stdout)["steps"] == "39, of which 1 warm up"
-        assert run(*train, "--dry_run").returncode == 1  # there is a run already
-
-    def test_disk(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        from clipcap_video.training.config import TrainConfig
-        from clipcap_video.training.plan import plan_training
-        from clipcap_video.training.run import train
-
-        config = TrainConfig(
-            data=tiny_project.data, caption=[tiny_project.caption], lm=str(tiny_project.lm), out_dir=tmp_path / "out",
-            num_layers=2, bs=12, epochs=3, save_every=2, device="cpu", precision="fp32",
-        )  # fmt: skip
-        planned = plan_training(config).disk
-        train(config)
-        names = ("model.safetensors", "training_state.pt")
-        written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.name in names)
-        assert planned == pytest.approx(written, rel=0.1)
-
-
-class TestTrainRetrieval:
-    def test_counts_and_writes_nothing(
-        self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        use_bag_of_words(monkeypatch)
-        train = [
-            "clipcap-video", "train-retrieval", "--features", tiny_project.data, "--annotations", tiny_project.caption,
-            "--text_encoder", "bag-of-words", "--dim", "8", "--bs", "8", "--epochs", "4", "--device", "cpu",
-            "--max_frames", "3", "--save_every", "2", "--precision", "fp32", "--out", tmp_path / "out",
-        ]  # fmt: skip
-        done = run(*train, "--dry_run")
-        assert done.returncode == 0, done.stderr
-        assert list(tmp_path.iterdir()) == []
-        said = rows(done.stdout)
-        assert done.stdout.startswith("train-retrieval would take (nothing was written)")
-        assert (said["videos"], said["captions"]) == ("24", "72")
-        assert said["steps"] == "12, of which 1 warm up"
-        assert said["frames"] == str(sum(min(len(features_of(number)), 3) for number in range(24)))
-        assert "4 of " in said["time"]  # a validation an epoch
-        assert run(*train).returncode == 0
-        names = ("model.safetensors", "training_state.pt")
-        written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.name in names)
-        figure, unit = said["disk"].split()[1:3]
-        assert float(figure) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(written, rel=0.6)  # tiny: mostly headers
-        assert run(*train, "--dry_run").returncode == 1  # there is a run already
-
-
-class TestInfer:
-    def test_counts_and_writes_nothing(self, videos: Path, tmp_path: Path, tiny_project: TinyProject) -> None:
-        train = ["--caption", tiny_project.caption, "--lm", tiny_project.lm, "--num_layers", "1", "--epochs", "1"]
-        run("train_vtt.py", "--data", tiny_project.data, *train, "--out_dir", tmp_path / "out", "--device", "cpu")
-        before = everything(tmp_path)
-        infer = [
-            "inference_vtt.py",
-            "--model_dir",
-            tmp_path / "out",
-            "--device",
-            "cpu",
-            "--dry_run",
-            "--out",
-            "new/p.json",
-        ]
-        done = run(*infer, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert rows(done.stdout)["videos"] == "6"
-        assert rows(done.stdout)["frames"] == str(sum(len(features_of(number)) for number in range(30, 36)))
-        assert "scores against references come on top" in done.stdout
-        assert everything(tmp_path) == before
-
-    def test_video_files(self, videos: Path, tmp_path: Path, tiny_project: TinyProject, short: Path) -> None:
-        run("extract_features.py", "--videos", videos, "--encoder", tmp_path / "clip.pt", "--out", tmp_path / "f")
-        (tmp_path / "a.csv").write_text("video,caption\nvideo1,a dog runs\nvideo2,a cat sits\n")
-        run(
-            "train_vtt.py", "--data", tmp_path / "f", "--caption", tmp_path / "a.csv", "--lm", tiny_project.lm,
-            "--num_layers", "1", "--epochs", "1", "--out_dir", tmp_path / "out", "--device", "cpu",
-        )  # fmt: skip
-        before = everything(tmp_path)
-        done = run("inference_vtt.py", "--model_dir", "out", "--videos", "videos", "--dry_run", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert (rows(done.stdout)["videos"], rows(done.stdout)["frames"]) == ("7", "35")
-        assert everything(tmp_path, short) == before
-
-
-class TestCaption:
-    def test_counts_and_writes_nothing(
-        self, videos: Path, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        captioner = OneCaptionASegment()
-        monkeypatch.setattr("clipcap_video.cli.caption.load_captioner", lambda config: captioner)
-        monkeypatch.setattr("clipcap_video.captioning.run.with_defaults_of", lambda settings, *rest: settings)
-        (videos / "bad.mp4").write_bytes(b"no video")
-        before = everything(tmp_path)
-        command = ["clipcap-video", "caption", "videos", "--segments", "whole", "--dry_run", "--to", "srt"]
-        done = run(*command, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        said = rows(done.stdout)
-        assert (said["videos"], said["captions"]) == ("8", "about 7")
-        entry = "1\n00:00:00,000 --> 00:00:00,500\na dog\n\n"
-        assert float(said["disk"].split()[1]) == pytest.approx(7 * len(entry), rel=0.2)
-        assert "1 of the 8 videos looked at cannot be read" in done.stdout
-        assert everything(tmp_path, short) == before
-        for number in range(7):
-            (videos / f"video{number}.srt").touch()
-        assert rows(run(*command, cwd=tmp_path).stdout)["videos"] == "1, and 7 done already"
-
-
-class OneCaptionASegment:
-    """A captioner that says the same of every segment."""
-
-    device = torch.device("cpu")
-    encoder = SimpleNamespace(preprocess=lambda frames: frames[..., :8, :8])
-
-    def require_fingerprint(self) -> SimpleNamespace:
-        return SimpleNamespace(sampling=SamplingSpec())
-
-    def caption_batches(self, video: SegmentedVideo, settings: object, batch_size: int) -> Iterator[list[Prediction]]:
-        for segment in video:
-            yield [Prediction("v", [Caption("a dog", 0.0, 0.0, 2)], start=segment.start, end=segment.end)]
 
 
 class TestMeasuring:

@@ -4,84 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.base import VideoFeatures
-from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import write_features
-from clipcap_video.search import ranking
-from clipcap_video.search.index import SearchIndex, fresh_index, index_folder, unit, update_index
-from clipcap_video.search.ranking import search
+from clipcap_video.search.index import fresh_index, index_folder, unit, update_index
+from tests.search.conftest import DIM, Counting, arrays_of, features_of, update, write_videos
 from tests.tiny import fingerprint
-
-DIM = 24
-
-
-class Counting:
-    """Features as they are; remembers how many videos it was asked for."""
-
-    key = "counting"
-    fingerprint: Fingerprint | None = None
-    max_frames: int | None = None
-
-    def __init__(self) -> None:
-        self.embedded = 0
-
-    def embed(self, videos: Sequence[VideoFeatures]) -> list[np.ndarray]:
-        self.embedded += len(videos)
-        return [unit(video.features) for video in videos]
-
-
-def features_of(number: int) -> np.ndarray:
-    """Frames [T, DIM] around one direction a video; T varies, and some videos are equal to others."""
-    rng = np.random.default_rng(number % 50)
-    frames = 1 + number % 50 % 7
-    return (rng.normal(size=DIM) + rng.normal(size=(frames, DIM))).astype(np.float16)
-
-
-def write_videos(folder: Path, numbers: Sequence[int]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        features = features_of(number)
-        write_features(folder, f"video{number}", features, np.arange(len(features)) * 0.5, fingerprint())
-    return folder
-
-
-def update(folder: Path, embedder: Counting | None = None) -> SearchIndex:
-    store = open_features(folder)
-    return update_index(store, embedder or Counting(), index_folder(folder), progress=False)
-
-
-def arrays_of(file: Path) -> dict[str, np.ndarray]:
-    """What the file holds, as NumPy reads it."""
-    with file.open("rb") as stream:
-        vectors, offsets, times, stamps, about = (np.load(stream) for _ in range(5))
-        assert not stream.read()
-    frames, videos = vectors[: offsets[-1]], vectors[offsets[-1] :]
-    return {
-        "frames": frames, "videos": videos, "offsets": offsets, "times": times, "stamps": stamps, "about": about
-    }  # fmt: skip
-
-
-def brute_force(index: SearchIndex, query: np.ndarray, rank_by: str) -> list[tuple[str, float, int]]:
-    """(video, score, best frame) of all videos by the full matrix, best first, equal ones in order."""
-    tensors = arrays_of(index.path)
-    query = query.astype(np.float64) / np.linalg.norm(query)
-    of_frames = [float(row.astype(np.float64) @ query) for row in tensors["frames"]]
-    found = []
-    for number, video_id in enumerate(json.loads(tensors["about"].tobytes())["ids"]):
-        scores = of_frames[tensors["offsets"][number] : tensors["offsets"][number + 1]]
-        best = max(range(len(scores)), key=scores.__getitem__)
-        score = scores[best] if rank_by == "moment" else float(tensors["videos"][number].astype(np.float64) @ query)
-        found.append((video_id, score, best))
-    return sorted(found, key=lambda item: -round(item[1], 9))
 
 
 def test_vectors_are_those_of_the_features(tmp_path: Path) -> None:
@@ -93,32 +26,6 @@ def test_vectors_are_those_of_the_features(tmp_path: Path) -> None:
         np.testing.assert_allclose(index.frames[index.rows(number)], frames, atol=5e-4)
         mean = frames.mean(axis=0)
         np.testing.assert_allclose(index.videos[number], mean / np.linalg.norm(mean), atol=5e-4)
-
-
-@pytest.mark.parametrize("rank_by", ["moment", "video"])
-@pytest.mark.parametrize("rows", [1, 7, 1024])
-def test_search_equals_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank_by: str, rows: int) -> None:
-    """Videos 50 apart are equal: they come in the order of their ids, whatever block of rows each stands in."""
-    monkeypatch.setattr(ranking, "ROWS", rows)
-    index = update(write_videos(tmp_path / "features", range(120)))
-    for seed in range(5):
-        query = np.random.default_rng(1000 + seed).normal(size=DIM).astype(np.float32)
-        expected = brute_force(index, query, rank_by)
-        for top in (1, 10, 120, 500):
-            hits = search(index, query, top, rank_by)
-            assert [hit.video for hit in hits] == [video for video, _, _ in expected[:top]]
-            np.testing.assert_allclose(
-                [hit.score for hit in hits], [score for _, score, _ in expected[:top]], atol=1e-3
-            )
-            assert [hit.frame for hit in hits] == [frame for _, _, frame in expected[:top]]
-            assert all(hit.time == hit.frame * 0.5 for hit in hits)
-
-
-def test_a_video_can_be_left_out(tmp_path: Path) -> None:
-    index = update(write_videos(tmp_path / "features", range(3)))
-    query = features_of(1)[0]
-    assert search(index, query, 3)[0].video == "video1"
-    assert {hit.video for hit in search(index, query, 3, without="video1")} == {"video0", "video2"}
 
 
 def test_features_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -196,19 +103,6 @@ def test_an_index_is_fresh_while_its_folder_is_untouched(tmp_path: Path) -> None
     assert index.ids == [f"video{number}" for number in range(4)]
     write_videos(folder, [4])
     assert fresh_index(folder, Counting(), home) is None
-
-
-def test_other_layouts_without_times(tmp_path: Path) -> None:
-    (tmp_path / "npy").mkdir()
-    with h5py.File(tmp_path / "old.hdf5", "w") as file:
-        for number in range(5):
-            file[f"video{number}"] = features_of(number)
-            np.save(tmp_path / "npy" / f"video{number}.npy", features_of(number))
-    for path in (tmp_path / "npy", tmp_path / "old.hdf5"):
-        index = update(path)
-        assert index.path.parent == (path / "search" if path.is_dir() else tmp_path / "old.search")
-        hit = search(index, features_of(3)[1], 1)[0]
-        assert (hit.video, hit.frame, hit.time) == ("video3", 1, None)
 
 
 def test_more_frames_than_are_read_are_thinned(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from clipcap_video.search import ivf
 from clipcap_video.search.index import index_folder, unit, update_index
 from clipcap_video.search.ivf import IvfIndex, Queries, fresh_ivf, update_ivf
 from clipcap_video.search.ranking import search
-from tests.search.test_index import Counting
+from tests.search.conftest import Counting
 from tests.tiny import fingerprint
 
 pytest.importorskip("faiss", reason="faiss (extra search) is not installed")

@@ -11,17 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.encoders import load_encoder, load_text_encoder
+from clipcap_video.encoders import load_encoder
 from clipcap_video.encoders.base import ImageEncoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import write_features
-from clipcap_video.models.checkpoint import CheckpointInfo
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.mapping.joint import JointMapping, project
-from clipcap_video.retrieval.model import RetrievalConfig, RetrievalModel, load_retrieval, save_retrieval
 from clipcap_video.training import text_only
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.run import train
@@ -29,10 +27,9 @@ from tests.captioning.test_text_side import Blind
 from tests.commands import refused
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights
+from tests.retrieval.conftest import CPU, space  # noqa: F401  (a fixture)
 from tests.tiny import ACTIONS, SUBJECTS, captions_of, fingerprint, write_annotations
-from tests.tiny_clip import EMBED_DIM, save_tiny_clip
-
-CPU = torch.device("cpu")
+from tests.tiny_clip import save_tiny_clip
 
 
 def write_videos(folder: Path, encoder: ImageEncoder, numbers: range) -> Path:
@@ -58,20 +55,11 @@ def options(tiny: TinyProject, folder: Path, **changes: object) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> ImageEncoder:
-    """A retrieval model, untrained, over the frames of a tiny CLIP and the word vectors in the box."""
-    folder = tmp_path_factory.mktemp("space")
-    clip = load_encoder(str(save_tiny_clip(folder / "clip.pt")), CPU)
-    words = load_text_encoder("starter", CPU)
-    torch.manual_seed(0)
-    shape = RetrievalConfig("meanP", 32, EMBED_DIM, words.dim, True, words.name, words.weights_digest)
-    trained_on = Fingerprint(clip.name, clip.weights_digest, clip.preprocessing, fingerprint().sampling, False)
-    save_retrieval(folder / "out", RetrievalModel(shape), CheckpointInfo(trained_on))
-    return load_encoder(f"retrieval:{folder / 'out'}", CPU)
-
-
-@pytest.fixture(scope="module")
-def learned(tiny_project: TinyProject, space: ImageEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learned(
+    tiny_project: TinyProject,
+    space: ImageEncoder,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     folder = tmp_path_factory.mktemp("text-only")
     write_videos(folder / "features", space, range(24, 36))
     train(options(tiny_project, folder, epochs=80, eval_every=0, text_noise=0.02))
@@ -133,16 +121,6 @@ def test_a_mapping_reads_one_vector_a_video() -> None:
     torch.testing.assert_close(mapping(features, mask), mapping.inner(expected[:, None], one))
     mapping.train()
     assert not torch.equal(mapping(features, mask), mapping(features, mask))  # noise is drawn anew
-
-
-def test_an_encoder_of_a_retrieval_model_is_its_two_sides(space: ImageEncoder) -> None:
-    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    model, info = load_retrieval(Path(space.name.removeprefix("retrieval:")))
-    assert info.fingerprint is not None
-    frames = load_encoder(info.fingerprint.encoder, CPU).encode_images(images)
-    mask = torch.ones(1, 3, dtype=torch.bool)
-    torch.testing.assert_close(space.encode_images(images), model.embed_frames(frames[None], mask)[0])
-    torch.testing.assert_close(space.encode_text(["a dog"]), model.embed_text(["a dog"]))
 
 
 def test_what_does_not_fit_is_refused(
