@@ -53,6 +53,30 @@ class PackedCaptions:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
+    def lengths(self) -> Tensor:
+        """How many tokens each video's captions have in `tokens`, int64 [B]."""
+        return (self.caption >= 0).sum(1)
+
+    def of(self, rows: Tensor) -> PackedCaptions:
+        """Some of the videos, by their rows, without padding that is theirs no more; without `text`."""
+        length = max(1, int(self.lengths()[rows].max()))
+        place = torch.full((len(self.tokens),), -1, dtype=torch.int64, device=rows.device)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        of_label = place[self.label_row]
+        kept = of_label >= 0
+        return PackedCaptions(
+            features=self.features[rows],
+            mask=self.mask[rows],
+            tokens=self.tokens[rows, :length],
+            caption=self.caption[rows, :length],
+            position=self.position[rows, :length],
+            label_row=of_label[kept],
+            label_column=self.label_column[kept],
+            labels=self.labels[kept],
+            label_weight=None if self.label_weight is None else self.label_weight[kept],
+            origin=None if self.origin is None else self.origin[rows],
+        )
+
 
 def pack(
     videos: Sequence[np.ndarray], captions: Sequence[Sequence[Sequence[int]]], ignored_label: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
+from clipcap_video.models.lanes import loss_in_lanes
 from clipcap_video.models.language_model import (
     cache_name,
     digest_language_model,
@@ -25,6 +27,7 @@ from clipcap_video.models.language_model import (
     outline_of_saved,
     roomy_cache,
 )
+from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.packing import PackedCaptions, packed_attention
@@ -230,12 +233,19 @@ class PrefixCaptioner(CaptionModel):
 
     def caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
         """The loss of a batch whose prefix [B, P, E] is there already."""
+        loss_of = partial(self._summed_loss, label_smoothing=label_smoothing)
+        if self.config.only_prefix and prefix.device.type == "cpu":
+            return loss_in_lanes(loss_of, prefix, batch) / len(batch.labels)
+        return loss_of(prefix, batch) / len(batch.labels)
+
+    def _summed_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         hidden, length = self._read_packed(prefix, batch), prefix.shape[1] + batch.tokens.shape[1]
         # Every caption's first token is predicted at the end of the prefix: one row of logits serves them all.
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
-        return self._mean_loss(predicting, row_of_label, batch, label_smoothing)
+        labels, worth = batch.labels, batch.label_weight
+        return summed_cross_entropy(predicting, *self.output_layer(), row_of_label, labels, worth, label_smoothing)
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
