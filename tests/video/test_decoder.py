@@ -4,8 +4,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from clipcap_video.video import reader, source
 from clipcap_video.video.decoder import Decoder, IndexedVideo
@@ -206,42 +204,6 @@ def test_a_wrong_index_is_noticed_and_the_video_walked(coded, fault, monkeypatch
     monkeypatch.setattr(Decoder, "index", wrong)
     assert_same(read(path, SPECS[0]), whole)
     assert len(opened) == 1
-
-
-@st.composite
-def packet_orders(draw):
-    """Stamps in the order of a file with B-frames, key frames among them, and some frames to reach."""
-    groups = draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))
-    stamps, keys = [], []
-    for length in groups:
-        first = len(stamps)
-        stamps += [first, *draw(st.permutations(range(first + 1, first + length)))]
-        keys += [True] + [False] * (length - 1)
-    count = len(stamps)
-    return np.array(stamps) * 3, np.array(keys), sorted(draw(st.sets(st.integers(0, count - 1), min_size=1)))
-
-
-@given(packet_orders())
-def test_needed_packets_lie_between_a_frame_and_its_key_frame(case):
-    stamps, keys, frames = case
-    expected = set()
-    for frame in frames:
-        place = stamps.tolist().index(3 * frame)
-        first = place
-        while not keys[first]:
-            first -= 1
-        expected |= set(range(first, place + 1))
-    index = PacketIndex(stamps, keys, 0.5)
-    assert set(np.flatnonzero(index.needed(frames)).tolist()) == expected
-    np.testing.assert_array_equal(index.seconds, np.arange(len(stamps)) * 1.5)
-
-
-@pytest.mark.parametrize(
-    ("stamps", "keys"), [([0, 1, 1], [1, 0, 0]), ([0, 1, 2], [0, 1, 0]), ([], [])], ids=["twice", "no key", "none"]
-)
-def test_senseless_indexes_are_refused(stamps, keys):
-    with pytest.raises(Unseekable):
-        PacketIndex(np.array(stamps, dtype=np.int64), np.array(keys, dtype=bool), 0.1)
 
 
 def test_key_frames_are_decoded_by_themselves(coded) -> None:
