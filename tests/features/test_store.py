@@ -12,7 +12,6 @@ from safetensors import safe_open
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
 from clipcap_video.features.store import read_header, write_features
-from clipcap_video.files import natural_key
 from tests.tiny import fingerprint
 
 
@@ -45,11 +44,6 @@ def test_what_was_written_is_read(stored: Path) -> None:
     assert video.features.dtype == np.float32
     assert video.timestamps is not None
     assert video.timestamps.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
-
-
-def test_numbers_in_ids_sort_by_value() -> None:
-    ids = ["video10", "video9", "a", "video9b", "10", "9", "video"]
-    assert sorted(ids, key=natural_key) == ["9", "10", "a", "video", "video9", "video9b", "video10"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "no fingerprint"])

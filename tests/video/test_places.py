@@ -18,7 +18,6 @@ import pytest
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.features.extract import extract
 from clipcap_video.features.layouts import open_features
-from clipcap_video.files import spelled, url_of, whole_file
 from clipcap_video.video.decoder import Decoder
 from clipcap_video.video.files import find_all_videos, find_videos
 from clipcap_video.video.places import expand
@@ -116,13 +115,6 @@ def test_braces(tmp_path: Path) -> None:
         expand(tmp_path / "s-{}.tar")
 
 
-def test_urls_survive_being_paths() -> None:
-    assert spelled(Path("s3://bucket/a/b.mp4")) == "s3://bucket/a/b.mp4"
-    assert spelled(Path("s3://bucket/a") / "b.mp4") == "s3://bucket/a/b.mp4"
-    assert url_of(Path("C:/videos")) is None
-    assert url_of(Path("videos/a.mp4")) is None
-
-
 def test_what_cannot_be_had_is_one_sentence(tmp_path: Path, folder: Path) -> None:
     write_tars(folder)
     tar = folder / "shard-000.tar"
@@ -148,16 +140,6 @@ def test_what_cannot_be_had_is_one_sentence(tmp_path: Path, folder: Path) -> Non
     ):
         pass
     assert path == tar / "video0.mp4"
-
-
-def test_a_file_at_a_url_is_whole_or_not_there(tmp_path: Path) -> None:
-    with whole_file(Path(f"file://{tmp_path}/a.txt")) as partial:
-        partial.write_text("a")
-    assert (tmp_path / "a.txt").read_text() == "a"
-    with pytest.raises(RuntimeError), whole_file(Path(f"file://{tmp_path}/b.txt")) as partial:  # noqa: PT012
-        partial.write_text("b")
-        raise RuntimeError
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 @pytest.fixture(scope="module")
