@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clipcap_video.features.layouts import open_features
+from clipcap_video.models.legacy import LegacyChoices
 
 ARCHIVES = Path(__file__).parent / "data" / "golden"
 
@@ -66,3 +67,7 @@ def recorded(golden: Path, name: str) -> Recorded:
         entry_length=10 if program == "msrvtt-clipcap" else 12,
         settings=settings,
     )
+
+
+def choices(case: Recorded) -> LegacyChoices:
+    return LegacyChoices(cross=case.settings.get("cross", False), normalize_prefix=case.settings["normalize_prefix"])

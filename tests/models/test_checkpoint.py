@@ -21,7 +21,7 @@ from clipcap_video.models.checkpoint import (
 )
 from clipcap_video.models.packing import pack
 from clipcap_video.models.prefix import PrefixCaptioner
-from tests.captioning.test_captioner import batch_of, build
+from tests.prefix_models import batch_of, build
 from tests.tiny import fingerprint, write_language_model
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from clipcap_video.models import lanes
 from clipcap_video.models.packing import PackedCaptions, pack
 from clipcap_video.models.prefix import PrefixCaptioner
-from tests.captioning.test_captioner import batch_of, build
+from tests.prefix_models import batch_of, build
 
 CAPTIONS = [5, 1, 3, 1, 2, 4, 1]  # of seven videos
 

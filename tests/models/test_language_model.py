@@ -112,3 +112,12 @@ def test_smollm2_from_its_package_continues_a_sentence() -> None:
     model, tokenizer = load_language_model("smollm2-135m")
     tokens = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     assert tokenizer.decode(model(tokens).logits[0, -1].argmax()).strip() == "Paris"
+
+
+@pytest.mark.parametrize("change", [{"sliding_window": 8}, {"_attn_implementation": "eager"}])
+def test_models_whose_attention_takes_no_such_masks_are_refused(tiny_lm: Path, change: dict[str, object]) -> None:
+    language_model, _ = load_language_model(str(tiny_lm))
+    for name, value in change.items():
+        setattr(language_model.config, name, value)
+    with pytest.raises(ClipcapError, match="cannot be a decoder here: its attention"):
+        check_usable("some-model", language_model)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ import pytest
 import torch
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.cli import main
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
@@ -24,7 +21,7 @@ from clipcap_video.models.checkpoint import CheckpointInfo, find_checkpoint, loa
 from clipcap_video.models.legacy import LegacyChoices, find_legacy, load_legacy
 from clipcap_video.models.legacy_back import legacy_state
 from clipcap_video.training.data import CaptionData
-from tests.golden import Recorded, recorded
+from tests.golden import Recorded, choices, recorded
 
 MODELS = [
     "msrvtt-clipcap/mlp",
@@ -35,10 +32,6 @@ MODELS = [
     "image-clipcap/transformer",
 ]
 State = dict[str, torch.Tensor]
-
-
-def choices(case: Recorded) -> LegacyChoices:
-    return LegacyChoices(cross=case.settings.get("cross", False), normalize_prefix=case.settings["normalize_prefix"])
 
 
 def captioner(case: Recorded) -> Captioner:
@@ -266,25 +259,3 @@ def test_which_checkpoint_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ClipcapError, match="several prefixes"):
         find_checkpoint(tmp_path)
     assert find_checkpoint(tmp_path, "other") == tmp_path / "other-009.pt"
-
-
-def test_convert_back_by_command_and_what_has_no_such_form(
-    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def convert(*words: object) -> object:
-        monkeypatch.setattr(sys, "argv", ["clipcap-video", "convert", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code
-
-    case = recorded(golden, "msrvtt-clipcap/cross")
-    model, _ = load_legacy(case.checkpoint, str(case.lm), choices(case))
-    save_checkpoint(tmp_path / "ours", model, CheckpointInfo())
-    assert not convert(tmp_path / "ours", "--to", "clipcap", "--out", tmp_path / "theirs")
-    again, _ = load_legacy(tmp_path / "theirs" / "clipcap-009.pt", str(case.lm), choices(case))
-    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
-    assert convert(tmp_path / "ours", "--to", "clip4clip", "--out", tmp_path / "c") == 1
-    fresh = replace(model.config, mapping=replace(model.config.mapping, input_norm=True))
-    model.config = fresh
-    with pytest.raises(ClipcapError, match=r"has input_norm, which ClipCap lacks; .* Train with --recipe reference"):
-        legacy_state(model, tmp_path)

@@ -1,9 +1,16 @@
+from __future__ import annotations
+
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from clipcap_video.features.base import stack_features
 from clipcap_video.models import loss as loss_module
 from clipcap_video.models.loss import summed_cross_entropy
+from clipcap_video.models.packing import pack
+from tests.prefix_models import batch_of, build
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -65,3 +72,31 @@ def test_what_is_never_written_gets_no_smoothing(at_once, monkeypatch):
     torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=1e-6)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_in_pieces_give_the_same_loss_and_gradients(tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(tiny_lm, only_prefix=False)
+    batch = pack(*batch_of(model, [0, 5, 3]))
+    results = []
+    for at_once in (2**26, 7 * model.language_model.config.vocab_size):
+        monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
+        model.zero_grad()
+        loss = model(batch, label_smoothing=0.1)
+        loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((loss.detach(), gradients))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_label_smoothing_equals_pytorchs(tiny_lm: Path) -> None:
+    model = build(tiny_lm)
+    features, captions = batch_of(model, [2])
+    one = [captions[0][:1]]
+    prefix = model.mapping(*stack_features(features))
+    ids = torch.tensor(one[0])
+    embedded = torch.cat([prefix, model.language_model.get_input_embeddings()(ids)], dim=1)
+    logits = model.language_model(inputs_embeds=embedded).logits[0, 4:-1]
+    expected = F.cross_entropy(logits, ids[0], label_smoothing=0.1)
+    torch.testing.assert_close(model(pack(features, one), label_smoothing=0.1), expected)

@@ -5,9 +5,7 @@ import torch
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.mapping import MAPPING_NETWORKS, build_mapping
-from clipcap_video.models.mapping.base import MappingConfig, temporal_positions
-from clipcap_video.models.mapping.mlp import resampling_weights
-from clipcap_video.models.mapping.transformer import largest_divisor
+from clipcap_video.models.mapping.base import MappingConfig
 
 
 def make(mapping_type: str, **changes: object) -> torch.nn.Module:
@@ -68,27 +66,6 @@ class TestEveryNetwork:
     def test_more_frames_than_positions_are_stretched(self, mapping_type: str) -> None:
         mapping = make(mapping_type, max_frames=3)
         assert mapping(torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.bool)).isfinite().all()
-
-
-def test_resampling_is_the_identity_for_as_many_tokens_as_frames() -> None:
-    weights = resampling_weights(torch.tensor([[True, True, True, False]]), 3)
-    torch.testing.assert_close(weights[0], torch.eye(3, 4))
-
-
-def test_resampling_shares_time() -> None:
-    # Three frames on two tokens: the middle frame is half of each token's second half or first half.
-    weights = resampling_weights(torch.ones(1, 3, dtype=torch.bool), 2)
-    torch.testing.assert_close(weights[0], torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]))
-
-
-def test_temporal_positions_stretch_linearly() -> None:
-    table = torch.tensor([[0.0], [1.0], [4.0]])
-    torch.testing.assert_close(temporal_positions(table, 2), table[:2])
-    torch.testing.assert_close(temporal_positions(table, 5), torch.tensor([[0.0], [0.5], [1.0], [2.5], [4.0]]))
-
-
-def test_heads_divide_the_width() -> None:
-    assert [largest_divisor(width, 8) for width in (768, 576, 30, 7, 13)] == [8, 8, 6, 7, 1]
 
 
 def test_unknown_network_is_named() -> None:

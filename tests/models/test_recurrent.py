@@ -269,29 +269,12 @@ def test_label_smoothing_is_pytorchs_over_the_words_that_can_be_written(monkeypa
     torch.testing.assert_close(model(batch, label_smoothing=0.1), expected)
 
 
-class TestVocabulary:
-    def test_counts_words_of_any_case_without_punctuation(self) -> None:
-        tokenizer = word_tokenizer(["A man's dog, a well-known one.", "the DOG!", "Ein Café? a dog"], min_count=2)
-        assert tokenizer.get_vocab() == {"</s>": 0, "<unk>": 1, "a": 2, "dog": 3}
-        everything = word_tokenizer(["A man's dog, a well-known one."], min_count=1)
-        assert sorted(everything.get_vocab()) == ["</s>", "<unk>", "a", "dog", "man's", "one", "well-known"]
-        ids = everything("Dog, dog; a cat's one!", add_special_tokens=False)["input_ids"]
-        assert everything.decode(ids) == "dog dog a <unk> one"
-
-    def test_equal_counts_are_in_the_order_of_the_alphabet(self) -> None:
-        vocabulary = word_tokenizer(["b a c", "c a b d d d"], 1).get_vocab()
-        assert sorted(vocabulary, key=vocabulary.__getitem__) == ["</s>", "<unk>", "d", "a", "b", "c"]
-
-    def test_no_word_left_is_an_error(self) -> None:
-        with pytest.raises(ClipcapError, match="lower --min_count"):
-            word_tokenizer(["one two", "three"], 5)
-
-    def test_a_caption_that_is_longer_is_cut_and_has_no_end(self) -> None:
-        model = build()
-        end = model.tokenizer.eos_token_id
-        assert model.encode_caption("A man, riding.", 3)[3:] == [end]
-        assert end not in model.encode_caption("a man is riding a horse", 3)
-        assert model.decode_tokens(model.encode_caption("A man is   RIDING a horse!", 40)) == "a man is riding a horse"
+def test_a_caption_that_is_longer_is_cut_and_has_no_end() -> None:
+    model = build()
+    end = model.tokenizer.eos_token_id
+    assert model.encode_caption("A man, riding.", 3)[3:] == [end]
+    assert end not in model.encode_caption("a man is riding a horse", 3)
+    assert model.decode_tokens(model.encode_caption("A man is   RIDING a horse!", 40)) == "a man is riding a horse"
 
 
 @pytest.mark.parametrize(
