@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
 import pytest
 
+from clipcap_video.errors import ClipcapError
 from clipcap_video.models.language_model import load_language_model
 from tests.commands import refused, run
+from tests.tiny import write_annotations
 
 SMALL = ["--vocab_size", "300", "--layers", "1", "--width", "16", "--heads", "2"]
 
@@ -55,3 +58,18 @@ def test_what_makes_no_sense_is_refused(captions: Path, tmp_path: Path) -> None:
     assert "--lr has no effect" in refused(*made, "--lr", "0.1")
     assert "heads" in refused(*made, "--width", "32", "--heads", "5")
     assert not (tmp_path / "lm").exists()
+
+
+def test_captions_of_no_video_from_the_command(tmp_path: Path) -> None:
+    from clipcap_video.cli.new_lm import NewLmConfig, _new_lm
+
+    write_annotations(tmp_path / "videos.json", range(4), range(4, 6))
+    with gzip.open(tmp_path / "more.txt.gz", "wt") as stream:
+        stream.write("A zebra GRAZES .\n\nA zebra grazes here .\n")
+    options = {"caption": [tmp_path / "videos.json"], "text": [tmp_path / "more.txt.gz"], "lower_case": True}
+    _new_lm(NewLmConfig(out=tmp_path / "lm", layers=1, width=16, heads=2, epochs=1, device="cpu", **options))
+    _, tokenizer = load_language_model(str(tmp_path / "lm"))
+    assert len(tokenizer(" zebra")["input_ids"]) < len("zebra")  # it is a word that was learned from
+    (tmp_path / "none.txt").write_text("\n")
+    with pytest.raises(ClipcapError, match=r"none\.txt is empty; give a text file with one caption a line"):
+        _new_lm(NewLmConfig(out=tmp_path / "lm2", caption=options["caption"], text=[tmp_path / "none.txt"]))

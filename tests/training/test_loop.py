@@ -2,53 +2,29 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import clipcap_video.training.loop as loop
 from clipcap_video.errors import ClipcapError
-from clipcap_video.features.layouts import open_features
-from clipcap_video.features.store import write_features
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.options import REFERENCE_RECIPE
 from clipcap_video.models.prefix import PrefixCaptioner
-from clipcap_video.optimisation import learning_rate_factor, warmup_length
 from clipcap_video.training.config import TrainConfig
-from clipcap_video.training.data import CaptionData, EpochOrder
 from clipcap_video.training.loop import TrainingSummary
 from clipcap_video.training.run import train
 from tests.conftest import TinyProject
 from tests.interrupted import differing_weights
-from tests.tiny import captions_of, features_of, fingerprint, write_annotations, write_feature_folder
-
-
-def config(project: TinyProject, out: Path, **changes: Any) -> TrainConfig:
-    options: dict[str, Any] = {
-        "data": project.data, "caption": [project.caption], "out_dir": out, "lm": str(project.lm), "epochs": 2,
-        "bs": 5, "num_layers": 2, "prefix_length": 4, "lr": 3e-3, "lm_lr": 1e-3, "precision": "fp32", "device": "cpu",
-    }  # fmt: skip
-    if "only_prefix" in changes:
-        del options["lm_lr"]
-    return TrainConfig(**(options | changes))
+from tests.tiny import captions_of
+from tests.training.conftest import config
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingSummary]:
-    """A run long enough to learn, with the language model fine-tuned."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    return out, train(
-        config(tiny_project, out, epochs=40, eval_every=20, save_every=15, dropout=0.0, lr=5e-3, lm_lr=5e-3)
-    )
 
 
 class TestWhatARunLeaves:
@@ -220,155 +196,18 @@ def test_the_run_ends_when_its_time_is_up(
     assert [line["step"] for line in metrics(tmp_path / "out") if "loss" in line] == list(range(1, 11))
 
 
-class TestOrder:
-    def data(self, project: TinyProject, captions: int = 5) -> CaptionData:
-        store = open_features(project.data)
-        return CaptionData(
-            store, store.ids()[:7], [[[video, turn] for turn in range(captions)] for video in range(7)], 9
-        )
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = PrefixCaptioner.forward
+    calls = []
 
-    def test_every_video_once_an_epoch_in_another_order_each_time(self, tiny_project: TinyProject) -> None:
-        order = EpochOrder(self.data(tiny_project), 3, 0, seed=0)
-        first, second = order.batches(0), order.batches(1)
-        assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(7))
-        assert first != second
-        assert first == EpochOrder(self.data(tiny_project), 3, 0, seed=0).batches(0)
-        assert first != EpochOrder(self.data(tiny_project), 3, 0, seed=1).batches(0)
+    def exploding(model: Any, batch: Any, *options: float) -> torch.Tensor:
+        calls.append(1)
+        return forward(model, batch, *options) * (math.nan if len(calls) > 7 else 1)
 
-    def test_captions_take_turns_until_all_were_used(self, tiny_project: TinyProject) -> None:
-        order = EpochOrder(self.data(tiny_project), 3, captions_per_video=2, seed=0)
-        used = [caption[1] for epoch in range(5) for caption in order.captions(epoch, 3)]
-        assert sorted(used) == sorted(2 * list(range(5)))
-        assert len(set(used[:5])) == 5
-        everything = EpochOrder(self.data(tiny_project), 3, 0, seed=0)
-        assert [caption[1] for caption in everything.captions(4, 3)] == [0, 1, 2, 3, 4]
-
-
-class TestLearningRate:
-    def test_warmup_never_exceeds_the_run(self) -> None:
-        assert warmup_length(5000, 120) == 120
-        assert warmup_length(30, 120) == 30
-        assert warmup_length(-1, 120) == 6
-        assert warmup_length(0, 120) == 0
-
-    @pytest.mark.parametrize("warmup", [0, 1, 10, 50])
-    def test_rises_then_falls_and_never_stands_still(self, warmup: int) -> None:
-        factors = [learning_rate_factor(step, warmup, 50) for step in range(50)]
-        assert all(0 < factor <= 1 for factor in factors)
-        peak = max(range(50), key=factors.__getitem__)
-        assert peak == min(warmup, 49)
-        assert all(a < b for a, b in pairwise(factors[: peak + 1]))
-        assert all(a > b for a, b in pairwise(factors[peak:]))
-
-
-class TestBadInput:
-    def refused(self, project: TinyProject, out: Path, match: str, **changes: Any) -> None:
-        with pytest.raises(ClipcapError, match=match) as error:
-            train(config(project, out, **changes))
-        assert "\n" not in str(error.value)
-        assert not out.exists()
-
-    def test_missing_parts(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        out = tmp_path / "out"
-        self.refused(tiny_project, out, "no features at", data=tmp_path / "nowhere")
-        (tmp_path / "empty").mkdir()
-        self.refused(tiny_project, out, "no features in folder", data=tmp_path / "empty")
-        self.refused(tiny_project, out, r"nowhere\.json", caption=[tmp_path / "nowhere.json"])
-        self.refused(tiny_project, out, "cannot read the language model", lm=str(tmp_path / "empty"))
-        self.refused(tiny_project, out, "no GGUF file", lm=str(tmp_path / "x.gguf"))
-        self.refused(tiny_project, out, "no split 'dev2'", train_split="dev2")
-
-    def test_ids_that_do_not_meet(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        other = write_annotations(tmp_path / "a.json", range(100, 103), range(0))
-        self.refused(tiny_project, tmp_path / "out", "no video of .* has features", caption=[other])
-
-    def test_left_out_videos_are_counted_and_named(
-        self, tiny_project: TinyProject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        annotations = write_annotations(tmp_path / "a.json", range(5), range(30, 32), range(90, 91))
-        train(config(tiny_project, tmp_path / "out", caption=[annotations], epochs=1, eval_every=0))
-        said = capsys.readouterr().err
-        assert "1 annotated video (video90) without features" in said
-        assert "29 videos (video5, video6, video7, ...) with features but no annotations" in said
-
-    def test_features_of_two_encoders(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        folder = write_feature_folder(tmp_path / "features", range(6))
-        features = features_of(3)
-        write_features(folder, "video3", features, features[:, 0], fingerprint(encoder="other", weights="sha256:1"))
-        self.refused(tiny_project, tmp_path / "out", "features of two kinds.*other.*tiny", data=folder)
-
-    def test_resnet_features_are_640_wide(self, tiny_project: TinyProject, tmp_path: Path) -> None:
-        self.refused(tiny_project, tmp_path / "out", "640-wide.*16 wide", is_rn=True)
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"epochs": 0},
-            {"lr": 0.0},
-            {"lr": math.nan},
-            {"dropout": 1.0},
-            {"prefix": "a/b"},
-            {"warmup_steps": -2},
-            {"max_minutes": -1},
-            {"clip_norm": math.nan},
-        ],
-    )
-    def test_options_without_sense(self, tiny_project: TinyProject, tmp_path: Path, changes: dict[str, Any]) -> None:
-        with pytest.raises(ClipcapError, match=f"--{next(iter(changes))}"):
-            config(tiny_project, tmp_path, **changes)
-
-    def test_a_run_is_never_written_over(
-        self, tiny_project: TinyProject, finished: tuple[Path, TrainingSummary]
-    ) -> None:
-        out, _ = finished
-        before = (out / "metrics.jsonl").read_bytes()
-        with pytest.raises(ClipcapError, match="already holds a run"):
-            train(config(tiny_project, out))
-        with pytest.raises(ClipcapError, match=r"started with --dropout 0.0, --lm_lr 0.005, --epochs 40, --lr 0.005"):
-            train(config(tiny_project, out, resume=True))
-        assert (out / "metrics.jsonl").read_bytes() == before
-
-    def test_a_run_resumes_on_its_own_data_and_language_model_only(
-        self, tiny_project: TinyProject, tmp_path: Path
-    ) -> None:
-        out = tmp_path / "out"
-        train(config(tiny_project, out, epochs=1, only_prefix=True, eval_every=0))
-        fewer = write_annotations(tmp_path / "a.json", range(20), range(24, 30), range(30, 36))
-        again = {"epochs": 1, "only_prefix": True, "eval_every": 0, "resume": True}
-        with pytest.raises(ClipcapError, match="other videos or captions"):
-            train(config(tiny_project, out, caption=[fewer], **again))
-        other = tmp_path / "features"
-        for number in range(36):
-            other.mkdir(exist_ok=True)
-            features = features_of(number)
-            write_features(other, f"video{number}", features, features[:, 0], fingerprint(normalized=True))
-        with pytest.raises(
-            ClipcapError, match="are normalised features, but the model was trained on features that are not"
-        ):
-            train(config(tiny_project, out, data=other, **again))
-        shutil.copytree(tiny_project.lm, tmp_path / "lm")
-        weights = load_file(tmp_path / "lm" / "model.safetensors")
-        save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "lm" / "model.safetensors")
-        saved = out / "last" / "config.json"
-        text = saved.read_text()
-        saved.write_text(text.replace(str(tiny_project.lm.resolve()), str((tmp_path / "lm").resolve())))
-        with pytest.raises(ClipcapError, match="is not the one that the run"):
-            train(config(tiny_project, out, lm=str(tmp_path / "lm"), **again))
-        saved.write_text(text)
-        assert train(config(tiny_project, out, **again)).finished
-
-    def test_a_loss_that_is_not_finite_stops_the_run(
-        self, tiny_project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        forward = PrefixCaptioner.forward
-        calls = []
-
-        def exploding(model: Any, batch: Any, *options: float) -> torch.Tensor:
-            calls.append(1)
-            return forward(model, batch, *options) * (math.nan if len(calls) > 7 else 1)
-
-        monkeypatch.setattr(PrefixCaptioner, "forward", exploding)
-        with pytest.raises(ClipcapError, match="loss became nan in step 8"):
-            train(config(tiny_project, tmp_path / "out", eval_every=0))
-        weights = load_file(tmp_path / "out" / "last" / "model.safetensors")
-        assert all(tensor.isfinite().all() for tensor in weights.values())
+    monkeypatch.setattr(PrefixCaptioner, "forward", exploding)
+    with pytest.raises(ClipcapError, match="loss became nan in step 8"):
+        train(config(tiny_project, tmp_path / "out", eval_every=0))
+    weights = load_file(tmp_path / "out" / "last" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,12 +15,10 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.checkpoint import load_checkpoint
-from clipcap_video.models.language_model import create_language_model, load_language_model
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.consensus import train_consensus
 from clipcap_video.training.consensus_config import ConsensusTrainConfig
-from clipcap_video.training.pretraining import pretrain
 from clipcap_video.training.run import prepare, train
 from tests.tiny import captions_of, write_annotations, write_feature_folder, write_language_model
 
@@ -182,49 +177,3 @@ def test_n_grams_of_another_table_come_behind() -> None:
     assert longer.rarity[6:].tolist() == [table.unknown[len(ngram) - 1] for ngram in added]
     assert longer.weight[6:].tolist() == [other.weight[other.ngrams.index(ngram)] for ngram in added]
     assert torch.equal(longer.rarity[:6], table.rarity)
-
-
-class TestPretraining:
-    TEXTS = tuple(captions_of(number)[turn] for number in range(24) for turn in range(3))
-
-    def likelihood(self, folder: Path) -> float:
-        """Mean log-probability a token of the captions, behind nothing."""
-        model, tokenizer = load_language_model(str(folder))
-        total = []
-        for text in self.TEXTS[:12]:
-            ids = torch.tensor([tokenizer(text)["input_ids"]])
-            with torch.inference_mode():
-                total.append(-model(ids, labels=ids).loss.item())
-        return float(np.mean(total))
-
-    def test_it_learns_what_captions_are_like_the_same_way_each_time(self, tmp_path: Path) -> None:
-        weights = []
-        for name in ("one", "two"):
-            folder = tmp_path / name
-            size: dict[str, int] = {"vocab_size": 400, "layers": 1, "width": 32, "heads": 2}
-            create_language_model(self.TEXTS, tmp_path / f"{name}_before", **size)
-            losses: list[float] = []
-
-            def teach(model: Any, tokenizer: Any, losses: list[float] = losses) -> None:
-                captions = self.TEXTS * 4
-                losses.append(pretrain(model, tokenizer, captions, epochs=15, lr=1e-2, seed=1, device="cpu"))
-
-            create_language_model(self.TEXTS, folder, teach=teach, **size)
-            assert self.likelihood(folder) > self.likelihood(tmp_path / f"{name}_before") + 2
-            assert losses[0] < 3
-            weights.append((folder / "model.safetensors").read_bytes())
-        assert weights[0] == weights[1]
-
-    def test_captions_of_no_video_from_the_command(self, tmp_path: Path) -> None:
-        from clipcap_video.cli.new_lm import NewLmConfig, _new_lm
-
-        write_annotations(tmp_path / "videos.json", range(4), range(4, 6))
-        with gzip.open(tmp_path / "more.txt.gz", "wt") as stream:
-            stream.write("A zebra GRAZES .\n\nA zebra grazes here .\n")
-        options = {"caption": [tmp_path / "videos.json"], "text": [tmp_path / "more.txt.gz"], "lower_case": True}
-        _new_lm(NewLmConfig(out=tmp_path / "lm", layers=1, width=16, heads=2, epochs=1, device="cpu", **options))
-        _, tokenizer = load_language_model(str(tmp_path / "lm"))
-        assert len(tokenizer(" zebra")["input_ids"]) < len("zebra")  # it is a word that was learned from
-        (tmp_path / "none.txt").write_text("\n")
-        with pytest.raises(ClipcapError, match=r"none\.txt is empty; give a text file with one caption a line"):
-            _new_lm(NewLmConfig(out=tmp_path / "lm2", caption=options["caption"], text=[tmp_path / "none.txt"]))

@@ -17,7 +17,6 @@ from clipcap_video.features.layouts import open_features
 from clipcap_video.metrics.captioning import cider
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.prefix import PrefixCaptioner
-from clipcap_video.optimisation import WeightAverage
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import CaptionData
 from clipcap_video.training.objectives.self_critical import SelfCritical
@@ -153,28 +152,3 @@ def test_a_model_without_an_end_token_is_refused(tiny_project: TinyProject, tmp_
     train(config(tiny_project, tmp_path / "reference", **reference))
     with pytest.raises(ClipcapError, match="without an end token"):
         config(tiny_project, tmp_path / "out", objective="scst", init_from=tmp_path / "reference")
-
-
-class TestWeightAverage:
-    def test_is_the_moving_average(self) -> None:
-        model = torch.nn.Linear(1, 1, bias=False)
-        torch.nn.init.constant_(model.weight, 1.0)
-        average = WeightAverage(model, 0.5)
-        expected = 1.0
-        for number, value in enumerate([3.0, -2.0, 8.0, 1.0, 4.0, 4.0, 0.0, 9.0, 2.0, 5.0], start=1):
-            torch.nn.init.constant_(model.weight, value)
-            average.update()
-            decay = min(0.5, (1 + number) / (10 + number))
-            expected = decay * expected + (1 - decay) * value
-        with average.in_place():
-            assert model.weight.item() == pytest.approx(expected)
-        assert model.weight.item() == 5.0
-
-    def test_leaves_frozen_weights_alone(self) -> None:
-        model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
-        model[0].requires_grad_(False)
-        average = WeightAverage(model, 0.9)
-        torch.nn.init.constant_(model[0].weight, 7.0)
-        average.update()
-        with average.in_place():
-            assert model[0].weight.item() == 7.0
