@@ -119,7 +119,8 @@ def rank(
 ) -> list[list[Hypothesis]]:
     """The `num_return` hypotheses of each video of which most is expected; whole captions come before broken ones.
 
-    features: [B, T, D]; mask: [B, T] bool. With caution, shorter and more general forms of the hypotheses compete too.
+    features: [B, T, D]; mask: [B, T] bool. Captions that the model remembers compete with them. With caution, shorter
+    and more general forms of the hypotheses do, too.
     With a text side, the first FITTED are put in the order of what is expected and how well they fit.
     """
     caution = ranker.caution if settings.caution is None else settings.caution
@@ -132,6 +133,9 @@ def rank(
         for row in entries:
             whole = [words for words, one in row if one is not None and one.ended]
             row += [(form, None) for form in cautious_forms(whole, ranker.known, ranker.rarity_of)]
+    for row, remembered in zip(entries, model.remembered(features, mask), strict=True):
+        given = {words for words, _ in row}
+        row += [(words, None) for words in (tuple(caption_words(text)) for text in remembered) if words not in given]
     judgements = ranker.judge(features, mask, [[words for words, _ in row] for row in entries])
     most = settings.num_return if text_side is None else max(FITTED, settings.num_return)
     chosen = [_best(row, judged, caution, most) for row, judged in zip(entries, judgements, strict=True)]
@@ -198,7 +202,7 @@ def _text(model: CaptionModel, words: Words, one: Hypothesis | None) -> str:
 
 
 def _joined(form: Words) -> str:
-    return " ".join(form[:-1]).replace(" '", "'")
+    return " ".join(form[:-1]).replace(" '", "'").replace(" n't", "n't")
 
 
 def _written(

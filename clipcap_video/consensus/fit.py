@@ -61,15 +61,15 @@ class FitData:
         return parts[0], parts[1], parts[2]
 
 
-def fit(data: FitData, config: FitConfig, device: torch.device, progress: bool = True) -> ConsensusRanker:
-    """Several networks from as many seeds, folded into one; on the CPU, in eval mode."""
+def fit(data: FitData, config: FitConfig, device: torch.device, label: str = "network") -> ConsensusRanker:
+    """Several networks from as many seeds, folded into one; on the CPU, in eval mode. label: for their bars."""
     data = replace(data, inputs=data.inputs.to(device))
     network = ConsensusConfig(data.inputs.shape[1] // 2, config.hidden, config.dropout)
     rankers = []
     for number in range(config.networks):
         ranker = ConsensusRanker(network, data.table)
         ranker.mean, ranker.std = data.mean, data.std
-        _fit(ranker.to(device), data, config, number, progress)
+        _fit(ranker.to(device), data, config, number, f"{label} {number + 1}/{config.networks}")
         rankers.append(ranker.cpu())
     return ConsensusRanker.folded(rankers)
 
@@ -90,7 +90,7 @@ def _table(words: Lists, origins: np.ndarray, size: int) -> NgramTable:
     return table.extended(NgramTable.of(others, size), size // 4) if others else table
 
 
-def _fit(ranker: ConsensusRanker, data: FitData, config: FitConfig, number: int, progress: bool) -> None:
+def _fit(ranker: ConsensusRanker, data: FitData, config: FitConfig, number: int, label: str) -> None:
     """Cross-entropy of every n-gram's share, on mixtures of videos (mixup: Zhang et al., arXiv 1710.09412).
 
     Videos of several annotation files share the network but for both biases; those of the first are kept. No file
@@ -121,8 +121,7 @@ def _fit(ranker: ConsensusRanker, data: FitData, config: FitConfig, number: int,
     steps = len(starts) * config.epochs
     step = 0
     ranker.train()
-    label = f"network {number + 1}/{config.networks}"
-    with trange(config.epochs, desc=label, unit="epoch", disable=None if progress else True) as epochs:
+    with trange(config.epochs, desc=label, unit="epoch", disable=None) as epochs:
         for _ in epochs:
             order = torch.from_numpy(random.permutation(count))
             for start in starts:

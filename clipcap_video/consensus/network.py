@@ -279,7 +279,7 @@ class ConsensusRanker(nn.Module):
         return [
             [
                 Judgement(
-                    _length_penalty(len(words), lengths) * self._expected_cider(words, own_worth, rarity, unknown),
+                    length_penalty(len(words), lengths) * self._expected_cider(words, own_worth, rarity, unknown),
                     self._support(words, own_said, rarity, unknown[0]),
                     math.prod(own_stems.get(stem(word), UNKNOWN_SAID) for word in content_words(words)),
                 )
@@ -335,9 +335,11 @@ class ConsensusRanker(nn.Module):
             partial.write_bytes(save(tensors, {"consensus": json.dumps(described)}))
 
     @classmethod
-    def load(cls, file: Path) -> ConsensusRanker:
-        """Reads what `save` wrote, in eval mode. Raises ClipcapError when the file is damaged or something else."""
-        remedy = "make it anew with clipcap-video train-consensus"
+    def load(cls, file: Path, remedy: str = "make it anew with clipcap-video train-consensus") -> ConsensusRanker:
+        """Reads what `save` wrote, in eval mode. remedy: what to do if it cannot be read.
+
+        Raises ClipcapError when the file is damaged or something else.
+        """
         with open_safetensors(file, "the consensus network", remedy) as opened:
             described = json.loads(opened.metadata()["consensus"])
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no dict)
@@ -379,6 +381,6 @@ def _check(config: ConsensusConfig, table: NgramTable) -> None:
         raise ValueError("it does not know how long captions are")
 
 
-def _length_penalty(length: int, lengths: Sequence[float]) -> float:
+def length_penalty(length: int, lengths: Sequence[float]) -> float:
     """By what CIDEr-D multiplies the score of a caption of so many words, on average over the length of references."""
     return sum(share * math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other, share in enumerate(lengths))

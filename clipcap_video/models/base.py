@@ -162,6 +162,13 @@ class CaptionModel(nn.Module, ABC):
         """Raises ClipcapError when captions of `max_tokens` tokens are too long for it."""
         return None
 
+    def remembered(self, features: Tensor, mask: Tensor) -> list[list[str]]:
+        """Captions of people that may be said of each of B videos; none unless it keeps any.
+
+        features: [B, T, D]; mask: [B, T] bool.
+        """
+        return [[] for _ in mask]
+
     def frame_features(self, features: Tensor, mask: Tensor) -> Tensor:
         """What a batch holds -> frame features [B, T, D]; they are the same unless frames come as pixels."""
         return features

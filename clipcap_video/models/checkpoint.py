@@ -34,6 +34,7 @@ from clipcap_video.models.base import (
     CaptionModel,
 )
 from clipcap_video.models.legacy import find_legacy
+from clipcap_video.models.prompt import MEMORY, WORDS, read_prompter
 from clipcap_video.models.registry import CAPTIONERS
 from clipcap_video.models.sizes import check_outline, sizes_of
 from clipcap_video.runs.field_types import check_types
@@ -194,7 +195,8 @@ def _replaced(directory: Path) -> Iterator[Path]:
 
 def _keep_strangers(directory: Path, partial: Path) -> None:
     """Copies what others put into a checkpoint into the one that takes its place."""
-    own = {CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL, ENCODER_WEIGHTS, CONSENSUS, OBJECTIVE_WEIGHTS, STATE, RUN_FILE}
+    beside = {ENCODER_WEIGHTS, CONSENSUS, OBJECTIVE_WEIGHTS, WORDS, MEMORY, STATE, RUN_FILE}
+    own = {CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL, *beside}
     for file in directory.iterdir():
         if file.name not in own and not (partial / file.name).exists():
             (shutil.copytree if file.is_dir() else shutil.copy2)(file, partial / file.name)
@@ -329,6 +331,8 @@ def check_loads(checkpoint: Path) -> None:
     else:
         check_outline(lambda: kind.outline(config, checkpoint), sizes_of(config), checkpoint / WEIGHTS)
         read_weights(checkpoint / WEIGHTS)
+        if getattr(config, "prompt_length", 0):
+            read_prompter(checkpoint, config.feature_dim, config.memory)
 
 
 def load_weights(model: CaptionModel, file: Path) -> None:

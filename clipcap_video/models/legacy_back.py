@@ -22,6 +22,7 @@ def legacy_state(model: CaptionModel, where: Path) -> dict[str, Tensor]:
     mapping = model.config.mapping
     extra = [name for name in _EXTRAS if getattr(mapping, name)] + (["adapters"] if model.config.lora_rank else [])
     extra += ["origin_token"] if model.config.origins else []
+    extra += ["a prompt"] if model.config.prompt_length else []
     if extra:
         raise ClipcapError(
             f"{where} has {extra[0]}, which ClipCap lacks; it has no such form. Train with --recipe reference for one"

@@ -49,6 +49,7 @@ class ModelOptions(Part):
 
 
 _of_prefix = partial(option, panel="With --model prefix", needs={"model": "prefix"})
+_PROMPTLESS = {"recipe": "reference", "text_only": True, "objective": "scst"}
 
 # The MSR-VTT ClipCap program's own constants. Its warm-up is longer than the run of its README.
 REFERENCE_RECIPE: dict[str, Any] = {
@@ -112,6 +113,22 @@ class PrefixOptions(ModelOptions):
         "those of the first, so that the others can teach it what they show without changing how it writes.",
         fixed=True,
     )
+    predicted_words: int = _of_prefix(
+        0,
+        "So many words that people are expected to say of the video stand behind the prefix. The network that expects "
+        "them is fitted before the first step; for training videos, others that did not see the video. 0 is none.",
+        fixed=True,
+        most=1000,
+        unless=_PROMPTLESS,
+    )
+    memory: int = _of_prefix(
+        0,
+        "So many captions of other training videos, those of which such a network expects most CIDEr, stand behind the "
+        "prefix. The training captions are kept in the checkpoint for that. 0 is none.",
+        fixed=True,
+        most=1000,
+        unless=_PROMPTLESS,
+    )
     lm: str = _of_prefix(
         "gpt2",
         "Language model: a Hugging Face name, a local folder, a GGUF file, or smollm2-135m from its package.",
@@ -140,6 +157,11 @@ class PrefixOptions(ModelOptions):
             raise ClipcapError(
                 "--origin_token tells several annotation files apart, and there is one; leave it out or give more "
                 "--annotations"
+            )
+        if config.objective == "scst" and (self.predicted_words or self.memory):
+            raise ClipcapError(
+                f"{config.init_from} reads a prompt of words, with which --objective scst cannot sample training "
+                "videos; start from a captioner without --predicted_words and --memory"
             )
 
     @classmethod

@@ -34,6 +34,7 @@ class PackedCaptions:
     text: [C, W] float32, embeddings of the C captions of all videos in order, and text_row: [C] int64, the row of the
         video of each; None unless the captioner learns to retrieve, too.
     origin: [B] int64, the annotation file of each video, by its place among those given; None is 0 everywhere.
+    prompt: [B, H] int64, what is read of each video before its captions, by a Prompter; None where there is no such.
     """
 
     features: Tensor
@@ -48,6 +49,7 @@ class PackedCaptions:
     text: Tensor | None = None
     text_row: Tensor | None = None
     origin: Tensor | None = None
+    prompt: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedCaptions:
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipcap_video.consensus.memory import CaptionMemory
+from clipcap_video.consensus.network import ConsensusRanker
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.adapters import add_adapters, is_adapter_weight
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
@@ -31,6 +33,7 @@ from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.packing import PackedCaptions, packed_attention
+from clipcap_video.models.prompt import Prompter, prompt_lengths, read_prompter
 
 STOP_TEXT = "."  # of the ClipCap programs
 
@@ -50,6 +53,7 @@ class CaptionerConfig(ModelConfig):
         alone are in the checkpoint; 0 is none.
     origins: behind the prefix stands a learned token that tells which of so many annotation files a caption is of;
         captions are written as those of the first. 0 is no such token.
+    predicted_words, memory: so many words and captions stand between the two, as a Prompter chooses them.
     """
 
     mapping: MappingConfig
@@ -59,6 +63,18 @@ class CaptionerConfig(ModelConfig):
     stop_text: str | None = None
     lora_rank: int = 0
     origins: int = 0
+    predicted_words: int = 0
+    memory: int = 0
+
+    @property
+    def prompt_length(self) -> int:
+        """H, tokens of the prompt."""
+        return sum(prompt_lengths(self.predicted_words, self.memory))
+
+    @property
+    def prefix_length(self) -> int:
+        """P, embeddings that stand before a caption."""
+        return self.mapping.prefix_length + self.prompt_length + bool(self.origins)
 
     @property
     def frozen_decoder(self) -> bool:
@@ -99,6 +115,9 @@ class PrefixCaptioner(CaptionModel):
         self.mapping = build_mapping(config.mapping)
         if config.origins:
             self.origin = nn.Embedding(config.origins, config.mapping.embedding_dim)
+        self.prompter: Prompter | None = None
+        if config.prompt_length:  # what tells words and captions from what is said
+            self.prompt_kind = nn.Parameter(torch.zeros(2, config.mapping.embedding_dim))
         self.language_model = language_model
         if config.only_prefix:
             self.language_model.requires_grad_(False)
@@ -129,7 +148,10 @@ class PrefixCaptioner(CaptionModel):
         torch.manual_seed(config.seed)
         stop_text = STOP_TEXT if reference else None
         origins = facts.origins if config.origin_token else 0
-        rebuilt = CaptionerConfig(mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank, origins)
+        rebuilt = CaptionerConfig(
+            mapping, config.lm, digest, config.only_prefix, stop_text, config.lora_rank, origins,
+            config.predicted_words, config.memory,
+        )  # fmt: skip
         return cls(rebuilt, language_model, tokenizer)
 
     @classmethod
@@ -140,6 +162,14 @@ class PrefixCaptioner(CaptionModel):
 
     @classmethod
     def load(cls, config: CaptionerConfig, checkpoint: Path, language_model: str | None) -> PrefixCaptioner:
+        captioner = cls(config, *cls._language_model(config, checkpoint, language_model))
+        if config.prompt_length:
+            captioner.prompt_with(*read_prompter(checkpoint, config.feature_dim, config.memory))
+        return captioner
+
+    @staticmethod
+    def _language_model(config: CaptionerConfig, checkpoint: Path, language_model: str | None) -> tuple[Any, Any]:
+        """The one of a checkpoint, or named by it, and its tokenizer."""
         if config.frozen_decoder:
             decoder, tokenizer = load_language_model(language_model or config.language_model)
             if digest_language_model(decoder) != config.language_model_digest:
@@ -147,24 +177,36 @@ class PrefixCaptioner(CaptionModel):
                     f"language model {language_model or config.language_model!r} is not the one that {checkpoint} was "
                     f"trained with ({config.language_model!r}, {config.language_model_digest}); give that one with --lm"
                 )
-            return cls(config, decoder, tokenizer)
+            return decoder, tokenizer
         if language_model is not None:
             raise ClipcapError(f"{checkpoint} carries its own fine-tuned language model; leave out --lm")
         folder = checkpoint / LANGUAGE_MODEL
         if not (folder / CONFIG).is_file():
             raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
-        return cls(config, language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER))
+        return language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER)
+
+    def prompt_with(self, ranker: ConsensusRanker, memory: CaptionMemory | None) -> Prompter:
+        """Makes the prompter that it reads videos by from here on."""
+        words, captions = self.config.predicted_words, self.config.memory
+        end = self.tokenizer.eos_token_id
+        self.prompter = Prompter(ranker, memory, words, captions, self._encode_all, end)
+        return self.prompter
 
     @classmethod
     def outline(cls, config: CaptionerConfig, checkpoint: Path) -> nn.Module:
         saved = {} if config.frozen_decoder else outline_of_saved(checkpoint)
         origin = {"origin": nn.Embedding(config.origins, config.mapping.embedding_dim)} if config.origins else {}
-        return nn.ModuleDict({"mapping": build_mapping(config.mapping), **origin, **saved})
+        outline = nn.ModuleDict({"mapping": build_mapping(config.mapping), **origin, **saved})
+        if config.prompt_length:
+            outline.prompt_kind = nn.Parameter(torch.zeros(2, config.mapping.embedding_dim))
+        return outline
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         super().save(folder, dtype)
         if not self.config.frozen_decoder:
             self.language_model.config.save_pretrained(folder / LANGUAGE_MODEL)
+        if self.prompter is not None:
+            self.prompter.save(folder)
 
     def keep_in(self, precision: str, frozen_only: bool = False) -> None:
         if self.config.frozen_decoder or not frozen_only:
@@ -192,9 +234,10 @@ class PrefixCaptioner(CaptionModel):
         return self
 
     def describe(self) -> dict[str, str]:
-        return {
-            "mapping network": "{mapping_type}, {prefix_length} prefix tokens".format_map(vars(self.config.mapping))
-        }
+        network = "{mapping_type}, {prefix_length} prefix tokens".format_map(vars(self.config.mapping))
+        counts = {"predicted words": self.config.predicted_words, "captions of other videos": self.config.memory}
+        prompt = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return {"mapping network": network, **({"prompt": prompt} if prompt else {})}
 
     def architecture(self) -> dict[str, Any]:
         """num_layers: None where the mapping network has none."""
@@ -221,15 +264,38 @@ class PrefixCaptioner(CaptionModel):
         return super().decode_tokens(tokens)
 
     def forward(self, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
-        return self.caption_loss(self.prefix(batch.features, batch.mask, batch.origin), batch, label_smoothing)
+        prefix = self.prefix(batch.features, batch.mask, batch.origin, batch.prompt)
+        return self.caption_loss(prefix, batch, label_smoothing)
 
-    def prefix(self, features: Tensor, mask: Tensor, origin: Tensor | None = None) -> Tensor:
-        """What stands before a caption: features [B, T, D], mask [B, T] bool, origin [B] int64 -> [B, P, E]."""
-        prefix = self.mapping(features, mask)
-        if not self.config.origins:
-            return prefix
-        places = torch.zeros(len(prefix), dtype=torch.int64, device=prefix.device) if origin is None else origin
-        return torch.cat([prefix, self.origin(places)[:, None]], dim=1)
+    def prefix(
+        self, features: Tensor, mask: Tensor, origin: Tensor | None = None, prompt: Tensor | None = None
+    ) -> Tensor:
+        """What stands before a caption: features [B, T, D], mask [B, T] bool, origin [B] int64 -> [B, P, E].
+
+        prompt: int64 [B, H], in place of what the prompter chooses.
+        """
+        parts = [self.mapping(features, mask)]
+        if self.config.prompt_length:
+            parts.append(self._prompt(features, mask) if prompt is None else self._embedded(prompt))
+        if self.config.origins:
+            places = torch.zeros(len(mask), dtype=torch.int64, device=mask.device) if origin is None else origin
+            parts.append(self.origin(places)[:, None])
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _prompt(self, features: Tensor, mask: Tensor) -> Tensor:
+        assert self.prompter is not None
+        return self._embedded(self.prompter.tokens(self.prompter.shares(features, mask)).to(mask.device))
+
+    def _embedded(self, prompt: Tensor) -> Tensor:
+        """Tokens [B, H] of a prompt -> [B, H, E]."""
+        words, captions = prompt_lengths(self.config.predicted_words, self.config.memory)
+        kinds = torch.cat([self.prompt_kind[:1].expand(words, -1), self.prompt_kind[1:].expand(captions, -1)])
+        return self.language_model.get_input_embeddings()(prompt) + kinds
+
+    def remembered(self, features: Tensor, mask: Tensor) -> list[list[str]]:
+        if self.prompter is None or self.prompter.memory is None:
+            return super().remembered(features, mask)
+        return self.prompter.candidates(features, mask)
 
     def caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
         """The loss of a batch whose prefix [B, P, E] is there already."""
@@ -275,11 +341,11 @@ class PrefixCaptioner(CaptionModel):
     def check_length(self, max_tokens: int) -> None:
         """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""
         limit = getattr(self.language_model.config, "max_position_embeddings", math.inf)
-        needed = self.config.mapping.prefix_length + bool(self.config.origins) + max_tokens + 1
-        if needed > limit:
+        if self.config.prefix_length + max_tokens + 1 > limit:
+            prompt = " or the prompt" if self.config.prompt_length else ""
             raise ClipcapError(
-                f"{self.config.mapping.prefix_length} prefix tokens and {max_tokens} caption tokens exceed the "
-                f"{limit} positions of the language model; lower the entry length or the prefix length"
+                f"{self.config.prefix_length} prefix tokens and {max_tokens} caption tokens exceed the {limit} "
+                f"positions of the language model; lower the entry length or the prefix length{prompt}"
             )
 
 

@@ -27,6 +27,7 @@ class CaptionData:
 
     ignored_label: a token id that is read but not predicted. texts: the captions themselves, in the same order.
     origins: for each video the annotation file that has it, by its place; empty is 0 everywhere.
+    prompts: int64 [n, H], what is read of each video before its captions; None where the captioner itself tells.
     """
 
     store: FeatureStore
@@ -36,6 +37,7 @@ class CaptionData:
     ignored_label: int | None = None
     texts: list[Sequence[str]] = field(default_factory=list)
     origins: list[int] = field(default_factory=list)
+    prompts: torch.Tensor | None = None
 
     @classmethod
     def tokenise(
@@ -91,6 +93,8 @@ class CaptionData:
         batch = pack(self.features(indices), captions, self.ignored_label)
         if self.origins:
             batch.origin = torch.tensor([self.origins[index] for index in indices])
+        if self.prompts is not None:
+            batch.prompt = self.prompts[list(indices)]
         return batch
 
 

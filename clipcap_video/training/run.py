@@ -32,6 +32,7 @@ from clipcap_video.models.checkpoint import (
     save_checkpoint,
 )
 from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.optimisation import learning_rate_factor, make_optimizer, parameter_groups, warmup_length
 from clipcap_video.runs.record import digests, file_digest, store_facts
 from clipcap_video.training.config import TrainConfig
@@ -40,6 +41,7 @@ from clipcap_video.training.frames import FrameStore, open_frames
 from clipcap_video.training.log import check_tracker
 from clipcap_video.training.loop import Run, TrainingSummary, Validation
 from clipcap_video.training.objectives.base import Objective
+from clipcap_video.training.prompts import fit_prompts
 from clipcap_video.training.setup import (
     build_model,
     check_continues,
@@ -102,6 +104,8 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if config.lower_case:
         validation = fix_captions(validation, plain_caption)
     train_data, eval_data = tokenise(training, source), tokenise(validation, store)
+    if isinstance(model, PrefixCaptioner) and model.config.prompt_length:
+        fit_prompts(model, train_data, config.seed, device, apart=config.origin_token)
     if config.reference and len(train_data) < config.bs:
         raise ClipcapError(
             f"--recipe reference trains on whole batches, and {len(train_data)} videos fill none of {config.bs}; "

@@ -56,7 +56,8 @@ def cases(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) -
     for name in ("prefix scst", "lstm scst"):
         del found[name]["dropout"]
     retrieval = common(tiny_project, folder / "out") | {"text_encoder": "bag-of-words", "dim": 32}
-    return found | {"retrieval": retrieval}
+    prompt = common(tiny_project, folder / "out") | prefix | {"predicted_words": 3, "memory": 2}
+    return found | {"retrieval": retrieval, "prompt": prompt}
 
 
 def of_one_process(name: str, options: dict[str, Any]) -> dict[str, Any]:

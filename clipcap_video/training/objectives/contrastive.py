@@ -65,7 +65,7 @@ class Contrastive(CrossEntropy):
         return made
 
     def forward(self, batch: PackedCaptions) -> Tensor:
-        prefix = self.captioner.prefix(batch.features, batch.mask, batch.origin)
+        prefix = self.captioner.prefix(batch.features, batch.mask, batch.origin, batch.prompt)
         loss = self.captioner.caption_loss(prefix, batch, self.label_smoothing)
         of_video = prefix[:, : self.captioner.config.mapping.prefix_length]
         return loss + self.weight * self.retrieval_loss(of_video, batch)
