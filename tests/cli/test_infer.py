@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.metrics import java
+from clipcap_video.models.checkpoint import CONSENSUS
+from clipcap_video.runs.record import file_digest
 from tests.cli.conftest import Project, with_ranker
 from tests.clips import write_clip
 from tests.commands import predictions, refused, run
@@ -226,3 +229,26 @@ def test_inference(project: Project, tmp_path: Path, tiny_project: TinyProject) 
     (tmp_path / "file").write_text("")
     assert "is not a folder" in refused(*infer, project.out, "--out", tmp_path / "file" / "p.json")
     run(*infer, project.out, "--prefix_length", "4", "--mapping_type", "transformer", "--num_layers", "2")
+
+
+def test_inference_ranks_by_it_and_says_so(ranked: Path) -> None:
+    with_it, without = ranked / "with.json", ranked / "without.json"
+    for out, more in ((with_it, ()), (without, ("--use_beam_search", "--no_consensus"))):
+        done = run("inference_vtt.py", "--model_dir", ranked / "out", "--split", "test", "--out", out, *more)
+        assert done.returncode == 0, done.stderr
+    content = json.loads(with_it.read_text())
+    assert content["decoding"]["beam_size"] == 40
+    assert content["decoding"]["use_beam_search"]
+    assert all(entry["captions"][0]["expected_cider"] > 0 for entry in content["predictions"])
+    assert all(0 < entry["captions"][0]["support"] <= 1 for entry in content["predictions"])
+    record = yaml.safe_load(with_it.with_suffix(".run.yaml").read_text())["record"]
+    assert record["data"]["checkpoint"]["consensus"] == file_digest(ranked / "out" / "best" / CONSENSUS)
+    plain = json.loads(without.read_text())
+    record = yaml.safe_load(without.with_suffix(".run.yaml").read_text())["record"]
+    assert "consensus" not in record["data"]["checkpoint"]
+    assert plain["decoding"]["beam_size"] == 5
+    assert all(entry["captions"][0]["expected_cider"] is None for entry in plain["predictions"])
+    assert all(entry["captions"][0]["support"] is None for entry in plain["predictions"])
+    files = (file.with_suffix(".scores.json") for file in (with_it, without))
+    scores = [json.loads(file.read_text())["CIDEr"] for file in files]
+    assert scores[0] >= scores[1]

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.consensus.caution import Words, all_right, cautious_forms, content_words, stem
+from clipcap_video.decoding.forced import forced_logprobs
+from clipcap_video.features.base import stack_features
 from clipcap_video.metrics.cider import caption_words, count_ngrams
 
 RARITY = {"man": 0.4, "woman": 0.9, "person": 0.6, "playing": 1.1, "game": 1.8, "guitar": 3.0}
@@ -57,3 +65,26 @@ def test_right_words() -> None:
     assert all_right(caption_words("someone is dancing"), references)
     assert not all_right(caption_words("a man is talking"), references)
     assert not all_right(caption_words("someone is there"), references)  # says nothing
+
+
+def test_caution_says_less() -> None:
+    captioner = Captioner.from_pretrained(device="cpu", precision="fp32")
+    rng = np.random.default_rng(0)
+    features = [rng.uniform(0, 1, (5, captioner.model.feature_dim)).astype(np.float32) for _ in range(6)]
+    bold, careful = (
+        captioner.caption_features(features, replace(captioner.default_settings(), beam_size=10, caution=caution))
+        for caution in (0.0, 2.0)
+    )
+    said = [[captioner.model.decode_tokens(one[0].tokens).split() for one in found] for found in (bold, careful)]
+    assert sum(map(len, map(content_words, said[1]))) < sum(map(len, map(content_words, said[0])))
+    assert any(words[0] == "someone" for words in said[1])
+    alone = [
+        captioner.caption_features([one], replace(captioner.default_settings(), beam_size=10, caution=2.0))[0]
+        for one in features
+    ]
+    assert [one[0].tokens for one in alone] == [one[0].tokens for one in careful]
+    # A form has the log-probability that the model gives it.
+    state = captioner.model.start(*stack_features(features[:1]), 40)
+    best = careful[0][0]
+    expected = forced_logprobs(state, [[*best.tokens, best.stop_token or 0]])
+    assert best.logprob == pytest.approx(float(expected[0]), abs=1e-3)

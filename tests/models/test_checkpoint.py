@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models.checkpoint import (
+    CONSENSUS,
     CheckpointInfo,
     find_checkpoint,
     load_checkpoint,
@@ -21,6 +23,7 @@ from clipcap_video.models.checkpoint import (
 )
 from clipcap_video.models.packing import pack
 from clipcap_video.models.prefix import PrefixCaptioner
+from tests.cli.test_cli import run
 from tests.prefix_models import batch_of, build
 from tests.tiny import fingerprint, write_language_model
 
@@ -200,3 +203,11 @@ def test_best_comes_before_last(tmp_path: Path) -> None:
         assert find_checkpoint(tmp_path) == tmp_path / name
     with pytest.raises(ClipcapError, match="no model directory"):
         find_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_packed_and_a_saved_checkpoint_keep_it(ranked: Path, tmp_path: Path) -> None:
+    before = (ranked / "out" / "best" / CONSENSUS).read_bytes()
+    assert run("clipcap-video", "pack", "--model_dir", ranked / "out", "--out", tmp_path / "packed").returncode == 0
+    assert (tmp_path / "packed" / CONSENSUS).read_bytes() == before
+    Captioner.from_pretrained(ranked / "out", device="cpu").save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / CONSENSUS).read_bytes() == before
