@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import clip
@@ -11,49 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap_video.devices import pick_device
-from clipcap_video.encoders import load_encoder
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.hdf5 import write_hdf5
 from clipcap_video.features.layouts import open_features
-from clipcap_video.models.checkpoint import CheckpointInfo
-from clipcap_video.retrieval.model import RetrievalConfig, RetrievalModel, save_retrieval
+from clipcap_video.retrieval.model import RetrievalModel
 from clipcap_video.search.searching import VideoSearch
-from tests.clips import write_clip
 from tests.commands import refused, run
-from tests.tiny import write_feature_folder
-from tests.tiny_clip import EMBED_DIM, save_tiny_clip, tiny_clip
-
-TEXT = "a man riding a horse"
-
-
-@dataclass(frozen=True)
-class Library:
-    videos: Path
-    features: Path
-    clip: Path
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    folder = tmp_path_factory.mktemp("library")
-    made = Library(folder / "videos", folder / "features", folder / "tiny-clip.pt")
-    made.videos.mkdir()
-    for number in range(12):
-        write_clip(made.videos / f"video{number}.mp4", frames=20 + 3 * number, first=311 * number)
-    save_tiny_clip(made.clip)
-    done = run(
-        "extract_features.py", "--videos", made.videos, "--out", made.features, "--encoder", made.clip,
-        "--frames", "5", "--device", "cpu", "--precision", "fp32",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return made
-
-
-def find(library: Library, *options: object) -> list[dict]:
-    done = run("clipcap-video", "search", "--features", library.features, "--device", "cpu", "--json", *options)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["results"]
+from tests.search.conftest import TEXT, Library, find, retrieval_model
+from tests.tiny_clip import tiny_clip
 
 
 def expected(features: Path, query: np.ndarray, rank_by: str) -> list[tuple[str, float, dict[float, float]]]:
@@ -95,16 +58,6 @@ def test_a_text_finds_what_clip_says(library: Library, rank_by: str) -> None:
     assert len(find(library, TEXT, "--rank_by", rank_by)) == 10
     best = find(library, TEXT, "--rank_by", rank_by, "--top", 1)
     assert best[0]["video"] == wanted[0][0]
-
-
-def test_lines_for_people(library: Library) -> None:
-    done = run("clipcap-video", "search", TEXT, "--features", library.features, "--top", 3, "--device", "cpu")
-    lines = done.stdout.splitlines()
-    found = find(library, TEXT, "--top", 3)
-    assert [line.split()[:3] for line in lines] == [
-        [str(hit["rank"]), hit["video"], f"{hit['score']:.3f}"] for hit in found
-    ]
-    assert all(line.split()[3] == "at" and line.split()[4].startswith("0:0") for line in lines)
 
 
 def test_a_video_finds_itself_and_its_like(library: Library, tmp_path: Path) -> None:
@@ -152,19 +105,6 @@ def test_hdf5_features_need_the_encoder_by_name_where_they_do_not_say(library: L
     assert f"frame {found[0]['frame'] + 1}" in done.stdout
 
 
-def retrieval_model(library: Library, folder: Path, sim_header: str) -> Path:
-    """A random model over the features with tiny CLIP's text tower, as training leaves it."""
-    encoder = load_encoder(str(library.clip), pick_device("cpu"))
-    config = RetrievalConfig(
-        sim_header, dim=16, feature_dim=EMBED_DIM, text_dim=EMBED_DIM, project=True, num_layers=1, num_heads=2,
-        max_frames=3, text_encoder=str(library.clip), text_digest=encoder.weights_digest,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    info = CheckpointInfo(fingerprint=open_features(library.features).fingerprint)
-    save_retrieval(folder, RetrievalModel(config).eval(), info)
-    return folder
-
-
 @pytest.mark.parametrize("sim_header", ["meanP", "seqLSTM", "seqTransf"])
 def test_a_retrieval_model_ranks_as_its_head_does(library: Library, tmp_path: Path, sim_header: str) -> None:
     folder = retrieval_model(library, tmp_path / "model", sim_header)
@@ -190,25 +130,6 @@ def test_each_model_has_an_index_of_its_own(library: Library, tmp_path: Path) ->
     keys = [VideoSearch(library.features, model, device="cpu").index.path for model in (None, one, other)]
     assert len(set(keys)) == 3
     assert VideoSearch(library.features, one, device="cpu").index.path == keys[1]
-
-
-def test_what_does_not_fit_is_one_sentence(library: Library, tmp_path: Path) -> None:
-    command = ["clipcap-video", "search", "--features", library.features, "--device", "cpu"]
-    assert "either a text" in refused(*command)
-    assert "either a text" in refused(*command, TEXT, "--like", "video1")
-    assert "the text to search for is empty" in refused(*command, " ")
-    assert "neither a video file nor the id" in refused(*command, "--like", "no-such.mp4")
-    (tmp_path / "bad.mp4").write_text("no video")
-    assert "is not a video" in refused(*command, "--like", tmp_path / "bad.mp4")
-    assert "no features at" in refused("clipcap-video", "search", TEXT, "--features", tmp_path / "none")
-    tight = retrieval_model(library, tmp_path / "tight", "tightTransf")
-    assert "tightTransf" in refused(*command, TEXT, "--model_dir", tight)
-    foreign = write_feature_folder(tmp_path / "foreign", range(3))
-    model = retrieval_model(library, tmp_path / "model", "meanP")
-    assert "the model was trained on" in refused(
-        "clipcap-video", "search", TEXT, "--features", foreign, "--model_dir", model
-    )
-    assert not (foreign / "search").exists()
 
 
 def test_an_encoder_without_texts_says_what_to_do(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
