@@ -14,6 +14,7 @@ from clipcap_video.consensus.config import FitConfig
 from clipcap_video.consensus.fit import FitData, Lists, fit, pooled_videos
 from clipcap_video.consensus.memory import CaptionMemory
 from clipcap_video.consensus.network import ConsensusRanker
+from clipcap_video.devices import one_thread
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.prefix import PrefixCaptioner
@@ -77,7 +78,9 @@ def _fitted(
 ) -> ConsensusRanker:
     """One network, with the weights that its file will have."""
     config = FitConfig(networks=1, seed=seed)
-    ranker = fit(FitData.of(words, origins, pooled, config.ngrams), config, device, f"words, part {part + 1}: network")
+    known = FitData.of(words, origins, pooled, config.ngrams)
+    with one_thread():
+        ranker = fit(known, config, device, f"words, part {part + 1}: network")
     ranker.load_state_dict(
         {name: tensor.half().float() if tensor.dim() == 2 else tensor for name, tensor in ranker.state_dict().items()}
     )

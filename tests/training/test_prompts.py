@@ -292,6 +292,15 @@ def test_damaged_parts_are_refused(trained: Path, tmp_path: Path, file: str, dam
         load_checkpoint(tmp_path / "model")
 
 
+def test_a_configuration_of_no_prompt_is_refused(trained: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(trained / "best", tmp_path / "model") / "config.json"
+    content = json.loads(file.read_text())
+    content["captioner"]["memory"] = -2
+    file.write_text(json.dumps(content))
+    with pytest.raises(ClipcapError, match="a prompt of 4 words and -2 captions"):
+        load_checkpoint(tmp_path / "model")
+
+
 @pytest.fixture(scope="module")
 def ranking(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The captioner with a consensus network of its own."""
