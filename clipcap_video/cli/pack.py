@@ -20,9 +20,10 @@ class PackConfig(Options):
 
 
 def _pack(config: PackConfig) -> None:
-    """Pack a checkpoint for sharing: half the size, and without the paths of the machine that trained it.
+    """Pack a checkpoint for sharing: half the size, and without the paths of the data that it was trained on.
 
-    Weights are stored as float16 and computed with in float32 as before. The starter captioner is made this way.
+    Weights are stored as float16 and computed with in float32 as before. A frozen language model and the encoder are
+    not in it, and still named by their places. The starter captioner is made this way.
 
     Examples:
       clipcap-video pack out/ --out packed/
