@@ -147,7 +147,8 @@ def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_captions_of_the_test_split_beside_the_checkpoint(project: Project) -> None:
-    done = run("inference_vtt.py", "--model_dir", project.out, "--entry_length", "10", "--device", "cpu")
+    infer = ["inference_vtt.py", "--model_dir", project.out, "--device", "cpu", "--overwrite"]
+    done = run(*infer, "--entry_length", "10")
     assert done.returncode == 0, done.stderr
     found = predictions(project.out / "predictions.json")
     assert list(found) == ["video5"]
