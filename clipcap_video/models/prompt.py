@@ -27,13 +27,13 @@ CANDIDATES = 20
 
 
 def prompt_lengths(words: int, captions: int) -> tuple[int, int]:
-    """Tokens that so many words take, half of them with two tokens, and those that so many captions take.
+    """Tokens that so many words take, a quarter of them with two tokens, and those that so many captions take.
 
     Raises ValueError for what is no number of them.
     """
     if min(words, captions) < 0:
         raise ValueError(f"a prompt of {words} words and {captions} captions")
-    return words + words // 2, CAPTION_TOKENS * captions
+    return words + words // 4, CAPTION_TOKENS * captions
 
 
 class Prompter:

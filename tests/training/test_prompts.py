@@ -20,7 +20,7 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.base import stack_features
-from clipcap_video.models.checkpoint import CONSENSUS, load_checkpoint, pack_checkpoint
+from clipcap_video.models.checkpoint import CONSENSUS, check_loads, load_checkpoint, pack_checkpoint
 from clipcap_video.models.language_model import create_language_model
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.models.prompt import CANDIDATES, CAPTION_TOKENS, MEMORY, WORDS, prompt_lengths
@@ -290,6 +290,17 @@ def test_damaged_parts_are_refused(trained: Path, tmp_path: Path, file: str, dam
         place.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ClipcapError, match=rf"{file} .*the checkpoint is damaged, use another"):
         load_checkpoint(tmp_path / "model")
+
+
+def test_they_are_looked_at_where_the_language_model_is_elsewhere(project: TinyProject, tmp_path: Path) -> None:
+    """A frozen one that would have to be fetched."""
+    train(config(project, tmp_path, only_prefix=True, lm_lr=None, epochs=1, eval_every=0, save_every=0))
+    file = tmp_path / "last" / "config.json"
+    file.write_text(file.read_text().replace(str(project.lm.resolve()), "nobody/nothing"))
+    check_loads(tmp_path / "last")
+    (tmp_path / "last" / MEMORY).unlink()
+    with pytest.raises(ClipcapError, match=f"{MEMORY} .*the checkpoint is damaged, use another"):
+        check_loads(tmp_path / "last")
 
 
 def test_a_configuration_of_no_prompt_is_refused(trained: Path, tmp_path: Path) -> None:
