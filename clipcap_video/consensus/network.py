@@ -227,6 +227,18 @@ class ConsensusRanker(nn.Module):
         one.load_state_dict(state)
         return one.eval()
 
+    def narrowed(self, places: Sequence[int]) -> ConsensusRanker:
+        """The same network of some of its n-grams."""
+        kept = torch.tensor(places, dtype=torch.long)
+        table = NgramTable(
+            [self.ngrams[place] for place in places], self.rarity[kept], self.unknown, self.weight[kept], self.lengths
+        )
+        last = [f"layers.4.{name}" for name in ("weight", "bias")]
+        state = self.state_dict()
+        one = ConsensusRanker(self.config, table)
+        one.load_state_dict({**state, **{name: state[name][kept] for name in ("rarity", "weight", *last)}})
+        return one.train(self.training)
+
     def pool(self, features: Tensor, mask: Tensor) -> Tensor:
         """features [B, T, D], mask [B, T] bool -> mean and maximum over the real frames, standardised, [B, 2D]."""
         return (pooled_frames(features, mask) - self.mean) / self.std

@@ -118,6 +118,7 @@ class PrefixOptions(ModelOptions):
         "So many words that people are expected to say of the video stand behind the prefix. The network that expects "
         "them is fitted before the first step; for training videos, others that did not see the video. 0 is none.",
         fixed=True,
+        added=True,
         most=1000,
         unless=_PROMPTLESS,
     )
@@ -126,6 +127,7 @@ class PrefixOptions(ModelOptions):
         "So many captions of other training videos, those of which such a network expects most CIDEr, stand behind the "
         "prefix. The training captions are kept in the checkpoint for that. 0 is none.",
         fixed=True,
+        added=True,
         most=1000,
         unless=_PROMPTLESS,
     )

@@ -185,6 +185,12 @@ class PrefixCaptioner(CaptionModel):
             raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
         return language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER)
 
+    def add_prompt(self, words: int, captions: int) -> None:
+        """Reads a prompt of this size from here on; what is new of it has not been learned yet."""
+        if (words or captions) and not self.config.prompt_length:
+            self.prompt_kind = nn.Parameter(torch.zeros(2, self.config.mapping.embedding_dim))
+        self.config = replace(self.config, predicted_words=words, memory=captions)
+
     def prompt_with(self, ranker: ConsensusRanker, memory: CaptionMemory | None) -> Prompter:
         """Makes the prompter that it reads videos by from here on."""
         words, captions = self.config.predicted_words, self.config.memory

@@ -34,7 +34,8 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     choices: names, e.g. a Registry, or what returns them; read when they are needed.
     needs, unless: other options and the value (or values, or ANY) with which alone, or with which not, this one has an
         effect; one that has none is refused.
-    free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there.
+    free: a resumed run may change it. fixed: a run that starts from a checkpoint takes it from there. added: but for
+        one that has none of it.
     once: it belongs to one call of the command; no record of the run keeps it. made: it is written, FILE, FOLDER or
         SHARED. chooses: with which other inputs the run is another one, e.g. the epoch of a checkpoint.
     live: it may be a device or a pipe.

@@ -249,6 +249,8 @@ def _taken_from(run: Path, given: dict[str, Any]) -> dict[str, Any]:
             continue
         taken[item.name] = info.training.get(item.name, default_of(item))
         mine = given.get(item.name, taken[item.name])
+        if item.metadata.get("added") and not taken[item.name]:
+            taken[item.name] = mine
         if taken[item.name] not in (mine, absolute(mine) if isinstance(mine, str) else mine):
             raise ClipcapError(
                 f"--{item.name} {mine} differs from the {taken[item.name]} of {run}, which --init_from starts from; "

@@ -51,6 +51,8 @@ def fit_prompts(model: PrefixCaptioner, data: CaptionData, seed: int, device: to
         memory = None
         if model.config.memory:
             memory = CaptionMemory.of([data.texts[row] for row in first], first, ranker)
+        else:  # nothing else is asked of it
+            ranker = ranker.narrowed([place for ngram, place in ranker.known.items() if len(ngram) == 1])
         prompter = model.prompt_with(ranker, memory)
         for rows in np.array_split(unseen, -(-len(unseen) // 256)) if len(unseen) else ():
             shares = ranker((pooled[rows] - ranker.mean) / ranker.std).sigmoid().detach()

@@ -57,6 +57,18 @@ def test_expects_the_cider_that_comes_out_when_it_predicts_right(seed: int) -> N
         assert [one.cider for one in found] == pytest.approx(reward.score(str(number), candidates), abs=1e-4)
 
 
+def test_a_network_of_some_ngrams_says_the_same_of_them() -> None:
+    torch.manual_seed(0)
+    table = NgramTable.of([[captions_of(number)[0].split()] for number in range(9)], 200)
+    ranker = ConsensusRanker(ConsensusConfig(WIDTH, 8), table).eval()
+    places = [place for ngram, place in ranker.known.items() if len(ngram) == 1]
+    narrow = ranker.narrowed(places)
+    pooled = torch.randn(4, 2 * WIDTH)
+    assert narrow.ngrams == [ngram for ngram in ranker.ngrams if len(ngram) == 1]
+    torch.testing.assert_close(narrow(pooled), ranker(pooled)[:, places])
+    assert torch.equal(narrow.rarity, ranker.rarity[places])
+
+
 def test_the_order_is_that_of_cider_where_weights_are_estimated() -> None:
     rng = random.Random(1)
     common = ["a", "man", "is", "riding", "on", "the", "</s>"]

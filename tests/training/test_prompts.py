@@ -255,6 +255,24 @@ def test_a_run_starts_from_such_a_captioner(trained: Path, project: TinyProject,
         TrainConfig(out_dir=tmp_path / "out", objective="scst", **options)
 
 
+def test_a_captioner_that_has_none_learns_to_read_one(tiny_project: TinyProject, tmp_path: Path) -> None:
+    """All else is the captioner that it starts from; what a prompt says is told by nothing yet."""
+    train(config(tiny_project, tmp_path / "first", predicted_words=0, memory=0, epochs=1, eval_every=0))
+    before, _ = load_checkpoint(tmp_path / "first" / "last")
+    options = {"data": tiny_project.data, "caption": [tiny_project.caption], "device": "cpu", "epochs": 1}
+    started = TrainConfig(out_dir=tmp_path / "out", init_from=tmp_path / "first", predicted_words=4, **options)
+    run, _ = prepare(started)
+    model = model_of(run)
+    assert (model.config.predicted_words, model.config.memory) == (4, 0)
+    assert not model.prompt_kind.any()
+    after = model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.state_dict().items())
+    train(started)
+    again, _ = load_checkpoint(tmp_path / "out" / "last")
+    assert isinstance(again, PrefixCaptioner)
+    assert again.prompt_kind[0].any()
+
+
 def test_a_captioner_without_writes_no_more_than_before(tiny_project: TinyProject, tmp_path: Path) -> None:
     train(config(tiny_project, tmp_path, predicted_words=0, memory=0, epochs=1, eval_every=0))
     assert not {WORDS, MEMORY} & {file.name for file in (tmp_path / "last").iterdir()}
