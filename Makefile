@@ -36,12 +36,14 @@ starter: env
 		--lm $(WORK)/lm --out $(WORK)/first --resume $(TRAIN_OPTIONS)
 	$(BIN)/clipcap-video train --config recipes/starter/further.yaml --features $(WORK)/features $(CAPTIONS) \
 		--init_from $(WORK)/first/last --out $(WORK)/out --resume $(TRAIN_OPTIONS)
-	$(BIN)/clipcap-video train-consensus --config recipes/starter/consensus.yaml --model_dir $(WORK)/out/last --overwrite
 	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed --overwrite
 	mkdir -p $(STARTER) && cp -r $(WORK)/packed/. $(STARTER)/
-	$(BIN)/clipcap-video train-retrieval --config recipes/starter/search.yaml --features $(WORK)/features \
-		--annotations $(DATA)/videodatainfo.json --out $(WORK)/search --resume
+	$(BIN)/clipcap-video train-retrieval --config recipes/starter/search.yaml --features $(WORK)/features $(CAPTIONS) \
+		--out $(WORK)/search --resume
 	$(BIN)/clipcap-video pack --model_dir $(WORK)/search --out $(STARTER)/search --overwrite
+	$(BIN)/clipcap-video train-consensus --config recipes/starter/consensus.yaml --model_dir $(WORK)/out/last --overwrite
+	$(BIN)/clipcap-video pack --model_dir $(WORK)/out/last --out $(WORK)/packed --overwrite
+	cp -r $(WORK)/packed/. $(STARTER)/
 
 test: env
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -319,7 +319,8 @@ class Captioner(Reranking, HubModel):
     def default_settings(self) -> DecodingSettings:
         """The defaults of the checkpoint."""
         beams = RANKED_BEAMS if self.ranker is not None else DecodingSettings.beam_size
-        return DecodingSettings(length_penalty=self.model.length_penalty, beam_size=beams)
+        rerank = DecodingSettings.rerank if self.ranker is None else self.ranker.config.rerank
+        return DecodingSettings(length_penalty=self.model.length_penalty, beam_size=beams, rerank=rerank)
 
     @property
     def length_penalty(self) -> float:

@@ -88,11 +88,12 @@ class BeamOptions(Part):
     beam_size: int | None = _decoding(
         None, "Hypotheses kept by beam search: 5, or 40 where a consensus network chooses among them.", most=1000
     )
-    rerank: Literal["consensus", "clip", "both", "none"] = _decoding(
-        "consensus",
+    rerank: Literal["consensus", "clip", "both", "none"] | None = _decoding(
+        None,
         "What orders the beams, which are then the default. consensus: the checkpoint's consensus network "
         "(train-consensus), where it has one. clip: the language model, and how well a caption fits the video by a "
-        "model that reads both. both: that model and the network. none: the language model alone.",
+        "model that reads both. both: that model and the network. none: the language model alone. Unless given, what "
+        "the network was made for.",
     )
     rerank_model: str | None = _decoding(
         None,

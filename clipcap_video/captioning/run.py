@@ -109,6 +109,8 @@ def legacy_choices(config: InferConfig) -> LegacyChoices:
 def with_defaults_of(settings: DecodingSettings, captioner: Captioner, config: BeamOptions) -> DecodingSettings:
     """The settings with the defaults of the captioner's checkpoint where the user chose nothing."""
     suggested = captioner.default_settings()
+    if config.rerank is None:
+        settings = replace(settings, rerank=suggested.rerank)
     if config.entry_length is None and not captioner.model.whole_captions:
         settings = replace(settings, entry_length=CLIPCAP_ENTRY_LENGTH)
     if config.length_penalty is None:

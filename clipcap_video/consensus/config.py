@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 # Captions of less support than this are unsure, unless a network says another threshold.
 UNSURE_BELOW = 0.85
+
+# Orders of captions in which a network has a say; see `DecodingSettings.rerank`.
+Order = Literal["consensus", "both"]
 
 
 @dataclass(frozen=True)

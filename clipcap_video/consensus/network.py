@@ -22,12 +22,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from clipcap_video.consensus.caution import Words, content_words, stem
-from clipcap_video.consensus.config import UNSURE_BELOW
+from clipcap_video.consensus.config import UNSURE_BELOW, Order
 from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
 from clipcap_video.runs.field_types import check_types
@@ -139,6 +140,7 @@ class ConsensusConfig:
 
     unsure_below: captions of less support than this are not to be relied on, where there is no calibration.
     calibrations: one for each caution that was tried on the validation split; the first is that of the default.
+    rerank: consensus or both, the order that they are of, and the default; see `DecodingSettings.rerank`.
     """
 
     feature_dim: int
@@ -146,6 +148,7 @@ class ConsensusConfig:
     dropout: float = 0.5
     unsure_below: float = UNSURE_BELOW
     calibrations: tuple[Calibration, ...] = ()
+    rerank: Order = "consensus"
 
     def calibration(self, caution: float) -> Calibration | None:
         """The one for the nearest caution."""
@@ -341,6 +344,7 @@ class ConsensusRanker(nn.Module):
             "dropout": self.config.dropout,
             "unsure_below": self.config.unsure_below,
             "calibrations": [asdict(one) for one in self.config.calibrations],
+            "rerank": self.config.rerank,
             "ngrams": [" ".join(ngram) for ngram in self.ngrams],
         }
         with whole_file(file) as partial:
@@ -363,6 +367,7 @@ class ConsensusRanker(nn.Module):
                 described["dropout"],
                 described.get("unsure_below", UNSURE_BELOW),
                 tuple(Calibration(**one) for one in described.get("calibrations", ())),
+                described.get("rerank", "consensus"),
             )
             _check(config, table)
             # Without storage until the tensors are in their places: sizes are believed last.
@@ -378,6 +383,8 @@ def _check(config: ConsensusConfig, table: NgramTable) -> None:
     """Raises an error where numbers of a network cannot be, or are not as many as its n-grams."""
     for one in (config, *config.calibrations):
         check_types(one)
+    if config.rerank not in get_args(Order):
+        raise ValueError(f"an order of the name {config.rerank!r}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"a dropout of {config.dropout}")
     numbers = [number for one in config.calibrations for number in asdict(one).values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def train_consensus(config: ConsensusTrainConfig) -> tuple[Path, FeatureStore, l
         file=sys.stderr,
     )
     ranker = fit(known, config.fit, device)
+    ranker.config = replace(ranker.config, rerank=config.rerank)
     if validation:
         shares = torch.stack([ranker.targets(map(caption_words, record.captions)) for record in validation])
         pooled = pooled_videos(store, [record.video_id for record in validation], model_config.max_frames)

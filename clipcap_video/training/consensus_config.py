@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from clipcap_video.consensus.config import FitConfig
+from clipcap_video.consensus.config import FitConfig, Order
 from clipcap_video.runs.options import FILE, LARGEST_SEED, WIDEST, Options, option
 
 
@@ -40,6 +40,11 @@ class ConsensusTrainConfig(Options):
         "fitted for it, and for 0, on the split of --eval_split.",
         least=0,
         most=100,
+    )
+    rerank: Order = option(
+        "consensus",
+        "The default of inference's --rerank with this network, for which that probability is fitted. both needs an "
+        "encoder that reads captions, or the features of the captioner in the box.",
     )
     overwrite: bool = option(
         False, "Replace the network that is in the checkpoint already, whatever it was trained on.", once=True

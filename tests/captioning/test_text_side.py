@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 
 from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.config import InferConfig, chosen_settings
 from clipcap_video.captioning.ranking import FIT_IN_CIDER, FIT_IN_LOGPROB
+from clipcap_video.captioning.run import with_defaults_of
 from clipcap_video.captioning.text_side import load_text_side
 from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
 from clipcap_video.decoding import DecodingSettings
@@ -148,6 +152,22 @@ def test_without_a_text_side_it_is_refused(tmp_path: Path, captioner: Captioner)
         load_text_side(str(tmp_path / "other"), trained_on, EMBED_DIM, CPU, Blind)
     with pytest.raises(ClipcapError, match="rerank is 'best'"):
         DecodingSettings(rerank="best")  # type: ignore[arg-type]
+
+
+def test_the_network_says_which_order_is_the_default(folder: Path, captioner: Captioner, tmp_path: Path) -> None:
+    ranker = captioner.ranker
+    assert ranker is not None
+    assert captioner.default_settings().rerank == "consensus"
+    shutil.copytree(folder / "model", tmp_path / "model")
+    before, ranker.config = ranker.config, replace(ranker.config, rerank="both")
+    ranker.save(tmp_path / "model" / CONSENSUS)
+    ranker.config = before
+    other = Captioner.from_pretrained(tmp_path / "model", device="cpu")
+    assert other.default_settings().rerank == "both"
+    chosen: list[tuple[dict[str, Any], str]] = [({}, "both"), ({"rerank": "consensus"}, "consensus")]
+    for given, expected in chosen:
+        config = InferConfig(**given)
+        assert with_defaults_of(chosen_settings(config), other, config).rerank == expected
 
 
 def test_commands_refuse_what_has_no_effect(folder: Path) -> None:
