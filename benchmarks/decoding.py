@@ -95,7 +95,8 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     from clipcap_video.devices import autocast, in_pieces, pick_device
     from clipcap_video.models.language_model import fuse_activations, keep_in
     from clipcap_video.models.mapping.base import MappingConfig
-    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner, PrefixDecoding
+    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+    from clipcap_video.models.prefix_decoding import PrefixDecoding
 
     model = language_model()
     fuse_activations(model)
@@ -110,10 +111,11 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     def piece(part: slice) -> list[Any]:
         with torch.inference_mode(), autocast(cpu, precision):
             chosen = every[part]
-            return decode(PrefixDecoding(captioner, chosen, LENGTH), len(chosen), [END], settings)
+            state = PrefixDecoding(model, captioner.output_layer(), chosen, LENGTH)
+            return decode(state, len(chosen), [END], settings)
 
     start = clock()
-    answers = in_pieces(piece, videos, LANE_HYPOTHESES // BEAMS, cpu)
+    answers = in_pieces(piece, videos, LANE_HYPOTHESES // BEAMS, cpu, spread_one=True)  # as a captioner of this size
     seconds = clock() - start
     rows = videos * (PREFIX + BEAMS * (LENGTH - 1))
     head = videos * (1 + BEAMS * (LENGTH - 1)) * WIDTH * VOCABULARY

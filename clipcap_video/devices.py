@@ -161,8 +161,7 @@ def in_pieces(
     """What `work` makes of `count` things: of pieces of them side by side on a CPU, of all at once elsewhere.
 
     most: in a piece. work: is given a slice of 0 to count, and gives as many results. spread_one: one thing alone is
-    large enough to spread its operations over all cores, and
-        one a core enough for it.
+    large enough to spread its operations over all cores; a core then has one piece at a time, not LANES_A_CORE.
     """
     lanes = torch.get_num_threads() if device.type == "cpu" else 1
     if lanes < 2 or (count < 2 and spread_one):

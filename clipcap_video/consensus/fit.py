@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from clipcap_video.consensus.config import FitConfig
-from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable, pooled_frames
+from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, pooled_frames
+from clipcap_video.consensus.table import NgramTable
 from clipcap_video.features.base import FeatureStore, stack_features, thin_frames
 from clipcap_video.optimisation import make_optimizer, parameter_groups, set_learning_rate
 

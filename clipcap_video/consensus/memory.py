@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipcap_video.consensus.network import ConsensusRanker, length_penalty
+from clipcap_video.consensus.network import ConsensusRanker
+from clipcap_video.consensus.table import length_penalty
 from clipcap_video.files import open_safetensors, whole_file
 from clipcap_video.metrics.cider import LONGEST, caption_words, count_ngrams, vector_norms
 

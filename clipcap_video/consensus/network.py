@@ -22,19 +22,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from clipcap_video.consensus.caution import Words, content_words, stem
 from clipcap_video.consensus.config import UNSURE_BELOW, Order
+from clipcap_video.consensus.table import NgramTable, length_penalty
 from clipcap_video.files import open_safetensors, whole_file
-from clipcap_video.metrics.cider import LONGEST, SIGMA, Ngram, count_ngrams, vector_norms
+from clipcap_video.metrics.cider import LONGEST, count_ngrams, vector_norms
 from clipcap_video.runs.field_types import check_types
-
-# Captions with more words than this count as having so many.
-LONGEST_COUNTED = 40
 
 # People who caption one video agree. That one of the twenty of an MSR-VTT video uses a word is as likely as among so
 # many who know nothing of each other (7 to 10 of them, for words that 5 to 40 % use; counted on the validation split).
@@ -45,75 +42,6 @@ INDEPENDENT_JUDGES = 6
 UNKNOWN_SAID = 0.02
 # What full support is worth in CIDEr, on its scale of 0 to 10.
 SUPPORT_WORTH = 0.5
-
-
-@dataclass(frozen=True)
-class NgramTable:
-    """The n-grams that are predicted, and what CIDEr makes of them.
-
-    ngrams: G of them. rarity: float32 [G], log(videos / videos with a caption that has it). unknown: float32
-    [LONGEST], the same for the n-grams of each length that are not in the table, on average. weight: float32 [G], an
-    n-gram's share of the length of the vector of a caption that has it, on average: 0 to 1. lengths: float32 [L], the
-    share of captions that have 0, 1, ... words, or the longest L - 1 and more.
-    """
-
-    ngrams: Sequence[Ngram]
-    rarity: Tensor
-    unknown: Tensor
-    weight: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, videos: Sequence[Sequence[Sequence[str]]], size: int) -> NgramTable:
-        """The `size` n-grams that most captions have. videos: for each its captions, as lists of words."""
-        captions_with: Counter[Ngram] = Counter()
-        videos_with: Counter[Ngram] = Counter()
-        for captions in videos:
-            counts = [count_ngrams(words) for words in captions]
-            captions_with.update(ngram for count in counts for ngram in count)
-            videos_with.update({ngram for count in counts for ngram in count})
-        ngrams = sorted(captions_with, key=lambda ngram: (-captions_with[ngram], ngram))[:size]
-        index = {ngram: place for place, ngram in enumerate(ngrams)}
-
-        rarity = {ngram: math.log(len(videos) / number) for ngram, number in videos_with.items()}
-        shares, seen = [0.0] * len(ngrams), [0] * len(ngrams)
-        left_out, left_out_rarity = [0] * LONGEST, [0.0] * LONGEST
-        for captions in videos:
-            for words in captions:
-                weights = {ngram: times * rarity[ngram] for ngram, times in count_ngrams(words).items()}
-                norms = vector_norms(weights)
-                for ngram, weight in weights.items():
-                    order, place = len(ngram) - 1, index.get(ngram)
-                    if place is None:
-                        left_out[order] += 1
-                        left_out_rarity[order] += rarity[ngram]
-                    else:
-                        seen[place] += 1
-                        shares[place] += weight / norms[order] if norms[order] else 0.0
-        counted = torch.tensor([min(len(words), LONGEST_COUNTED) for captions in videos for words in captions])
-        return cls(
-            ngrams,
-            torch.tensor([rarity[ngram] for ngram in ngrams]),
-            # With nothing left out, an n-gram that was never seen is in one video at most.
-            torch.tensor(
-                [total / n if n else math.log(len(videos)) for total, n in zip(left_out_rarity, left_out, strict=True)]
-            ),
-            torch.tensor([total / n for total, n in zip(shares, seen, strict=True)]),
-            torch.bincount(counted, minlength=LONGEST_COUNTED + 1) / len(counted),
-        )
-
-    def extended(self, other: NgramTable, most: int) -> NgramTable:
-        """With up to `most` n-grams of another table behind its own, each as rare here as what is in no table."""
-        have = set(self.ngrams)
-        places = [place for place, ngram in enumerate(other.ngrams) if ngram not in have][:most]
-        added = [other.ngrams[place] for place in places]
-        rarity = torch.stack([self.unknown[len(ngram) - 1] for ngram in added]) if added else self.rarity[:0]
-        return replace(
-            self,
-            ngrams=[*self.ngrams, *added],
-            rarity=torch.cat([self.rarity, rarity]),
-            weight=torch.cat([self.weight, other.weight[places]]),
-        )
 
 
 @dataclass(frozen=True)
@@ -383,8 +311,6 @@ def _check(config: ConsensusConfig, table: NgramTable) -> None:
     """Raises an error where numbers of a network cannot be, or are not as many as its n-grams."""
     for one in (config, *config.calibrations):
         check_types(one)
-    if config.rerank not in get_args(Order):
-        raise ValueError(f"an order of the name {config.rerank!r}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"a dropout of {config.dropout}")
     numbers = [number for one in config.calibrations for number in asdict(one).values()]
@@ -398,8 +324,3 @@ def _check(config: ConsensusConfig, table: NgramTable) -> None:
             raise ValueError(f"{name} has the shape {list(getattr(table, name).shape)}, not [{count}]")
     if table.lengths.dim() != 1 or not len(table.lengths):
         raise ValueError("it does not know how long captions are")
-
-
-def length_penalty(length: int, lengths: Sequence[float]) -> float:
-    """By what CIDEr-D multiplies the score of a caption of so many words, on average over the length of references."""
-    return sum(share * math.exp(-((length - other) ** 2) / (2 * SIGMA**2)) for other, share in enumerate(lengths))

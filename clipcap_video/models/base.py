@@ -162,6 +162,10 @@ class CaptionModel(nn.Module, ABC):
         """Raises ClipcapError when captions of `max_tokens` tokens are too long for it."""
         return None
 
+    def extend(self, config: Any) -> None:
+        """Adds what a run that starts from this captioner may add to it: options that are `added`."""
+        return None
+
     def remembered(self, features: Tensor, mask: Tensor) -> list[list[str]]:
         """Captions of people that may be said of each of B videos; none unless it keeps any.
 
@@ -234,6 +238,9 @@ class CaptionModel(nn.Module, ABC):
 
     def _mean_loss(self, hidden: Tensor, row_of_label: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         """Mean cross-entropy of the batch's N labels, predicted at rows `row_of_label` [N] of hidden [R, E]."""
-        weight, bias = self.output_layer()
+        return self._label_loss(hidden, row_of_label, batch, label_smoothing) / len(batch.labels)
+
+    def _label_loss(self, hidden: Tensor, row_of_label: Tensor, batch: PackedCaptions, smoothing: float) -> Tensor:
+        """The same, summed."""
         labels, worth = batch.labels, batch.label_weight
-        return summed_cross_entropy(hidden, weight, bias, row_of_label, labels, worth, label_smoothing) / len(labels)
+        return summed_cross_entropy(hidden, *self.output_layer(), row_of_label, labels, worth, smoothing)

@@ -57,7 +57,7 @@ class _LossInLanes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None]:
         (gradient,), (scale,) = ctx.saved_tensors, grad_outputs
-        return gradient.mul_(scale), None, None
+        return gradient * scale, None, None
 
 
 def _pieces(batch: PackedCaptions, prefix_length: int) -> list[Tensor]:

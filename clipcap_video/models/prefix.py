@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipcap_video.consensus.memory import CaptionMemory
@@ -20,19 +19,17 @@ from clipcap_video.models.adapters import add_adapters, is_adapter_weight
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, TOKENIZER, CaptionModel, ModelConfig, TrainingFacts
 from clipcap_video.models.lanes import loss_in_lanes
 from clipcap_video.models.language_model import (
-    cache_name,
     digest_language_model,
     keep_in,
     language_model_from_config,
     load_language_model,
     load_tokenizer,
     outline_of_saved,
-    roomy_cache,
 )
-from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.mapping.base import MappingConfig
 from clipcap_video.models.packing import PackedCaptions, packed_attention
+from clipcap_video.models.prefix_decoding import PrefixDecoding
 from clipcap_video.models.prompt import Prompter, prompt_lengths, read_prompter
 
 STOP_TEXT = "."  # of the ClipCap programs
@@ -185,8 +182,9 @@ class PrefixCaptioner(CaptionModel):
             raise ClipcapError(f"{checkpoint} lacks {LANGUAGE_MODEL}/{CONFIG}; the checkpoint is incomplete")
         return language_model_from_config(folder), load_tokenizer(checkpoint / TOKENIZER)
 
-    def add_prompt(self, words: int, captions: int) -> None:
-        """Reads a prompt of this size from here on; what is new of it has not been learned yet."""
+    def extend(self, config: Any) -> None:
+        """Reads a prompt from here on where `config` asks for one; what is new of it has not been learned yet."""
+        words, captions = config.predicted_words or self.config.predicted_words, config.memory or self.config.memory
         if (words or captions) and not self.config.prompt_length:
             self.prompt_kind = nn.Parameter(torch.zeros(2, self.config.mapping.embedding_dim))
         self.config = replace(self.config, predicted_words=words, memory=captions)
@@ -316,8 +314,7 @@ class PrefixCaptioner(CaptionModel):
         places = batch.label_row * length + batch.label_column + prefix.shape[1]
         rows, row_of_label = places.unique(return_inverse=True)
         predicting = hidden.reshape(-1, hidden.shape[-1])[rows]  # [rows, E]
-        labels, worth = batch.labels, batch.label_weight
-        return summed_cross_entropy(predicting, *self.output_layer(), row_of_label, labels, worth, label_smoothing)
+        return self._label_loss(predicting, row_of_label, batch, label_smoothing)
 
     def _read_packed(self, prefix: Tensor, batch: PackedCaptions) -> Tensor:
         """Hidden states [B, P + L, E] behind prefix [B, P, E] and packed captions [B, L]."""
@@ -342,7 +339,7 @@ class PrefixCaptioner(CaptionModel):
         Raises ClipcapError when prefix and caption are longer than the language model can read.
         """
         self.check_length(max_tokens)
-        return PrefixDecoding(self, self.prefix(features, mask), max_tokens)
+        return PrefixDecoding(self.language_model, self.output_layer(), self.prefix(features, mask), max_tokens)
 
     def check_length(self, max_tokens: int) -> None:
         """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""
@@ -353,63 +350,3 @@ class PrefixCaptioner(CaptionModel):
                 f"{self.config.prefix_length} prefix tokens and {max_tokens} caption tokens exceed the {limit} "
                 f"positions of the language model; lower the entry length or the prefix length{prompt}"
             )
-
-
-class PrefixDecoding:
-    """Captions of B videos in the making: the language model's cache, shared by all lanes of a video.
-
-    All lanes of a video live in one cache row: the prefix once, then the K tokens of every step. A lane is a path
-    through those tokens, kept as a mask, so that choosing other parents moves no keys or values.
-    """
-
-    def __init__(self, captioner: PrefixCaptioner, prefix: Tensor, max_tokens: int) -> None:
-        self.captioner = captioner
-        self.prefix = prefix
-        self.position = prefix.shape[1]
-        weight, bias = captioner.output_layer()
-        # Cast once a batch where autocast would do it in every step.
-        device = prefix.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        self.head = (weight.to(dtype), None if bias is None else bias.to(dtype))
-        self.cache = roomy_cache(captioner.language_model.config.num_hidden_layers, max_tokens)
-        self.cache_name = cache_name(captioner.language_model)
-        # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
-        self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
-
-    def begin(self) -> Tensor:
-        """Logits of the first token: [B, V] float32."""
-        embeddings = self.captioner.language_model.get_input_embeddings()
-        hidden = self._run(self.prefix.to(embeddings.weight.dtype), None, torch.arange(self.position))
-        return self._logits(hidden[:, -1])
-
-    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
-        lanes = tokens.shape[1]
-        inherited = self.path.gather(1, parents[:, :, None].expand(-1, -1, self.path.shape[2]))
-        itself = torch.eye(lanes, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
-        self.path = torch.cat([inherited, itself], dim=2)
-        seen = F.pad(self.path, (self.prefix.shape[1], 0), value=True)
-        embeddings = self.captioner.language_model.get_input_embeddings()(tokens)
-        hidden = self._run(embeddings, seen[:, None], torch.full((lanes,), self.position))
-        self.position += 1
-        return self._logits(hidden)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [..., E] -> float32 [..., V]."""
-        weight, bias = self.head
-        return F.linear(hidden.to(weight.dtype), weight, bias).float()
-
-    def _run(self, embeddings: Tensor, seen: Tensor | None, positions: Tensor) -> Tensor:
-        out = self.captioner.language_model.base_model(
-            inputs_embeds=embeddings,
-            attention_mask=seen,
-            position_ids=positions.to(embeddings.device).expand(len(embeddings), -1),
-            use_cache=True,
-            **{self.cache_name: self.cache},
-        )
-        return out.last_hidden_state
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.path = self.path[rows]
-        self.prefix = self.prefix[rows]

@@ -23,7 +23,6 @@ from clipcap_video.models.checkpoint import (
     read_config,
     recover_checkpoint,
 )
-from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.runs.places import check_writable
 from clipcap_video.training.config import TrainConfig
 from clipcap_video.training.data import LONGEST_CAPTION
@@ -143,9 +142,8 @@ def build_model(
     if config.init_from is not None:
         trained, info = load_checkpoint(find_checkpoint(config.init_from))
         check_fingerprints(info.fingerprint, store.fingerprint, str(config.data))
-        if isinstance(trained, PrefixCaptioner):
-            trained.add_prompt(config.predicted_words, config.memory)
-            trained.check_length(max(config.max_caption_tokens, LONGEST_CAPTION))
+        trained.extend(config)
+        trained.check_length(max(config.max_caption_tokens, LONGEST_CAPTION))
         return trained
     origins = len(config.caption or [])
     facts = TrainingFacts(store.shape(training[0].video_id).dim, max_frames, CaptionsOf(training), origins)

@@ -9,7 +9,8 @@ import pytest
 
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.predictions import Caption
-from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, Judgement, NgramTable
+from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, Judgement
+from clipcap_video.consensus.table import NgramTable
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features

@@ -17,7 +17,8 @@ from clipcap_video.captioning.config import InferConfig, chosen_settings
 from clipcap_video.captioning.ranking import FIT_IN_CIDER, FIT_IN_LOGPROB
 from clipcap_video.captioning.run import with_defaults_of
 from clipcap_video.captioning.text_side import load_text_side
-from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
+from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker
+from clipcap_video.consensus.table import NgramTable
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.encoders import load_encoder, load_text_encoder
 from clipcap_video.encoders.base import ImageEncoder

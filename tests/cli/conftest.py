@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
+from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker
+from clipcap_video.consensus.table import NgramTable
 from clipcap_video.models.checkpoint import CONSENSUS
 from tests.clips import write_clip
 from tests.commands import run

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipcap_video.consensus.memory import CaptionMemory
-from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker, NgramTable
+from clipcap_video.consensus.network import ConsensusConfig, ConsensusRanker
+from clipcap_video.consensus.table import NgramTable
 from clipcap_video.errors import ClipcapError
 from clipcap_video.metrics.cider import caption_words
 

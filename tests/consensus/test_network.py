@@ -17,8 +17,8 @@ from clipcap_video.consensus.network import (
     ConsensusConfig,
     ConsensusRanker,
     Judgement,
-    NgramTable,
 )
+from clipcap_video.consensus.table import NgramTable
 from clipcap_video.metrics.cider import END, CiderReward
 from clipcap_video.models.checkpoint import CONSENSUS
 from tests.tiny import WIDTH, captions_of, features_of

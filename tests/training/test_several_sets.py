@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from clipcap_video.captioning.captioner import Captioner
-from clipcap_video.consensus.network import NgramTable
 from clipcap_video.datasets.annotations import read_annotations
 from clipcap_video.errors import ClipcapError
 from clipcap_video.features.layouts import open_features
-from clipcap_video.metrics.cider import caption_words
 from clipcap_video.models.checkpoint import load_checkpoint
 from clipcap_video.models.prefix import PrefixCaptioner
 from clipcap_video.training.config import TrainConfig
@@ -162,18 +160,3 @@ def test_a_file_without_training_videos_between_others_changes_no_network(traine
         )  # fmt: skip
         networks.append(train_consensus(config)[0].read_bytes())
     assert networks[0] == networks[1]
-
-
-def test_n_grams_of_another_table_come_behind() -> None:
-    def words(*texts: str) -> list[list[str]]:
-        return [caption_words(text) for text in texts]
-
-    table = NgramTable.of([words("a dog runs", "the dog runs"), words("a cat sits")], 6)
-    other = NgramTable.of([words("a dog swims"), words("a dog swims", "snow")], 100)
-    longer = table.extended(other, 3)
-    assert longer.ngrams[:6] == table.ngrams
-    added = [ngram for ngram in other.ngrams if ngram not in table.ngrams][:3]
-    assert longer.ngrams[6:] == added
-    assert longer.rarity[6:].tolist() == [table.unknown[len(ngram) - 1] for ngram in added]
-    assert longer.weight[6:].tolist() == [other.weight[other.ngrams.index(ngram)] for ngram in added]
-    assert torch.equal(longer.rarity[:6], table.rarity)
