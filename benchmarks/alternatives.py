@@ -62,7 +62,8 @@ def clip_and_gpt2(precision: str, beams: int) -> tuple[float, float]:
     from clipcap_video.models.checkpoint import CheckpointInfo
     from clipcap_video.models.language_model import fuse_activations
     from clipcap_video.models.mapping.base import MappingConfig
-    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+    from clipcap_video.models.prefix import PrefixCaptioner
+    from clipcap_video.models.prefix_config import CaptionerConfig
 
     encoder = our_encoder("bf16")
     model = language_model()

@@ -95,7 +95,8 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     from clipcap_video.devices import autocast, in_pieces, pick_device
     from clipcap_video.models.language_model import fuse_activations, keep_in
     from clipcap_video.models.mapping.base import MappingConfig
-    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+    from clipcap_video.models.prefix import PrefixCaptioner
+    from clipcap_video.models.prefix_config import CaptionerConfig
     from clipcap_video.models.prefix_decoding import PrefixDecoding
 
     model = language_model()

@@ -44,7 +44,8 @@ def features(videos: int) -> torch.Tensor:
 def captioner(only_prefix: bool, packed: bool) -> Any:
     from clipcap_video.models.language_model import fuse_activations
     from clipcap_video.models.mapping.base import MappingConfig
-    from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+    from clipcap_video.models.prefix import PrefixCaptioner
+    from clipcap_video.models.prefix_config import CaptionerConfig
 
     model = language_model().requires_grad_(True)
     if packed:

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from clipcap_video.features.base import stack_features
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.models.prefix_config import CaptionerConfig
 from tests.tiny import WIDTH, captions_of, features_of
 
 

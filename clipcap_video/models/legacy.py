@@ -24,7 +24,8 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.files import reading
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import STOP_TEXT, CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.prefix import STOP_TEXT, PrefixCaptioner
+from clipcap_video.models.prefix_config import CaptionerConfig
 
 FRAMES = 28  # of each video, in the MSR-VTT program's features
 

@@ -15,7 +15,8 @@ from clipcap_video.devices import autocast, pick_device, pick_precision
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.mapping.base import MappingConfig, MappingNetwork
 from clipcap_video.models.packing import pack
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.models.prefix_config import CaptionerConfig
 from clipcap_video.optimisation import (
     learning_rate_factor,
     make_optimizer,

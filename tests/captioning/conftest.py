@@ -17,7 +17,8 @@ from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.models.checkpoint import CheckpointInfo
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.models.prefix_config import CaptionerConfig
 from clipcap_video.video.sampling import SamplingSpec
 from clipcap_video.video.segments import Segmentation
 from tests.clips import write_shots

@@ -15,7 +15,8 @@ from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.models.checkpoint import CheckpointInfo, save_checkpoint
 from clipcap_video.models.language_model import digest_language_model, load_language_model
 from clipcap_video.models.mapping.base import MappingConfig
-from clipcap_video.models.prefix import CaptionerConfig, PrefixCaptioner
+from clipcap_video.models.prefix import PrefixCaptioner
+from clipcap_video.models.prefix_config import CaptionerConfig
 from clipcap_video.video.sampling import SamplingSpec
 from tests.clips import write_shots
 from tests.commands import run
