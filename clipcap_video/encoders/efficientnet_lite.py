@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipcap_video.encoders.base import NetworkEncoder, Preprocessing
@@ -42,6 +44,7 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
     side = EfficientNet.get_image_size(name)
     pixels = Preprocessing(round(side / CROP_SHARE), (side, side), "bicubic", MEAN, STD)
     network = fold_batch_norms(network)
+    fuse_activations(network)
     stages = stages_of(network)
     network._conv_stem = FullPrecision(network._conv_stem)
     for index in range(FULL_PRECISION_BLOCKS):
@@ -75,6 +78,55 @@ def stages_of(network: Any) -> dict[str, list[nn.Module]]:
         stages.setdefault(stage, []).append(block)
     stages[stage].append(network._conv_head)
     return stages
+
+
+class ConvReLU6(nn.Conv2d):
+    """A convolution, padded as TensorFlow pads it, and the ReLU6 behind it.
+
+    On a CPU, without a gradient, in one pass over memory by oneDNN's fused kernel: the same numbers, a fifth sooner.
+    """
+
+    @classmethod
+    def of(cls, conv: Any) -> ConvReLU6:
+        """Takes over the weights of a convolution that pads by `static_padding`."""
+        left, right, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
+        symmetric = left == right and top == bottom
+        shape = conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride)
+        fused = cls(*shape, padding=(top, left) if symmetric else 0, groups=conv.groups)
+        fused.weight, fused.bias = conv.weight, conv.bias
+        fused.before = None if symmetric else (left, right, top, bottom)
+        return fused
+
+    before: tuple[int, ...] | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before is not None:
+            x = F.pad(x, self.before)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if device != "cpu" or torch.is_grad_enabled() or not _fuses(dtype):
+            return F.relu6(super().forward(x), inplace=True)
+        weight, bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        shape = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        return torch.ops.mkldnn._convolution_pointwise(x.to(dtype), weight, bias, *shape, "hardtanh", [0.0, 6.0], "")
+
+
+@cache
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the fused kernel, and the processor has numbers of this kind."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fuse_activations(network: Any) -> None:
+    """Exchanges the convolutions of a network that have a ReLU6 behind them, and the ReLU6 for nothing."""
+    for module in list(network.modules()):
+        for name in ("_expand_conv", "_depthwise_conv", "_conv_stem", "_conv_head"):
+            if hasattr(module, name):
+                setattr(module, name, ConvReLU6.of(getattr(module, name)))
+        if isinstance(getattr(module, "_swish", None), nn.ReLU6):
+            module._swish = nn.Identity()
 
 
 class EfficientNetLiteEncoder(NetworkEncoder):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from clipcap_video.encoders import load_encoder
+from clipcap_video.encoders import efficientnet_lite, load_encoder
 from clipcap_video.errors import ClipcapError
 from tests.encoder_frames import SIZES, frame, pixel_difference, to_pil
 from tests.encoders.test_weights import CPU
@@ -60,6 +60,15 @@ def test_lite_gives_a_frame_the_same_features_in_any_batch(lite):
     alone = torch.cat([lite.encode_images(image[None]) for image in images])
     torch.testing.assert_close(lite.encode_images(images), alone, rtol=1e-3, atol=1e-4)
     assert lite.encode_images(images).shape == (3, lite.dim)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-3)])
+def test_lite_has_the_same_features_without_fused_kernels(lite, monkeypatch, precision, tolerance):
+    encoder = load_encoder("efficientnet-lite2", CPU, precision)
+    images = lite.preprocess(frame("landscape")[None])
+    fused = encoder.encode_images(images)
+    monkeypatch.setattr(efficientnet_lite, "_fuses", lambda dtype: False)
+    assert cosine_distance(encoder.encode_images(images), fused) < tolerance
 
 
 def test_lite_has_no_text_side(lite):
