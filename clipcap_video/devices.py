@@ -21,6 +21,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 PRECISIONS = ("auto", "fp32", "bf16")
 # Of malloc.h: M_MMAP_THRESHOLD (the largest that it takes), M_TRIM_THRESHOLD and M_TOP_PAD (that of a thread's heap).
 MALLOC_OPTIONS = {-3: 32 << 20, -1: 512 << 20, -2: 64 << 20}
+ARENAS = -8  # M_ARENA_MAX
 # Lanes for each core where weights are small: 7 % slower on an idle machine, up to half as fast again on a busy one.
 LANES_A_CORE = 2
 T = TypeVar("T")
@@ -60,11 +61,12 @@ def keep_freed_memory() -> None:
     """Keeps memory that tensors on the CPU are done with for those that follow.
 
     The GNU C library gives it back to the system, which then clears every page anew: up to two fifths of the time of an
-    encoder on a core. At most half a gigabyte is kept, and 64 MB a thread. What the environment says stays.
+    encoder on a core. At most half a gigabyte is kept, and 64 MB a thread, for as many threads as cores: others share
+    with these. What the environment says stays.
     """
     if sys.platform == "linux" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         with suppress(AttributeError, OSError):  # another C library
-            for name, size in MALLOC_OPTIONS.items():
+            for name, size in {**MALLOC_OPTIONS, ARENAS: max(2, cores())}.items():
                 ctypes.CDLL(None).mallopt(name, size)
 
 

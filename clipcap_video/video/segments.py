@@ -164,7 +164,8 @@ class SegmentedVideo:
         waiting = MOST_WAITING // max(self.pixels, 1)
         builder = SegmentBuilder(self.segmentation, self.spec, self.transform, self.start, waiting)
         last = None
-        with Decoder(self.path) as decoder:
+        # One thread of the codec, which a second would help little: what captions a segment has the other cores.
+        with Decoder(self.path, threads=1) as decoder:
             for frame, is_cut in self._looks(decoder):
                 yield from builder.add(frame.time, frame.picture, is_cut)
                 last = frame.time
