@@ -15,7 +15,9 @@ from clipcap_video.decoding import DecodingSettings
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import fits_a_name, spelled, url_of
 from clipcap_video.models.language_model import digest_language_model
+from clipcap_video.models.prompt import MEMORY, WORDS
 from clipcap_video.runs.engine import Shard
+from clipcap_video.runs.record import file_digest
 
 
 def decided_by(captioner: Captioner, settings: DecodingSettings) -> dict[str, str]:
@@ -26,7 +28,14 @@ def decided_by(captioner: Captioner, settings: DecodingSettings) -> dict[str, st
         "decoding": ", ".join(f"{name} {value}" for name, value in asdict(settings).items()),
         **({} if ranker is None else {"consensus": digest_language_model(ranker)}),
         **({} if side is None else {"rerank": side.key}),
+        **prompt_digests(captioner),
     }
+
+
+def prompt_digests(captioner: Captioner) -> dict[str, str]:
+    """Of the files of a checkpoint that a prompt of words and captions is made of; none without a prompt."""
+    files = (captioner.source / name for name in (WORDS, MEMORY))
+    return {file.stem: file_digest(file) for file in files if file.is_file()}
 
 
 def require_support(least: float, captioner: Captioner, settings: DecodingSettings) -> None:

@@ -17,7 +17,7 @@ from clipcap_video.captioning.config import BeamOptions, InferConfig, scores_bes
 from clipcap_video.captioning.formats import FORMATS, Results
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.captioning.program_files import write_program_files
-from clipcap_video.captioning.results import ResultFiles, decided_by, require_support
+from clipcap_video.captioning.results import ResultFiles, decided_by, prompt_digests, require_support
 from clipcap_video.captioning.second_opinion import SecondOpinion, second_opinion
 from clipcap_video.captioning.shares import Outcome
 from clipcap_video.captioning.stored import caption_trained_on, find_stored
@@ -184,7 +184,7 @@ def _record(
     weights = captioner.source if captioner.source.is_file() else captioner.source / WEIGHTS
     ranker = {"consensus": file_digest(captioner.source / CONSENSUS)} if captioner.ranks(settings) else {}
     side = captioner.text_side(settings)
-    ranker |= {} if side is None else {"rerank": side.key}
+    ranker |= ({} if side is None else {"rerank": side.key}) | prompt_digests(captioner)
     sources = {
         "checkpoint": {"path": str(captioner.source.resolve()), "weights": file_digest(weights), **ranker},
         **sources,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from clipcap_video.captioning.captioner import Captioner
+from clipcap_video.captioning.results import decided_by
 from clipcap_video.consensus.caution import content_words, stem
+from clipcap_video.consensus.memory import CaptionMemory
 from clipcap_video.consensus.network import ConsensusRanker
 from clipcap_video.decoding import DecodingSettings
 from clipcap_video.decoding.search import decode
@@ -235,6 +238,18 @@ def test_checkpoints_hold_all_of_it(trained: Path, tmp_path: Path) -> None:
     again = Captioner.from_pretrained(tmp_path / "saved", device="cpu")
     assert [[one.tokens for one in row] for row in again.caption_features(videos)] == said
     assert len(Captioner.from_pretrained(tmp_path / "packed", device="cpu").caption_features(videos)) == 6
+
+
+def test_a_log_of_captions_knows_words_and_memory(trained: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(trained / "best", tmp_path / "changed")
+    memory = CaptionMemory.load(changed / MEMORY, len(ConsensusRanker.load(changed / WORDS).ngrams), "")
+    replace(memory, texts=["a whale", *memory.texts[1:]]).save(changed / MEMORY)
+    one, other = (
+        decided_by(captioner, captioner.default_settings())
+        for captioner in (Captioner.from_pretrained(folder, device="cpu") for folder in (trained, changed))
+    )
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} == {"model", "memory"}  # its path, and what it holds
 
 
 def test_a_run_resumes_to_the_bit(project: TinyProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
