@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
+from clipcap_video.models import attention
 from clipcap_video.models.adapters import add_adapters
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.lanes import loss_in_lanes
@@ -36,6 +37,7 @@ class PrefixNetwork(CaptionModel):
         if config.prompt_length:  # what tells words and captions from what is said
             self.prompt_kind = nn.Parameter(torch.zeros(2, config.mapping.embedding_dim))
         self.language_model = language_model
+        attention.use_for(language_model)
         if config.only_prefix:
             self.language_model.requires_grad_(False)
         elif config.lora_rank:

@@ -1,0 +1,62 @@
+"""The attention of a language model while it writes captions on a CPU, in the place of the library's fused kernel.
+
+Few queries look at many keys there: all lanes of a video share one row of the cache. For those the kernel for bf16
+takes twice as long as its two products one after the other, which keep the scores in bf16 between them as the plain
+attention of transformers does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+NAME = "sdpa_or_products"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """query: [B, H, N, D]; key, value: [B, H, S, D]; attention_mask: [B, 1, N, S] bool -> [B, N, H, D]."""
+    if attention_mask is None or not _by_products(query, key, attention_mask):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    batch, heads, count, width = query.shape
+    hidden = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, float("-inf"))
+    scores = torch.baddbmm(
+        hidden.expand(-1, heads, -1, -1).flatten(0, 1),
+        query.flatten(0, 1),
+        key.flatten(0, 1).transpose(1, 2),
+        alpha=width**-0.5 if scaling is None else scaling,
+    )
+    weights = scores.float().softmax(-1).to(value.dtype)
+    out = torch.bmm(weights, value.flatten(0, 1)).view(batch, heads, count, width)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _by_products(query: Tensor, key: Tensor, mask: Tensor) -> bool:
+    """Whether it is a step of decoding, in bf16 on a CPU, of a model whose heads have keys of their own."""
+    return (
+        query.dtype == torch.bfloat16
+        and query.device.type == "cpu"
+        and mask.dtype == torch.bool
+        and query.shape[2] < key.shape[2]
+        and query.shape[1] == key.shape[1]
+        and not torch.is_grad_enabled()
+    )
+
+
+def use_for(language_model: Any) -> None:
+    """Lets a language model that uses `sdpa` attend by `attend`."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    language_model.set_attn_implementation(NAME)
