@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipcap_video.devices import cores
 from clipcap_video.errors import ClipcapError, VideoError
 from clipcap_video.video.damage import MAX_DAMAGE, Damage
 from clipcap_video.video.decoder import Decoder, Frame
@@ -164,8 +165,8 @@ class SegmentedVideo:
         waiting = MOST_WAITING // max(self.pixels, 1)
         builder = SegmentBuilder(self.segmentation, self.spec, self.transform, self.start, waiting)
         last = None
-        # One thread of the codec, which a second would help little: what captions a segment has the other cores.
-        with Decoder(self.path, threads=1) as decoder:
+        # Of two cores, one is for what captions the segments: threads of a codec that wait cost a tenth of its time.
+        with Decoder(self.path, threads=1 if cores() <= 2 else 0) as decoder:
             for frame, is_cut in self._looks(decoder):
                 yield from builder.add(frame.time, frame.picture, is_cut)
                 last = frame.time
