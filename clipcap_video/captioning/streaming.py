@@ -27,18 +27,29 @@ def caption_batches(
 ) -> Iterator[list[Prediction]]:
     """Captions of a video's segments, in their order, some at a time as they are done.
 
-    A thread reads the video while this one encodes and decodes. caption: of a batch of segments.
+    A thread reads the video while this one encodes and decodes. caption: of a batch of segments. Where the video turns
+    out to be broken, what was read of it is captioned first.
     """
     batch: list[SegmentFrames] = []
+    failed: Exception | None = None
     began = time.monotonic()
     with one_opencv_thread():
-        for segment in _ahead(video, 2 * batch_size):
+        segments = _ahead(video, 2 * batch_size)
+        while True:
+            try:
+                segment = next(segments, None)
+            except Exception as error:
+                segment, failed = None, error
+            if segment is None:
+                break
             batch.append(segment)
             if len(batch) == batch_size or time.monotonic() - began > BATCH_SECONDS:
                 yield caption(batch)
                 batch, began = [], time.monotonic()
     if batch:
         yield caption(batch)
+    if failed is not None:
+        raise failed
 
 
 def joined(predictions: Iterable[Prediction]) -> Iterator[Prediction]:

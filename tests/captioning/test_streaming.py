@@ -43,6 +43,7 @@ class TestBatches:
 
         captions = self.batches(breaks())
         assert next(captions) == [("caption", number) for number in range(3)]
+        assert next(captions) == [("caption", 3)]
         with pytest.raises(VideoError, match="breaks off"):
             next(captions)
 
