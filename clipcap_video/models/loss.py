@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS_AT_ONCE = 2**25  # 128 MiB in float32
-CACHED = 2**19  # so many, 2 MiB in float32, stay in the cache of a core from their softmax to their gradient
 # The gradient of the weights is added up in parts of so many tokens, or a second one would be held for a moment.
 WORDS_AT_ONCE = 2**13
 
@@ -62,40 +61,39 @@ class _SummedCrossEntropy(torch.autograd.Function):
         never = None if bias is None or bool(bias.isfinite().all()) else bias.isneginf()
         words = len(weight) if never is None else len(weight) - int(never.sum())
         size = max(1, LOGITS_AT_ONCE // len(weight))
-        few = max(1, CACHED // len(weight)) if device == "cpu" else size
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), size):
                 rows = hidden[start : start + size].to(dtype)
-                logits = F.linear(rows, product_weight, None if bias is None else bias.to(dtype))
-                for first in range(start, start + len(rows), few):
-                    end = min(first + few, start + len(rows))
-                    inside = (row_of_label >= first) & (row_of_label < end)
-                    places, worth = (row_of_label[inside] - first, labels[inside]), weights[inside]
-                    block = logits[first - start : end - start]
-                    log_probs = F.log_softmax(block.float(), dim=-1)
-                    loss = -(log_probs[places] * worth).sum()
-                    count = log_probs.new_zeros(len(block)).index_add_(0, places[0], worth)  # weight of a row's labels
-                    if smoothing > 0:
-                        possible = log_probs if never is None else log_probs.masked_fill(never, 0.0)
-                        loss = (1 - smoothing) * loss - smoothing * (possible.sum(dim=-1) / words * count).sum()
-                    total += loss
-                    if grad_hidden is None and grad_weight is None and grad_bias is None:
-                        continue
-                    # d loss / d logits = count * softmax - (1 - smoothing) * labels - smoothing * count / words
-                    gradient = log_probs.exp_().mul_(count[:, None])
-                    if smoothing > 0:
-                        share = (smoothing / words * count)[:, None]
-                        gradient.sub_(share if never is None else share * ~never)
-                    gradient.index_put_(places, (smoothing - 1) * worth, accumulate=True)
-                    if grad_bias is not None:
-                        grad_bias += gradient.sum(0)
-                    block.copy_(gradient)
+                inside = (row_of_label >= start) & (row_of_label < start + size)
+                places = (row_of_label[inside] - start, labels[inside])
+                logits = F.linear(rows, product_weight, None if bias is None else bias.to(dtype)).float()
+                log_probs = F.log_softmax(logits, dim=-1)
+                del logits
+                worth = weights[inside]
+                loss = -(log_probs[places] * worth).sum()
+                count = log_probs.new_zeros(len(rows)).index_add_(0, places[0], worth)  # weight of each row's labels
+                if smoothing > 0:
+                    possible = log_probs if never is None else log_probs.masked_fill(never, 0.0)
+                    loss = (1 - smoothing) * loss - smoothing * (possible.sum(dim=-1) / words * count).sum()
+                    del possible
+                total += loss
+                if grad_hidden is None and grad_weight is None and grad_bias is None:
+                    continue
+                # d loss / d logits = count * softmax - (1 - smoothing) * labels - smoothing * count / words
+                gradient = log_probs.exp_().mul_(count[:, None])
+                if smoothing > 0:
+                    share = (smoothing / words * count)[:, None]
+                    gradient.sub_(share if never is None else share * ~never)
+                gradient.index_put_(places, (smoothing - 1) * worth, accumulate=True)
+                product_gradient = gradient.to(dtype)
                 if grad_hidden is not None:
-                    grad_hidden[start : start + size] = logits @ product_weight
+                    grad_hidden[start : start + size] = product_gradient @ product_weight
                 if grad_weight is not None:
                     for first in range(0, len(weight), WORDS_AT_ONCE):
                         part = slice(first, first + WORDS_AT_ONCE)
-                        grad_weight[part] += logits[:, part].T @ rows
+                        grad_weight[part] += product_gradient[:, part].T @ rows
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return total
 

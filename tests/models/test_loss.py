@@ -19,7 +19,6 @@ from tests.prefix_models import batch_of, build
 @pytest.mark.parametrize("at_once", [2**20, 3 * 11])
 def test_it_is_pytorchs_cross_entropy(smoothing, with_bias, weighted, at_once, monkeypatch):
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", at_once)
-    monkeypatch.setattr(loss_module, "CACHED", max(1, at_once * 2 // 3))
     monkeypatch.setattr(loss_module, "WORDS_AT_ONCE", 4)
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
