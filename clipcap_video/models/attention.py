@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import AttentionInterface
 
 NAME = "sdpa_or_products"
 
@@ -29,6 +26,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """query: [B, H, N, D]; key, value: [B, H, S, D]; attention_mask: [B, 1, N, S] bool -> [B, N, H, D]."""
     if attention_mask is None or not _by_products(query, key, attention_mask):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     batch, heads, count, width = query.shape
     hidden = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, float("-inf"))
@@ -57,6 +56,10 @@ def _by_products(query: Tensor, key: Tensor, mask: Tensor) -> bool:
 
 def use_for(language_model: Any) -> None:
     """Lets a language model that uses `sdpa` attend by `attend`."""
+    # A second of imports, which a captioner without a language model does not wait for.
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.modeling_utils import AttentionInterface
+
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     language_model.set_attn_implementation(NAME)
