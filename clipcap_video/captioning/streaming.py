@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from clipcap_video.captioning.predictions import Prediction
 from clipcap_video.devices import one_thread_each
+from clipcap_video.errors import VideoError
 from clipcap_video.video.reader import one_opencv_thread
 from clipcap_video.video.segments import SegmentedVideo, SegmentFrames
 
@@ -31,14 +32,14 @@ def caption_batches(
     out to be broken, what was read of it is captioned first.
     """
     batch: list[SegmentFrames] = []
-    failed: Exception | None = None
+    failed: VideoError | None = None
     began = time.monotonic()
     with one_opencv_thread():
         segments = _ahead(video, 2 * batch_size)
         while True:
             try:
                 segment = next(segments, None)
-            except Exception as error:
+            except VideoError as error:
                 segment, failed = None, error
             if segment is None:
                 break

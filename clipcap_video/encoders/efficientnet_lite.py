@@ -44,7 +44,7 @@ def load(name: str, device: torch.device, precision: str, weights: Path | None) 
     side = EfficientNet.get_image_size(name)
     pixels = Preprocessing(round(side / CROP_SHARE), (side, side), "bicubic", MEAN, STD)
     network = fold_batch_norms(network)
-    fuse_activations(network)
+    fuse_relu6(network)
     stages = stages_of(network)
     network._conv_stem = FullPrecision(network._conv_stem)
     for index in range(FULL_PRECISION_BLOCKS):
@@ -92,7 +92,7 @@ class ConvReLU6(nn.Conv2d):
         left, right, top, bottom = getattr(conv.static_padding, "padding", (0, 0, 0, 0))
         symmetric = left == right and top == bottom
         shape = conv.in_channels, conv.out_channels, conv.kernel_size, tuple(conv.stride)
-        fused = cls(*shape, padding=(top, left) if symmetric else 0, groups=conv.groups)
+        fused = cls(*shape, padding=(top, left) if symmetric else 0, groups=conv.groups, device="meta")
         fused.weight, fused.bias = conv.weight, conv.bias
         fused.before = None if symmetric else (left, right, top, bottom)
         return fused
@@ -119,14 +119,15 @@ def _fuses(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def fuse_activations(network: Any) -> None:
+def fuse_relu6(network: Any) -> None:
     """Exchanges the convolutions of a network that have a ReLU6 behind them, and the ReLU6 for nothing."""
     for module in list(network.modules()):
+        if not isinstance(getattr(module, "_swish", None), nn.ReLU6):
+            continue
         for name in ("_expand_conv", "_depthwise_conv", "_conv_stem", "_conv_head"):
             if hasattr(module, name):
                 setattr(module, name, ConvReLU6.of(getattr(module, name)))
-        if isinstance(getattr(module, "_swish", None), nn.ReLU6):
-            module._swish = nn.Identity()
+        module._swish = nn.Identity()
 
 
 class EfficientNetLiteEncoder(NetworkEncoder):

@@ -25,7 +25,8 @@ def attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """query: [B, H, N, D]; key, value: [B, H, S, D]; attention_mask: [B, 1, N, S] bool -> [B, N, H, D]."""
-    if attention_mask is None or not _by_products(query, key, attention_mask):
+    plain = not any(options.get(name) for name in ("dropout", "softcap")) and options.get("position_bias") is None
+    if attention_mask is None or not plain or not _by_products(query, key, attention_mask):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)

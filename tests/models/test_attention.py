@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from clipcap_video.models import attention
@@ -61,6 +63,15 @@ def test_all_else_is_the_librarys(case: str) -> None:
         out, _ = attention.attend(MODULE, query, key, value, given, is_causal=False)
         expected, _ = sdpa_attention_forward(MODULE, query, key, value, given, is_causal=False)
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("options", [{"softcap": 30.0}, {"dropout": 0.1}, {"position_bias": torch.zeros(1)}], ids=str)
+@torch.inference_mode()
+def test_what_it_does_not_know_is_left_to_the_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value, mask = _inputs(2, 4, 5, 30, torch.bfloat16)
+    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", lambda *given, scaling, **rest: rest)
+    assert attention.attend(MODULE, query, key, value, mask, **options) == options
+    assert attention.attend(MODULE, query, key, value, mask, softcap=None, dropout=0.0)[1] is None
 
 
 @torch.no_grad()
