@@ -93,7 +93,7 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     from clipcap_video.decoding import DecodingSettings
     from clipcap_video.decoding.search import decode
     from clipcap_video.devices import autocast, in_pieces, pick_device
-    from clipcap_video.models.language_model import fuse_activations, keep_in
+    from clipcap_video.models.language_model import fuse_activations
     from clipcap_video.models.mapping.base import MappingConfig
     from clipcap_video.models.prefix import PrefixCaptioner
     from clipcap_video.models.prefix_config import CaptionerConfig
@@ -101,9 +101,9 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
 
     model = language_model()
     fuse_activations(model)
-    keep_in(model, precision)
     config = CaptionerConfig(MappingConfig("mlp", 512, WIDTH, PREFIX, 1), "gpt2", "", True)
     captioner = PrefixCaptioner(config, model, None)
+    captioner.keep_in(precision, pick_device("cpu"))
     settings = DecodingSettings(
         use_beam_search=True, beam_size=BEAMS, entry_length=LENGTH, length_penalty=1.0, complete=False
     )
@@ -112,7 +112,7 @@ def ours(videos: int, precision: str) -> tuple[float, float, list[tuple[list[int
     def piece(part: slice) -> list[Any]:
         with torch.inference_mode(), autocast(cpu, precision):
             chosen = every[part]
-            state = PrefixDecoding(model, captioner.output_layer(), chosen, LENGTH)
+            state = PrefixDecoding(model, captioner.head(cpu), chosen, LENGTH)
             return decode(state, len(chosen), [END], settings)
 
     start = clock()

@@ -86,7 +86,7 @@ def ours(videos: int, only_prefix: bool, steps: int, precision: str) -> tuple[fl
     from clipcap_video.optimisation import make_optimizer, parameter_groups
 
     model = captioner(only_prefix, packed=True)
-    model.keep_in(precision, frozen_only=True)
+    model.keep_in(precision, pick_device("cpu"), frozen_only=True)
     optimizer = make_optimizer(parameter_groups([(model.parameters(), 1e-5)], weight_decay=0.01), lr=1e-5)
     lists = [[[*caption, VOCABULARY - 1] for caption in video] for video in captions(videos)]
     batch = pack(list(features(videos).numpy()), lists)

@@ -73,7 +73,7 @@ class Captioner(Reranking, HubModel):
         # (docs/quality.md), and on a CPU a caption is the same to the bit whatever it is batched with.
         ranked = self.ranker is not None and device.type == "cpu"
         self.precision = self.encoder_precision if ranked or precision != "auto" else "fp32"
-        self.model.keep_in(self.precision)
+        self.model.keep_in(self.precision, device)
         self.notes: list[str] = []  # what was inferred from a checkpoint that does not say it
         self._encoder: ImageEncoder | None = None
 

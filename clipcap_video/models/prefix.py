@@ -128,9 +128,9 @@ class PrefixCaptioner(PrefixNetwork):
         if self.prompter is not None:
             self.prompter.save(folder)
 
-    def keep_in(self, precision: str, frozen_only: bool = False) -> None:
+    def keep_in(self, precision: str, device: torch.device, frozen_only: bool = False) -> None:
         if self.config.frozen_decoder or not frozen_only:
-            keep_in(self.language_model, precision, frozen_only=frozen_only)
+            self.frozen_output = keep_in(self.language_model, precision, device, frozen_only=frozen_only)
 
     def describe(self) -> dict[str, str]:
         network = "{mapping_type}, {prefix_length} prefix tokens".format_map(vars(self.config.mapping))

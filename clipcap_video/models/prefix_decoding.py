@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,20 +18,14 @@ class PrefixDecoding:
     All lanes of a video live in one cache row: the prefix once, then the K tokens of every step. A lane is a path
     through those tokens, kept as a mask, so that choosing other parents moves no keys or values.
 
-    output_layer: weight [V, E] and bias [V]; prefix: [B, P, E]; max_tokens: of a caption.
+    head: hidden states [..., E] -> logits [..., V]; prefix: [B, P, E]; max_tokens: of a caption.
     """
 
-    def __init__(
-        self, language_model: Any, output_layer: tuple[Tensor, Tensor | None], prefix: Tensor, max_tokens: int
-    ) -> None:
+    def __init__(self, language_model: Any, head: Callable[[Tensor], Tensor], prefix: Tensor, max_tokens: int) -> None:
         self.language_model = language_model
         self.prefix = prefix
         self.position = prefix.shape[1]
-        weight, bias = output_layer
-        # Cast once a batch where autocast would do it in every step.
-        device = prefix.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        self.head = (weight.to(dtype), None if bias is None else bias.to(dtype))
+        self.head = head
         self.cache = roomy_cache(language_model.config.num_hidden_layers, max_tokens)
         self.cache_name = cache_name(language_model)
         # [B, K, S] bool: which of the S tokens generated so far belong to the lane.
@@ -56,8 +51,7 @@ class PrefixDecoding:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """hidden: [..., E] -> float32 [..., V]."""
-        weight, bias = self.head
-        return F.linear(hidden.to(weight.dtype), weight, bias).float()
+        return self.head(hidden).float()
 
     def _run(self, embeddings: Tensor, seen: Tensor | None, positions: Tensor) -> Tensor:
         out = self.language_model.base_model(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipcap_video.errors import ClipcapError
 from clipcap_video.models import attention
 from clipcap_video.models.adapters import add_adapters
 from clipcap_video.models.base import CaptionModel
+from clipcap_video.models.caption_attention import CaptionSlots
 from clipcap_video.models.lanes import loss_in_lanes
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.packing import PackedCaptions, packed_attention
@@ -38,6 +42,9 @@ class PrefixNetwork(CaptionModel):
             self.prompt_kind = nn.Parameter(torch.zeros(2, config.mapping.embedding_dim))
         self.language_model = language_model
         attention.use_for(language_model)
+        # To the attention of its layers, as those of transformers do.
+        parameters = inspect.signature(language_model.base_model.forward).parameters.values()
+        self._passes_options = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         if config.only_prefix:
             self.language_model.requires_grad_(False)
         elif config.lora_rank:
@@ -124,11 +131,15 @@ class PrefixNetwork(CaptionModel):
         count = prefix.shape[1]
         embeddings = self.language_model.get_input_embeddings()(batch.tokens)
         places = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
+        options = {}
+        if prefix.device.type == "cpu" and self._passes_options:
+            options["caption_slots"] = CaptionSlots.of(batch.caption, batch.position, count)
         return self.language_model.base_model(
             inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
             attention_mask=packed_attention(batch.caption, batch.position, count)[:, None],
             position_ids=torch.cat([places, batch.position + count], dim=1),
             use_cache=False,
+            **options,
         ).last_hidden_state
 
     def output_layer(self) -> tuple[Tensor, Tensor | None]:
@@ -142,7 +153,16 @@ class PrefixNetwork(CaptionModel):
         Raises ClipcapError when prefix and caption are longer than the language model can read.
         """
         self.check_length(max_tokens)
-        return PrefixDecoding(self.language_model, self.output_layer(), self.prefix(features, mask), max_tokens)
+        return PrefixDecoding(self.language_model, self.head(mask.device), self.prefix(features, mask), max_tokens)
+
+    def head(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """Logits of hidden states, by weights cast once a batch where autocast would do it in every step."""
+        if self.frozen_output is not None:
+            return self.frozen_output
+        weight, bias = self.output_layer()
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight.dtype
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        return lambda hidden: F.linear(hidden.to(dtype), weight, bias)
 
     def check_length(self, max_tokens: int) -> None:
         """Raises ClipcapError when prefix and a caption of `max_tokens` exceed the language model's positions."""

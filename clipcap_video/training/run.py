@@ -92,7 +92,7 @@ def prepare(config: TrainConfig) -> tuple[CaptioningRun, bool]:
     if config.text_only and config.init_from is None:
         fill_memory(model, source, config.seed)
     # What is frozen is cast once, not in every step.
-    model.keep_in(precision, frozen_only=True)
+    model.keep_in(precision, device, frozen_only=True)
 
     def tokenise(records: list[VideoRecord], store: FeatureStore) -> CaptionData:
         def encode(captions: list[str]) -> list[list[int]]:

@@ -67,7 +67,7 @@ def test_lite_has_the_same_features_without_fused_kernels(lite, monkeypatch, pre
     encoder = load_encoder("efficientnet-lite2", CPU, precision)
     images = lite.preprocess(frame("landscape")[None])
     fused = encoder.encode_images(images)
-    monkeypatch.setattr(efficientnet_lite, "_fuses", lambda dtype: False)
+    monkeypatch.setattr(efficientnet_lite, "cpu_has_kernels_for", lambda dtype: False)
     assert cosine_distance(encoder.encode_images(images), fused) < tolerance
 
 
