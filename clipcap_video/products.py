@@ -26,7 +26,10 @@ class FrozenMatrix:
     """x [..., K] -> x @ weight.T + bias, bf16 [..., N], for a weight [N, K] and a bias [N] that nobody trains.
 
     backwards: whether gradients have to pass through it, which needs the matrix in a second order.
+    gelu: "tanh" or "none" for a GELU behind it of that approximation, in the same pass; then there is no gradient.
     """
+
+    gelu: str | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, backwards: bool) -> None:
         weight = weight.detach().bfloat16()
@@ -41,21 +44,22 @@ class FrozenMatrix:
 
     def forth(self, x: Tensor) -> Tensor:
         """The same without a gradient."""
-        return _product(x.bfloat16(), self._forth, self._bias)
+        return _product(x.bfloat16(), self._forth, self._bias, self.gelu)
 
     def back(self, gradient: Tensor) -> Tensor:
         """gradient [..., N] of the product -> that of x, bf16 [..., K]."""
         if self._back is None:
             raise RuntimeError("this matrix was made for products without gradients")
-        return _product(gradient.bfloat16(), self._back, None)
+        return _product(gradient.bfloat16(), self._back)
 
 
 def _ordered(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
 
-def _product(x: Tensor, ordered: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), ordered, bias, "none", [], "")
+def _product(x: Tensor, ordered: Tensor, bias: Tensor | None = None, gelu: str | None = None) -> Tensor:
+    behind: tuple[str, list[float], str] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), ordered, bias, *behind)
 
 
 class _Through(torch.autograd.Function):
@@ -75,10 +79,10 @@ class FrozenLinear(nn.Module):
 
     def __init__(self, matrix: FrozenMatrix) -> None:
         super().__init__()
-        self._matrix = matrix
+        self.matrix = matrix
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._matrix(x)
+        return self.matrix(x)
 
 
 def freeze_linear_layers(model: nn.Module, leave: nn.Module | None, backwards: bool) -> None:
@@ -88,6 +92,9 @@ def freeze_linear_layers(model: nn.Module, leave: nn.Module | None, backwards: b
             weight, bias = _weight_of(layer), getattr(layer, "bias", None)
             if weight is not None and layer is not leave and not (backwards and weight.requires_grad):
                 setattr(parent, name, FrozenLinear(FrozenMatrix(weight, bias, backwards)))
+        up, act = getattr(parent, "c_fc", None), getattr(parent, "act", None)  # of GPT-2
+        if isinstance(up, FrozenLinear) and isinstance(act, nn.GELU) and not backwards:
+            up.matrix.gelu, parent.act = act.approximate, nn.Identity()
 
 
 def _weight_of(layer: Any) -> Any:

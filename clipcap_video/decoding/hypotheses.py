@@ -39,9 +39,9 @@ STRETCH = 128
 
 
 def normaliser_of(logits: Tensor) -> Tensor:
-    """logsumexp over the vocabulary: [B, K, V] -> [B, K]."""
+    """logsumexp over the vocabulary: [B, K, V] -> float32 [B, K]."""
     rows = logits.flatten(0, -2)
-    return torch.cat([part.logsumexp(-1) for part in rows.split(ROWS_AT_ONCE)]).view(logits.shape[:-1])
+    return torch.cat([part.float().logsumexp(-1) for part in rows.split(ROWS_AT_ONCE)]).view(logits.shape[:-1])
 
 
 def likeliest(logits: Tensor, count: int) -> Tensor:
@@ -68,10 +68,10 @@ class NextToken:
     """What may follow each of K hypotheses of B videos, before and after the penalties.
 
     There is no log-softmax over the vocabulary: a search looks at few tokens of a row, for which the
-    normaliser will do.
+    normaliser will do. Nor is there a copy of bf16 logits in float32, unless something is to be changed in them.
     """
 
-    model_logits: Tensor  # [B, K, V] float32
+    model_logits: Tensor  # [B, K, V] float32 or bf16
     model_normaliser: Tensor  # [B, K] float32: logsumexp of the logits
     logits: Tensor  # the same two after the penalties
     normaliser: Tensor
@@ -79,7 +79,8 @@ class NextToken:
     @classmethod
     def of(cls, logits: Tensor, history: Tensor, settings: DecodingSettings) -> NextToken:
         """logits: [B, K, V]; history: [B, K, T] int64, the tokens so far."""
-        logits = logits.float()
+        if settings.mode == "sample" or settings.repetition_penalty != 1.0 or settings.no_repeat_ngram:
+            logits = logits.float()
         normaliser = normaliser_of(logits)
         penalised, penalised_normaliser = logits, normaliser
         if settings.repetition_penalty != 1.0:
@@ -92,13 +93,13 @@ class NextToken:
 
     def logprobs(self, tokens: Tensor) -> Tensor:
         """Log-probabilities [B, K, C] after penalties, of C tokens [B, K, C] for each hypothesis."""
-        return self.logits.gather(-1, tokens) - self.normaliser.unsqueeze(-1)
+        return self.logits.gather(-1, tokens).float() - self.normaliser.unsqueeze(-1)
 
     def model_logprobs_of(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities under the model itself of `tokens` after hypotheses `parents`: all [B, K']."""
         vocabulary = self.model_logits.shape[-1]
         logits = self.model_logits.flatten(1).gather(1, parents * vocabulary + tokens)
-        return logits - self.model_normaliser.gather(1, parents)
+        return logits.float() - self.model_normaliser.gather(1, parents)
 
 
 def penalise_repetition(logits: Tensor, history: Tensor, penalty: float) -> Tensor:
@@ -301,7 +302,7 @@ def best_continuations(
         last = best_scores[:, -1:]
         undecided = ((scores[..., -1] == last) & last.isfinite()).any(-1).nonzero().flatten()
         if len(undecided):
-            logprobs = following.logits[undecided] - following.normaliser[undecided].unsqueeze(-1)
+            logprobs = following.logits[undecided].float() - following.normaliser[undecided].unsqueeze(-1)
             all_scores = _proposal_scores(lanes.keep(undecided), logprobs, length_penalty).flatten(1)
             places[undecided], best_scores[undecided] = _best_of_all(all_scores, last[undecided], beam_size)
     places = places.masked_fill(best_scores.isneginf(), 0)

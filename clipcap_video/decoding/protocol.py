@@ -23,7 +23,7 @@ class StepModel(Protocol):
     """State of B videos being captioned; created by the captioner from their features."""
 
     def begin(self) -> Tensor:
-        """Logits of each video's first token: float32 [B, V]."""
+        """Logits of each video's first token: float32 or bf16 [B, V]."""
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Extends the lanes by one token each.
@@ -31,7 +31,7 @@ class StepModel(Protocol):
         tokens: [B, K] int64, the token that lane k now ends in.
         parents: [B, K] int64, the lane of the *previous* step that lane k continues (lanes may be dropped,
             swapped or doubled; the first step continues the common beginning and its parents are all zero).
-        Returns the logits of the next token, float32 [B, K, V].
+        Returns the logits of the next token, float32 or bf16 [B, K, V].
         """
 
     def keep(self, rows: Tensor) -> None:

@@ -46,7 +46,7 @@ def attend(
     scores = torch.baddbmm(
         hidden.expand(-1, heads, -1, -1).flatten(0, 1),
         query.flatten(0, 1),
-        key.flatten(0, 1).transpose(1, 2),
+        key.flatten(0, 1).contiguous().transpose(1, 2),  # which bmm copies anyway, element by element
         alpha=width**-0.5 if scaling is None else scaling,
     )
     weights = scores.float().softmax(-1).to(value.dtype)

@@ -32,13 +32,13 @@ class PrefixDecoding:
         self.path = torch.zeros(len(prefix), 1, 0, dtype=torch.bool, device=prefix.device)
 
     def begin(self) -> Tensor:
-        """Logits of the first token: [B, V] float32."""
+        """Logits of the first token: [B, V], float32 or bf16."""
         embeddings = self.language_model.get_input_embeddings()
         hidden = self._run(self.prefix.to(embeddings.weight.dtype), None, torch.arange(self.position))
-        return self._logits(hidden[:, -1])
+        return self.head(hidden[:, -1])
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V] float32."""
+        """Appends tokens [B, K] to the lanes `parents` [B, K] of the step before -> logits [B, K, V]."""
         lanes = tokens.shape[1]
         inherited = self.path.gather(1, parents[:, :, None].expand(-1, -1, self.path.shape[2]))
         itself = torch.eye(lanes, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
@@ -47,11 +47,7 @@ class PrefixDecoding:
         embeddings = self.language_model.get_input_embeddings()(tokens)
         hidden = self._run(embeddings, seen[:, None], torch.full((lanes,), self.position))
         self.position += 1
-        return self._logits(hidden)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [..., E] -> float32 [..., V]."""
-        return self.head(hidden).float()
+        return self.head(hidden)
 
     def _run(self, embeddings: Tensor, seen: Tensor | None, positions: Tensor) -> Tensor:
         out = self.language_model.base_model(
