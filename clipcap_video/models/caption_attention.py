@@ -22,7 +22,9 @@ class CaptionSlots:
 
     captions: C, most of a video; length: M, tokens of the longest.
     token: [B * C * M] int64, which of the B * (P + L) rows is in each slot; any where it is empty.
-    slot: [B * L] int64, the slot of each token; any for padding. empty: [B * C * M] bool; padding: [B * L] bool.
+    slot: [B * L] int64, the slot of each token; any for padding.
+    empty, padding: int64, those slots and those of the B * L tokens that are nobody's.
+    barrier: [M, P + M] float32, -inf where a token of a caption must not see another, else 0.
     """
 
     prefix: int
@@ -32,6 +34,7 @@ class CaptionSlots:
     slot: Tensor
     empty: Tensor
     padding: Tensor
+    barrier: Tensor
 
     @classmethod
     def of(cls, caption: Tensor, position: Tensor, prefix: int) -> CaptionSlots:
@@ -46,7 +49,9 @@ class CaptionSlots:
         real = caption >= 0
         token[slot[real]] = row[real]
         empty[slot[real]] = False
-        return cls(prefix, captions, length, token, slot.flatten(), empty, ~real.flatten())
+        empty, padding = empty.nonzero().flatten(), (~real).flatten().nonzero().flatten()
+        barrier = torch.cat([torch.zeros(length, prefix), _barrier(length)], dim=1)
+        return cls(prefix, captions, length, token, slot.flatten(), empty, padding, barrier)
 
     def pays(self, rows: int) -> bool:
         """Whether fewer scores are computed than among all `rows` of a sequence: one long caption may take most."""
@@ -82,14 +87,14 @@ class _InSlots(torch.autograd.Function):
         scores = query.new_empty(batch * heads, captions * length, count + length, dtype=torch.float32)
         scores[..., :count] = torch.bmm(q, kp.transpose(1, 2))
         scores[..., count:] = torch.bmm(q.view(own), k.view(own).transpose(1, 2)).view(whole)
-        scores.view(-1, captions, length, count + length)[..., count:].masked_fill_(~_past(length), float("-inf"))
-        weights, kept = _softmax(scores.mul_(scale), dropout)
+        scores.mul_(scale).view(-1, length, count + length).add_(slots.barrier)
+        weights, kept = _softmax(scores, dropout)
         used = _dropped(weights, kept, dropout).to(query.dtype)
         wp, wo = used[..., :count].contiguous(), used[..., count:].contiguous()
         out = torch.bmm(wp, vp) + torch.bmm(wo.view(own), v.view(own)).view(whole)
 
         scores = torch.bmm(qp, kp.transpose(1, 2)).float().mul_(scale)
-        first, kept_first = _softmax(scores.masked_fill_(~_past(count), float("-inf")), dropout)
+        first, kept_first = _softmax(scores.add_(_barrier(count)), dropout)
         out_first = torch.bmm(_dropped(first, kept_first, dropout).to(query.dtype), vp)
 
         ctx.save_for_backward(q, k, v, qp, kp, vp, weights.to(query.dtype), first.to(query.dtype), kept, kept_first)
@@ -143,7 +148,7 @@ def _to_slots(x: Tensor, slots: CaptionSlots, batch: int, clear: bool = False) -
     _, rows, heads, width = x.shape
     taken = x.reshape(batch * rows, heads, width).index_select(0, slots.token)
     if clear:
-        taken.masked_fill_(slots.empty[:, None, None], 0.0)
+        taken.index_fill_(0, slots.empty, 0.0)
     return taken.view(batch, -1, heads, width).transpose(1, 2).reshape(batch * heads, -1, width).contiguous()
 
 
@@ -153,12 +158,13 @@ def _joined(first: Tensor, others: Tensor, slots: CaptionSlots, batch: int) -> T
     first = first.view(batch, -1, slots.prefix, width).transpose(1, 2)
     in_slots = others.view(batch, -1, slots.captions * slots.length, width).transpose(1, 2)
     tokens = in_slots.reshape(-1, in_slots.shape[2], width).index_select(0, slots.slot)
-    tokens.masked_fill_(slots.padding[:, None, None], 0.0)
+    tokens.index_fill_(0, slots.padding, 0.0)
     return torch.cat([first, tokens.view(batch, -1, *tokens.shape[1:])], dim=1)
 
 
-def _past(length: int) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool).tril()
+def _barrier(length: int) -> Tensor:
+    """[N, N]: -inf for what comes later."""
+    return torch.full((length, length), float("-inf")).triu(1)
 
 
 def _softmax(scores: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
