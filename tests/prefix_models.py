@@ -18,19 +18,24 @@ from tests.tiny import WIDTH, captions_of, features_of
 
 
 def build(
-    tiny_lm: Path, mapping_type: str = "transformer", only_prefix: bool = True, llama: bool = False
+    tiny_lm: Path,
+    mapping_type: str = "transformer",
+    only_prefix: bool = True,
+    llama: bool = False,
+    lora_rank: int = 0,
 ) -> PrefixCaptioner:
     language_model, tokenizer = load_language_model(str(tiny_lm))
     torch.manual_seed(1)
     if llama:
-        config = LlamaConfig(
+        llama_config = LlamaConfig(
             hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             intermediate_size=48, vocab_size=len(tokenizer), max_position_embeddings=128,
         )  # fmt: skip
-        language_model = LlamaForCausalLM(config).eval()
+        language_model = LlamaForCausalLM(llama_config).eval()
     mapping = MappingConfig(mapping_type, WIDTH, 32, 5, 6, num_layers=2)
     digest = digest_language_model(language_model)
-    return PrefixCaptioner(CaptionerConfig(mapping, "tiny", digest, only_prefix), language_model, tokenizer).eval()
+    config = CaptionerConfig(mapping, "tiny", digest, only_prefix, lora_rank=lora_rank)
+    return PrefixCaptioner(config, language_model, tokenizer).eval()
 
 
 def batch_of(model: PrefixCaptioner, numbers: list[int]) -> tuple[list[np.ndarray], list[list[list[int]]]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clipcap_video.models.caption_attention import CaptionSlots, attend_in_slots
+from clipcap_video.models.dropout import kept
 
 NAME = "sdpa_or_products"
 
@@ -36,6 +37,8 @@ def attend(
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         dropout = options.get("dropout", 0.0)
         return attend_in_slots(query, key, value, caption_slots, scale, dropout), None
+    if options.get("dropout") and attention_mask is not None and query.device.type == "cpu" and not unusual:
+        return _with_dropout(query, key, value, attention_mask, scaling, options["dropout"]), None
     plain = not unusual and not options.get("dropout")
     if attention_mask is None or not plain or not _by_products(query, key, attention_mask):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -52,6 +55,18 @@ def attend(
     weights = scores.float().softmax(-1).to(value.dtype)
     out = torch.bmm(weights, value.flatten(0, 1)).view(batch, heads, count, width)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _with_dropout(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None, share: float
+) -> Tensor:
+    """What the library gives, with weights dropped as `dropout.kept` draws them."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(repeats, 1) if repeats > 1 else part for part in (key, value))
+    scores = (query @ key.transpose(2, 3)).float() * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    weights = (weights * kept(weights, share) / (1 - share)).to(value.dtype)
+    return (weights @ value).transpose(1, 2)
 
 
 def _by_products(query: Tensor, key: Tensor, mask: Tensor) -> bool:

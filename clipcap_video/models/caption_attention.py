@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clipcap_video.models.dropout import kept
+
 
 @dataclass(frozen=True)
 class CaptionSlots:
@@ -84,27 +86,28 @@ class _InSlots(torch.autograd.Function):
         q, k, v = (_to_slots(_rows(x), slots, batch) for x in (query, key, value))  # [B * H, C * M, D]
         qp, kp, vp = (x[:, :, :count].reshape(batch * heads, count, width) for x in (query, key, value))
 
-        scores = query.new_empty(batch * heads, captions * length, count + length, dtype=torch.float32)
+        exact = torch.promote_types(query.dtype, torch.float32)
+        scores = query.new_empty(batch * heads, captions * length, count + length, dtype=exact)
         scores[..., :count] = torch.bmm(q, kp.transpose(1, 2))
         scores[..., count:] = torch.bmm(q.view(own), k.view(own).transpose(1, 2)).view(whole)
         scores.mul_(scale).view(-1, length, count + length).add_(slots.barrier)
-        weights, kept = _softmax(scores, dropout)
-        used = _dropped(weights, kept, dropout).to(query.dtype)
+        weights, stay = _softmax(scores, dropout)
+        used = _dropped(weights, stay, dropout).to(query.dtype)
         wp, wo = used[..., :count].contiguous(), used[..., count:].contiguous()
         out = torch.bmm(wp, vp) + torch.bmm(wo.view(own), v.view(own)).view(whole)
 
-        scores = torch.bmm(qp, kp.transpose(1, 2)).float().mul_(scale)
-        first, kept_first = _softmax(scores.add_(_barrier(count)), dropout)
-        out_first = torch.bmm(_dropped(first, kept_first, dropout).to(query.dtype), vp)
+        scores = torch.bmm(qp, kp.transpose(1, 2)).to(exact).mul_(scale)
+        first, stay_first = _softmax(scores.add_(_barrier(count)), dropout)
+        out_first = torch.bmm(_dropped(first, stay_first, dropout).to(query.dtype), vp)
 
-        ctx.save_for_backward(q, k, v, qp, kp, vp, weights.to(query.dtype), first.to(query.dtype), kept, kept_first)
+        ctx.save_for_backward(q, k, v, qp, kp, vp, weights.to(query.dtype), first.to(query.dtype), stay, stay_first)
         ctx.slots, ctx.scale, ctx.dropout, ctx.rows = slots, scale, dropout, rows
         return _joined(out_first, out, slots, batch)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, qp, kp, vp, weights, first, kept, kept_first = ctx.saved_tensors
+        q, k, v, qp, kp, vp, weights, first, stay, stay_first = ctx.saved_tensors
         slots, scale, dropout = ctx.slots, ctx.scale, ctx.dropout
         count, captions, length = slots.prefix, slots.captions, slots.length
         (gradient,) = grad_outputs  # [B, P + L, H, D]
@@ -113,7 +116,7 @@ class _InSlots(torch.autograd.Function):
         given = _to_slots(gradient, slots, batch, clear=True)
         given_first = gradient[:, :count].transpose(1, 2).reshape(batch * heads, count, width)
 
-        used = _dropped(weights, kept, dropout)
+        used = _dropped(weights, stay, dropout)
         wp, wo = used[..., :count].contiguous(), used[..., count:].contiguous().view(own)
         of_weights = torch.cat(
             [
@@ -122,17 +125,17 @@ class _InSlots(torch.autograd.Function):
             ],
             dim=-1,
         )
-        of_scores = _softmax_backward(_dropped(of_weights, kept, dropout), weights, scale)
+        of_scores = _softmax_backward(_dropped(of_weights, stay, dropout), weights, scale)
         sp, so = of_scores[..., :count].contiguous(), of_scores[..., count:].contiguous().view(own)
         dq = torch.bmm(sp, kp) + torch.bmm(so, k.view(own)).view(whole)
         dk = torch.bmm(so.transpose(1, 2), q.view(own)).view(whole)
         dv = torch.bmm(wo.transpose(1, 2), given.view(own)).view(whole)
 
-        of_weights = _dropped(torch.bmm(given_first, vp.transpose(1, 2)), kept_first, dropout)
+        of_weights = _dropped(torch.bmm(given_first, vp.transpose(1, 2)), stay_first, dropout)
         of_scores = _softmax_backward(of_weights, first, scale)
         dqp = torch.bmm(of_scores, kp)
         dkp = torch.bmm(of_scores.transpose(1, 2), qp) + torch.bmm(sp.transpose(1, 2), q)
-        used_first = _dropped(first, kept_first, dropout)
+        used_first = _dropped(first, stay_first, dropout)
         dvp = torch.bmm(used_first.transpose(1, 2), given_first) + torch.bmm(wp.transpose(1, 2), given)
         pairs = ((dqp, dq), (dkp, dk), (dvp, dv))
         return (*(_joined(*pair, slots, batch).transpose(1, 2) for pair in pairs), None, None, None)
@@ -170,14 +173,15 @@ def _barrier(length: int) -> Tensor:
 def _softmax(scores: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     """Weights, and which of them stay."""
     weights = scores.softmax(-1)
-    return weights, torch.empty_like(weights, dtype=torch.bool).bernoulli_(1 - dropout) if dropout else None
+    return weights, kept(weights, dropout) if dropout else None
 
 
-def _dropped(x: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return x if kept is None else x * kept / (1 - dropout)
+def _dropped(x: Tensor, stay: Tensor | None, dropout: float) -> Tensor:
+    return x if stay is None else x * stay / (1 - dropout)
 
 
 def _softmax_backward(of_weights: Tensor, weights: Tensor, scale: float) -> Tensor:
     """The gradient of what became weights by a softmax, in their precision."""
-    before = torch._softmax_backward_data(of_weights.float(), weights.float(), -1, torch.float32)
+    exact = torch.promote_types(weights.dtype, torch.float32)
+    before = torch._softmax_backward_data(of_weights.to(exact), weights.to(exact), -1, exact)
     return before.mul_(scale).to(weights.dtype)

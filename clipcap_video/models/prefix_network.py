@@ -17,12 +17,16 @@ from clipcap_video.models import attention
 from clipcap_video.models.adapters import add_adapters
 from clipcap_video.models.base import CaptionModel
 from clipcap_video.models.caption_attention import CaptionSlots
+from clipcap_video.models.dropout import own_dropouts
 from clipcap_video.models.lanes import loss_in_lanes
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.packing import PackedCaptions, packed_attention
 from clipcap_video.models.prefix_config import CaptionerConfig
 from clipcap_video.models.prefix_decoding import PrefixDecoding
 from clipcap_video.models.prompt import Prompter, prompt_lengths
+
+# Bytes of the gradients that cores have of a language model, each its own: four of GPT-2's 124 million weights.
+MOST_GRADIENTS = 2 << 30
 
 
 class PrefixNetwork(CaptionModel):
@@ -42,6 +46,7 @@ class PrefixNetwork(CaptionModel):
             self.prompt_kind = nn.Parameter(torch.zeros(2, config.mapping.embedding_dim))
         self.language_model = language_model
         attention.use_for(language_model)
+        self._owns_dropouts = own_dropouts(language_model)
         # To the attention of its layers, as those of transformers do.
         parameters = inspect.signature(language_model.base_model.forward).parameters.values()
         self._passes_options = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -114,9 +119,20 @@ class PrefixNetwork(CaptionModel):
     def caption_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float = 0.0) -> Tensor:
         """The loss of a batch whose prefix [B, P, E] is there already."""
         loss_of = partial(self._summed_loss, label_smoothing=label_smoothing)
-        if self.config.only_prefix and prefix.device.type == "cpu":
-            return loss_in_lanes(loss_of, prefix, batch) / len(batch.labels)
-        return loss_of(prefix, batch) / len(batch.labels)
+        trained = [weight for weight in self.language_model.parameters() if weight.requires_grad]
+        if not self._in_lanes(prefix, trained):
+            return loss_of(prefix, batch) / len(batch.labels)
+        pieces = None if self.config.frozen_decoder else torch.get_num_threads()
+        return loss_in_lanes(loss_of, prefix, batch, trained, pieces) / len(batch.labels)
+
+    def _in_lanes(self, prefix: Tensor, trained: list[nn.Parameter]) -> bool:
+        """Whether cores read videos of their own. Each core then has a gradient of all that is trained, so with many
+        cores a large model is trained by all of them at once; and so it is where dropout could not be repeated."""
+        if prefix.device.type != "cpu" or not self._owns_dropouts:
+            return False
+        cores = torch.get_num_threads()
+        size = cores * sum(weight.numel() * weight.element_size() for weight in trained)
+        return self.config.frozen_decoder or (cores > 1 and size <= MOST_GRADIENTS)
 
     def _summed_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         hidden, length = self._read_packed(prefix, batch), prefix.shape[1] + batch.tokens.shape[1]

@@ -86,6 +86,28 @@ def test_lanes_and_steps_are_independent() -> None:
 @property_settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
+    options=st.sampled_from(
+        [
+            {"use_beam_search": True, "beam_size": 4, "num_return": 4},
+            {"use_beam_search": True, "beam_size": 3, "repetition_penalty": 1.3},
+            {"use_beam_search": False, "sample": True, "top_p": 0.8, "num_return": 3},
+        ]
+    ),
+    complete=st.booleans(),
+)
+def test_logits_in_bf16_are_looked_at_as_the_same_numbers_in_float32(
+    seed: int, options: dict[str, Any], complete: bool
+) -> None:
+    logits_of = random_logits(seed, 9)
+    settings = DecodingSettings(entry_length=5, complete=complete, **options)
+    rounded = captions_of(lambda video, history: logits_of(video, history).bfloat16(), ["a", "b"], settings)
+    same = captions_of(lambda video, history: logits_of(video, history).bfloat16().float(), ["a", "b"], settings)
+    assert rounded == same
+
+
+@property_settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
     options=st.sampled_from([{"top_k": 1}, {"top_p": 1e-6}, {"top_k": 3, "top_p": 1e-6}, {"temperature": 1e-4}]),
     complete=st.booleans(),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -65,13 +66,23 @@ def test_all_else_is_the_librarys(case: str) -> None:
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("options", [{"softcap": 30.0}, {"dropout": 0.1}, {"position_bias": torch.zeros(1)}], ids=str)
+@pytest.mark.parametrize("options", [{"softcap": 30.0}, {"position_bias": torch.zeros(1)}], ids=str)
 @torch.inference_mode()
 def test_what_it_does_not_know_is_left_to_the_library(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value, mask = _inputs(2, 4, 5, 30, torch.bfloat16)
     monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", lambda *given, scaling, **rest: rest)
     assert attention.attend(MODULE, query, key, value, mask, **options) == options
     assert attention.attend(MODULE, query, key, value, mask, softcap=None, dropout=0.0)[1] is None
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_dropout_is_drawn_here_and_the_rest_is_the_librarys(key_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value, mask = _inputs(2, 4, 5, 30, torch.float32)
+    key, value = key[:, :key_heads], value[:, :key_heads]
+    monkeypatch.setattr(attention, "kept", lambda like, share: torch.ones_like(like, dtype=torch.bool))
+    out, _ = attention.attend(MODULE, query, key, value, mask, dropout=0.2)
+    expected = F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True).transpose(1, 2) / 0.8
+    torch.testing.assert_close(out, expected)
 
 
 @torch.no_grad()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from clipcap_video.models import lanes
+from clipcap_video.models import lanes, prefix_network
 from clipcap_video.models.packing import PackedCaptions, pack
 from clipcap_video.models.prefix import PrefixCaptioner
 from tests.prefix_models import batch_of, build
@@ -20,6 +21,16 @@ CAPTIONS = [5, 1, 3, 1, 2, 4, 1]  # of seven videos
 @pytest.fixture
 def model(tiny_lm: Path) -> PrefixCaptioner:
     return build(tiny_lm, only_prefix=True).eval()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gradients(model: PrefixCaptioner, loss: Tensor) -> list[Tensor]:
@@ -46,18 +57,65 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(
         torch.testing.assert_close(model(batch, smoothing), expected)
 
 
+@pytest.mark.parametrize("cores", [2, 3, 9])
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_trained_language_model_gets_the_gradients_of_the_whole_batch(
+    tiny_lm: Path, cores: int, lora_rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(tiny_lm, only_prefix=False, lora_rank=lora_rank).eval()
+    batch = pack(*batch_of(model, CAPTIONS))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    expected = torch.autograd.grad(whole(model, batch, 0.1), trained, allow_unused=True)
+    monkeypatch.setattr(lanes, "TOKENS", 30)
+    with threads(cores):
+        found = torch.autograd.grad(model(batch, 0.1), trained, allow_unused=True)
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-4)
+
+
+def test_dropout_is_the_same_whoever_comes_first(tiny_lm: Path) -> None:
+    model = build(tiny_lm, only_prefix=False).train()
+    batch = pack(*batch_of(model, CAPTIONS))
+    found = []
+    for seed in (1, 1, 1, 2):
+        torch.manual_seed(seed)
+        with threads(3):
+            loss = model(batch, 0.1)
+            found.append([loss, *torch.autograd.grad(loss, list(model.language_model.parameters()))])
+    for other in found[1:3]:
+        assert all(torch.equal(mine, one) for mine, one in zip(found[0], other, strict=True))
+    assert found[0][0] != found[3][0]
+
+
+def test_a_model_whose_gradients_are_too_large_is_trained_by_all_cores_at_once(
+    tiny_lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(tiny_lm, only_prefix=False)
+    batch = pack(*batch_of(model, CAPTIONS))
+    monkeypatch.setattr(prefix_network, "MOST_GRADIENTS", 100)
+    monkeypatch.setattr(prefix_network, "loss_in_lanes", None)
+    with threads(2):
+        model(batch).backward()
+
+
+def test_parts_are_alike_and_hold_every_video_once(model: PrefixCaptioner) -> None:
+    batch = pack(*batch_of(model, CAPTIONS))
+    parts = [part.tolist() for part in lanes._alike(batch, 4, 3)]
+    assert sorted(row for part in parts for row in part) == list(range(len(CAPTIONS)))
+    sizes = [sum((batch.lengths() + 4)[row] for row in part) for part in parts]
+    assert max(sizes) - min(sizes) <= max(batch.lengths()) + 4
+    assert len(lanes._alike(batch, 4, 99)) == len(CAPTIONS)
+
+
 def test_any_number_of_cores_gives_the_same_to_the_bit(model: PrefixCaptioner, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(*batch_of(model, CAPTIONS))
     monkeypatch.setattr(lanes, "TOKENS", 20)
     prefix = model.prefix(batch.features, batch.mask).detach().requires_grad_()
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
+    found = []
+    for cores in (1, 2, 5):
+        with threads(cores):
             loss = model.caption_loss(prefix, batch)
             found.append([loss, *torch.autograd.grad(loss, prefix)])
-    finally:
-        torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(mine, one) for mine, one in zip(found[0], other, strict=True))
 

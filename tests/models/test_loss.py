@@ -10,6 +10,7 @@ from clipcap_video.features.base import stack_features
 from clipcap_video.models import loss as loss_module
 from clipcap_video.models.loss import summed_cross_entropy
 from clipcap_video.models.packing import pack
+from clipcap_video.products import FrozenMatrix, cpu_has_kernels_for
 from tests.prefix_models import batch_of, build
 
 
@@ -38,6 +39,21 @@ def test_it_is_pytorchs_cross_entropy(smoothing, with_bias, weighted, at_once, m
     torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=1e-6)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not cpu_has_kernels_for(torch.bfloat16), reason="oneDNN has no bf16 products here")
+def test_a_head_that_is_ready_for_products_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((70, 16), (90, 16), (90,)))
+    labels = torch.randint(0, 90, (70,), generator=generator)
+    found = []
+    for frozen in (None, FrozenMatrix(weight, bias, backwards=True)):
+        own = hidden.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = summed_cross_entropy(own, weight, bias, torch.arange(70), labels, None, 0.1, frozen)
+        found.append((loss, torch.autograd.grad(loss, own)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def test_a_frozen_head_gets_no_gradient():
