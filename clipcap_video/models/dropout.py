@@ -51,7 +51,7 @@ def own_dropouts(language_model: Any) -> bool:
     for parent in list(language_model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Dropout:
-                setattr(parent, name, OwnDropout(child.p))
+                setattr(parent, name, OwnDropout(child.p).train(child.training))
     config = language_model.config.to_dict()
     shares = [value for name, value in config.items() if "drop" in name and isinstance(value, float)]
     # Others than GPT-2 may drop by a function, which nobody can exchange.
