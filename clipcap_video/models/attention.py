@@ -7,6 +7,7 @@ one after the other, which keep the scores in bf16 between them as the plain att
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from clipcap_video.models.caption_attention import CaptionSlots, attend_in_slots
 from clipcap_video.models.dropout import kept
+from clipcap_video.models.packing import PackedCaptions
 
 NAME = "sdpa_or_products"
 
@@ -55,6 +57,15 @@ def attend(
     weights = scores.float().softmax(-1).to(value.dtype)
     out = torch.bmm(weights, value.flatten(0, 1)).view(batch, heads, count, width)
     return out.transpose(1, 2).contiguous(), None
+
+
+def of_packed(language_model: Any, batch: PackedCaptions, prefix: int) -> dict[str, Any]:
+    """What a language model is given on a CPU, beside a mask, so that packed captions are attended in slots."""
+    parameters = inspect.signature(language_model.base_model.forward).parameters.values()
+    # Those that take any option pass it on to their layers' attention.
+    if batch.tokens.device.type != "cpu" or not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return {}
+    return {"caption_slots": CaptionSlots.of(batch.caption, batch.position, prefix)}
 
 
 def _with_dropout(

@@ -21,9 +21,20 @@ from clipcap_video.models.packing import PackedCaptions
 
 # Of a piece, prefix included: enough for large products.
 TOKENS = 400
+# Bytes of the gradients that cores have of a language model, each its own: four of GPT-2's 124 million weights.
+MOST_GRADIENTS = 2 << 30
 
 # The summed loss (nats) of videos behind their prefix [b, P, E].
 SummedLoss = Callable[[Tensor, PackedCaptions], Tensor]
+
+
+def lanes_pay(device: torch.device, trained: Sequence[nn.Parameter], frozen: bool) -> bool:
+    """Whether cores should read videos of their own. trained: weights of the language model that are; frozen: all or
+    nearly all of it is not. Each core has a gradient of all that is trained, so with many cores a large model is
+    trained by all of them at once."""
+    cores = torch.get_num_threads()
+    size = cores * sum(weight.numel() * weight.element_size() for weight in trained)
+    return device.type == "cpu" and (frozen or (cores > 1 and size <= MOST_GRADIENTS))
 
 
 def loss_in_lanes(

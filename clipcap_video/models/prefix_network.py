@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,17 +15,13 @@ from clipcap_video.errors import ClipcapError
 from clipcap_video.models import attention
 from clipcap_video.models.adapters import add_adapters
 from clipcap_video.models.base import CaptionModel
-from clipcap_video.models.caption_attention import CaptionSlots
 from clipcap_video.models.dropout import own_dropouts
-from clipcap_video.models.lanes import loss_in_lanes
+from clipcap_video.models.lanes import lanes_pay, loss_in_lanes
 from clipcap_video.models.mapping import build_mapping
 from clipcap_video.models.packing import PackedCaptions, packed_attention
 from clipcap_video.models.prefix_config import CaptionerConfig
 from clipcap_video.models.prefix_decoding import PrefixDecoding
 from clipcap_video.models.prompt import Prompter, prompt_lengths
-
-# Bytes of the gradients that cores have of a language model, each its own: four of GPT-2's 124 million weights.
-MOST_GRADIENTS = 2 << 30
 
 
 class PrefixNetwork(CaptionModel):
@@ -47,9 +42,6 @@ class PrefixNetwork(CaptionModel):
         self.language_model = language_model
         attention.use_for(language_model)
         self._owns_dropouts = own_dropouts(language_model)
-        # To the attention of its layers, as those of transformers do.
-        parameters = inspect.signature(language_model.base_model.forward).parameters.values()
-        self._passes_options = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         if config.only_prefix:
             self.language_model.requires_grad_(False)
         elif config.lora_rank:
@@ -120,19 +112,10 @@ class PrefixNetwork(CaptionModel):
         """The loss of a batch whose prefix [B, P, E] is there already."""
         loss_of = partial(self._summed_loss, label_smoothing=label_smoothing)
         trained = [weight for weight in self.language_model.parameters() if weight.requires_grad]
-        if not self._in_lanes(prefix, trained):
-            return loss_of(prefix, batch) / len(batch.labels)
-        pieces = None if self.config.frozen_decoder else torch.get_num_threads()
-        return loss_in_lanes(loss_of, prefix, batch, trained, pieces) / len(batch.labels)
-
-    def _in_lanes(self, prefix: Tensor, trained: list[nn.Parameter]) -> bool:
-        """Whether cores read videos of their own. Each core then has a gradient of all that is trained, so with many
-        cores a large model is trained by all of them at once; and so it is where dropout could not be repeated."""
-        if prefix.device.type != "cpu" or not self._owns_dropouts:
-            return False
-        cores = torch.get_num_threads()
-        size = cores * sum(weight.numel() * weight.element_size() for weight in trained)
-        return self.config.frozen_decoder or (cores > 1 and size <= MOST_GRADIENTS)
+        if self._owns_dropouts and lanes_pay(prefix.device, trained, self.config.frozen_decoder):
+            pieces = None if self.config.frozen_decoder else torch.get_num_threads()
+            return loss_in_lanes(loss_of, prefix, batch, trained, pieces) / len(batch.labels)
+        return loss_of(prefix, batch) / len(batch.labels)
 
     def _summed_loss(self, prefix: Tensor, batch: PackedCaptions, label_smoothing: float) -> Tensor:
         hidden, length = self._read_packed(prefix, batch), prefix.shape[1] + batch.tokens.shape[1]
@@ -147,15 +130,12 @@ class PrefixNetwork(CaptionModel):
         count = prefix.shape[1]
         embeddings = self.language_model.get_input_embeddings()(batch.tokens)
         places = torch.arange(count, device=prefix.device).expand(len(prefix), -1)
-        options = {}
-        if prefix.device.type == "cpu" and self._passes_options:
-            options["caption_slots"] = CaptionSlots.of(batch.caption, batch.position, count)
         return self.language_model.base_model(
             inputs_embeds=torch.cat([prefix.to(embeddings.dtype), embeddings], dim=1),
             attention_mask=packed_attention(batch.caption, batch.position, count)[:, None],
             position_ids=torch.cat([places, batch.position + count], dim=1),
             use_cache=False,
-            **options,
+            **attention.of_packed(self.language_model, batch, count),
         ).last_hidden_state
 
     def output_layer(self) -> tuple[Tensor, Tensor | None]:

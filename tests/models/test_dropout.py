@@ -52,7 +52,8 @@ def test_every_dropout_of_gpt2_is_owned_and_a_function_that_drops_is_not(tiny_lm
     language_model, _ = load_language_model(str(tiny_lm))
     assert own_dropouts(language_model)
     dropouts = [module for module in language_model.modules() if isinstance(module, OwnDropout)]
-    assert dropouts and not any(module.training for module in dropouts)
+    assert dropouts
+    assert not any(module.training for module in dropouts)
     model = build(tiny_lm, only_prefix=False)
     assert not [module for module in model.language_model.modules() if type(module) is nn.Dropout]
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}

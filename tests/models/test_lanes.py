@@ -92,7 +92,7 @@ def test_a_model_whose_gradients_are_too_large_is_trained_by_all_cores_at_once(
 ) -> None:
     model = build(tiny_lm, only_prefix=False)
     batch = pack(*batch_of(model, CAPTIONS))
-    monkeypatch.setattr(prefix_network, "MOST_GRADIENTS", 100)
+    monkeypatch.setattr(lanes, "MOST_GRADIENTS", 100)
     monkeypatch.setattr(prefix_network, "loss_in_lanes", None)
     with threads(2):
         model(batch).backward()
