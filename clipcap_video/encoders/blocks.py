@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipcap_video.products import cpu_has_kernels_for, freeze_linear_layers
+
 QUICK_GELU = 1.702
 
 
@@ -52,7 +54,7 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         # What libraries pass beside x are masks that hide nothing, for all frames are of one size.
-        x = x.to(self.qkv.weight.dtype)
+        x = x.to(self.norm1.weight.dtype)
         batch, length, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [n, H, S, E / H] each
@@ -95,14 +97,15 @@ class PatchProjection(nn.Module):
         return F.linear(patches, self.weight.flatten(1), self.bias).transpose(1, 2).reshape(batch, -1, rows, columns)
 
 
-def fuse_openai_tower(tower: Any, dtype: torch.dtype) -> None:
-    """Exchanges patches and blocks of an OpenAI vision tower for fused ones, blocks in `dtype`, in place."""
+def fuse_openai_tower(tower: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Exchanges patches and blocks of an OpenAI vision tower for fused ones, in place; blocks in `dtype`."""
     # In float32: CLIP takes the dtype of its text side from here, and texts are encoded under autocast as before.
     tower.conv1 = PatchProjection(tower.conv1)
-    tower.transformer = FusedTransformer([_openai_block(block).to(dtype) for block in tower.transformer.resblocks])
+    blocks = [_ready(_openai_block(block), dtype, device) for block in tower.transformer.resblocks]
+    tower.transformer = FusedTransformer(blocks)
 
 
-def fuse_huggingface_tower(tower: nn.Module, dtype: torch.dtype) -> None:
+def fuse_huggingface_tower(tower: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
     """The same for a CLIP, SigLIP or DINOv2 vision tower of transformers.
 
     Blocks of another build (a gated product, another activation, other names in another release) stay as they are.
@@ -116,7 +119,14 @@ def fuse_huggingface_tower(tower: nn.Module, dtype: torch.dtype) -> None:
             for number, layer in enumerate(layers):
                 block = _huggingface_block(layer)
                 if block is not None:
-                    layers[number] = block.to(dtype)
+                    layers[number] = _ready(block, dtype, device)
+
+
+def _ready(block: FusedBlock, dtype: torch.dtype, device: torch.device) -> FusedBlock:
+    block = block.to(dtype)
+    if device.type == "cpu" and dtype == torch.bfloat16 and cpu_has_kernels_for(dtype):
+        freeze_linear_layers(block, None, backwards=False)
+    return block
 
 
 def _openai_block(block: Any) -> FusedBlock:

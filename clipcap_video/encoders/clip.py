@@ -76,7 +76,7 @@ class ClipEncoder(NetworkEncoder):
         convolutional = isinstance(model.visual, ModifiedResNet)
         network: nn.Module = fold_batch_norms(model) if convolutional else model
         if not convolutional:
-            fuse_openai_tower(model.visual, dtype_of(precision))
+            fuse_openai_tower(model.visual, dtype_of(precision), device)
         side = model.visual.input_resolution
         pixels = Preprocessing(side, (side, side), "bicubic", MEAN, STD)
         dim = model.text_projection.shape[1]

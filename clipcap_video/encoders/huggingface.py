@@ -148,7 +148,7 @@ class HuggingFaceEncoder(NetworkEncoder):
         self._class_token = any(key.endswith("cls_token") for key, _ in model.named_parameters())
         of_clips = config.model_type in CLIPS_OF_FRAMES
         if not of_clips:  # whose blocks look alike, but attend over time, too
-            fuse_huggingface_tower(getattr(model, "vision_model", model), dtype_of(precision))
+            fuse_huggingface_tower(getattr(model, "vision_model", model), dtype_of(precision), device)
         super().__init__(name, model, 0, pixels, digest, device, precision)
         self.source = source
         if of_clips:

@@ -35,7 +35,7 @@ def test_fused_towers_of_transformers_compute_the_same(kind, activation):
     pixels = torch.randn(3, 3, 64, 64)
     expected = features_of(network, pixels)
     older = any(name.endswith("attention.attention") for name, _ in tower.named_modules())  # DINOv2 of older releases
-    fuse_huggingface_tower(tower, torch.float32)
+    fuse_huggingface_tower(tower, torch.float32, CPU)
     assert sum(isinstance(module, FusedBlock) for module in tower.modules()) == (0 if older else 2)
     assert sum(isinstance(module, PatchProjection) for module in tower.modules()) == 1
     torch.testing.assert_close(features_of(network, pixels), expected, rtol=1e-4, atol=1e-4)
@@ -54,7 +54,7 @@ def test_a_block_of_another_build_stays(monkeypatch):
     randomised(network)
     pixels = torch.randn(2, 3, 64, 64)
     expected = features_of(network, pixels)
-    fuse_huggingface_tower(network.vision_model, torch.float32)
+    fuse_huggingface_tower(network.vision_model, torch.float32, CPU)
     assert network.vision_model.encoder.layers[0] is layer
     torch.testing.assert_close(features_of(network, pixels), expected, rtol=1e-4, atol=1e-4)
 
@@ -64,7 +64,7 @@ def test_a_fused_tower_of_openai_computes_the_same():
     side = model.visual.input_resolution
     pixels = torch.randn(3, 3, side, side)
     expected = model.encode_image(pixels)
-    fuse_openai_tower(model.visual, torch.float32)
+    fuse_openai_tower(model.visual, torch.float32, CPU)
     torch.testing.assert_close(model.encode_image(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
