@@ -6,6 +6,7 @@ rows and half of the time of one with a few. The numbers are the same.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -85,12 +86,15 @@ class FrozenLinear(nn.Module):
         return self.matrix(x)
 
 
-def freeze_linear_layers(model: nn.Module, leave: nn.Module | None, backwards: bool) -> None:
-    """Exchanges the linear layers of a model, but for `leave` and those that are trained, for FrozenLinear."""
+def freeze_linear_layers(model: nn.Module, backwards: bool, leave: Collection[nn.Module] = ()) -> None:
+    """Exchanges the linear layers of a model for FrozenLinear, but for those in `leave`.
+
+    backwards: gradients pass through them, and those that are trained stay.
+    """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             weight, bias = _weight_of(layer), getattr(layer, "bias", None)
-            if weight is not None and layer is not leave and not (backwards and weight.requires_grad):
+            if weight is not None and layer not in leave and not (backwards and weight.requires_grad):
                 setattr(parent, name, FrozenLinear(FrozenMatrix(weight, bias, backwards)))
         up, act = getattr(parent, "c_fc", None), getattr(parent, "act", None)  # of GPT-2
         if isinstance(up, FrozenLinear) and isinstance(act, nn.GELU) and not backwards:

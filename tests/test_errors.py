@@ -19,8 +19,8 @@ from clipcap_video.errors import ClipcapError, first_line, parsing, told_of
             "what is finished is kept",
         ),
         (
-            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
-            "cannot use /root/x (Permission denied); check the path and its rights",
+            PermissionError(errno.EACCES, "Permission denied", "/videos/x"),
+            "cannot use /videos/x (Permission denied); check the path and its rights",
         ),
         (OSError("the pipe broke.\nat line 3"), "cannot use a file (the pipe broke); check the path and its rights"),
         (OSError(), "cannot use a file (OSError); check the path and its rights"),

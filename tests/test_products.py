@@ -63,7 +63,7 @@ def test_linear_layers_of_either_kind_are_exchanged_but_for_what_is_trained() ->
     x = torch.randn(5, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = {name: layer(x) for name, layer in model.items()}
-    freeze_linear_layers(model, model["head"], backwards=True)
+    freeze_linear_layers(model, backwards=True, leave=[model["head"]])
     kinds = {name: type(layer) for name, layer in model.items()}
     assert kinds == {"linear": FrozenLinear, "conv1d": FrozenLinear, "head": nn.Linear, "trained": nn.Linear}
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -125,7 +125,7 @@ def fuse_huggingface_tower(tower: nn.Module, dtype: torch.dtype, device: torch.d
 def _ready(block: FusedBlock, dtype: torch.dtype, device: torch.device) -> FusedBlock:
     block = block.to(dtype)
     if device.type == "cpu" and dtype == torch.bfloat16 and cpu_has_kernels_for(dtype):
-        freeze_linear_layers(block, None, backwards=False)
+        freeze_linear_layers(block, backwards=False)
     return block
 
 

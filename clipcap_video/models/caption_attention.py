@@ -67,6 +67,8 @@ def attend_in_slots(
 
     dropout: of the attention weights.
     """
+    # Rotary positions leave queries and keys in float32 where values are of lower precision.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if key.shape[1] != query.shape[1]:  # heads that share keys
         shared = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
@@ -83,7 +85,7 @@ class _InSlots(torch.autograd.Function):
         batch, heads, rows, width = query.shape
         count, captions, length = slots.prefix, slots.captions, slots.length
         whole, own = (batch * heads, captions * length, -1), (batch * heads * captions, length, -1)
-        q, k, v = (_to_slots(_rows(x), slots, batch) for x in (query, key, value))  # [B * H, C * M, D]
+        q, k, v = (_to_slots(x.transpose(1, 2), slots, batch) for x in (query, key, value))  # [B * H, C * M, D]
         qp, kp, vp = (x[:, :, :count].reshape(batch * heads, count, width) for x in (query, key, value))
 
         exact = torch.promote_types(query.dtype, torch.float32)
@@ -139,11 +141,6 @@ class _InSlots(torch.autograd.Function):
         dvp = torch.bmm(used_first.transpose(1, 2), given_first) + torch.bmm(wp.transpose(1, 2), given)
         pairs = ((dqp, dq), (dkp, dk), (dvp, dv))
         return (*(_joined(*pair, slots, batch).transpose(1, 2) for pair in pairs), None, None, None)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[B, H, N, D] -> [B, N, H, D]"""
-    return x.transpose(1, 2)
 
 
 def _to_slots(x: Tensor, slots: CaptionSlots, batch: int, clear: bool = False) -> Tensor:

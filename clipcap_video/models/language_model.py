@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from clipcap_video.devices import dtype_of
 from clipcap_video.errors import ClipcapError
 from clipcap_video.files import about_to_appear, packaged, reading, require_room, writing
+from clipcap_video.models.adapters import is_adapter_weight
 from clipcap_video.models.base import CONFIG, LANGUAGE_MODEL, WEIGHTS
 from clipcap_video.models.sizes import Shapes, check_layers, check_shapes, pickled_shapes, weight_shapes
 from clipcap_video.network import try_hub_once
@@ -137,7 +138,9 @@ def keep_in(model: Any, precision: str, device: torch.device, frozen_only: bool 
     frozen = None
     if precision == "bf16" and device.type == "cpu" and cpu_has_kernels_for(torch.bfloat16):
         head = model.get_output_embeddings()
-        freeze_linear_layers(model, head, backwards=frozen_only)
+        # Adapters are asked for their weights by their library.
+        adapters = [module for name, module in model.named_modules() if is_adapter_weight(f"{name}.")]
+        freeze_linear_layers(model, backwards=frozen_only, leave=[head, *adapters])
         if not (frozen_only and head.weight.requires_grad):
             frozen = FrozenMatrix(head.weight, getattr(head, "bias", None), backwards=frozen_only)
     embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding)

@@ -24,7 +24,7 @@ from tests.web.test_page import page  # noqa: F401  (a fixture)
 async def _app(scope: Any, receive: Any, send: Any) -> None:
     body = (await receive())["body"]
     if body == b"full":
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/upload")
+        raise OSError(errno.ENOSPC, "No space left on device", "upload")
     if body == b"raise":
         raise KeyError("no such function")
     await send({"type": "http.response.start", "status": 500 if body == b"break" else 200, "headers": []})
