@@ -76,11 +76,18 @@ class _Through(torch.autograd.Function):
 
 
 class FrozenLinear(nn.Module):
-    """A FrozenMatrix in the place of a linear layer. It has no parameters."""
+    """A FrozenMatrix in the place of a linear layer, whose weight and bias it keeps under their names, to be saved.
 
-    def __init__(self, matrix: FrozenMatrix) -> None:
+    backwards: gradients pass through it, as in training, which saves nothing of a frozen model; so it keeps neither.
+    """
+
+    def __init__(self, layer: Any, backwards: bool) -> None:
         super().__init__()
-        self.matrix = matrix
+        bias = getattr(layer, "bias", None)
+        self.matrix = FrozenMatrix(_weight_of(layer), bias, backwards)
+        if not backwards:
+            layer.weight.data = layer.weight.data.bfloat16()
+            self.weight, self.bias = layer.weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix(x)
@@ -93,9 +100,9 @@ def freeze_linear_layers(model: nn.Module, backwards: bool, leave: Collection[nn
     """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            weight, bias = _weight_of(layer), getattr(layer, "bias", None)
+            weight = _weight_of(layer)
             if weight is not None and layer not in leave and not (backwards and weight.requires_grad):
-                setattr(parent, name, FrozenLinear(FrozenMatrix(weight, bias, backwards)))
+                setattr(parent, name, FrozenLinear(layer, backwards))
         up, act = getattr(parent, "c_fc", None), getattr(parent, "act", None)  # of GPT-2
         if isinstance(up, FrozenLinear) and isinstance(act, nn.GELU) and not backwards:
             up.matrix.gelu, parent.act = act.approximate, nn.Identity()

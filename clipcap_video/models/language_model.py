@@ -132,8 +132,8 @@ def keep_in(model: Any, precision: str, device: torch.device, frozen_only: bool 
 
     Norms, biases and embeddings stay in float32, so nothing but the products is rounded, as under autocast.
     frozen_only: only what is not trained, and gradients pass through it.
-    Returns the output layer where products on this device want matrices in an order of their own; the linear layers
-    have given theirs up then.
+    Returns the output layer where products on this device want matrices in an order of their own; what gradients pass
+    through has given its weights up for them then, and cannot be saved.
     """
     frozen = None
     if precision == "bf16" and device.type == "cpu" and cpu_has_kernels_for(torch.bfloat16):

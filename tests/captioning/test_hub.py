@@ -18,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from clipcap_video.captioning.captioner import Captioner
 from clipcap_video.captioning.hub import names_repository
 from clipcap_video.errors import ClipcapError
+from clipcap_video.models.sizes import weight_shapes
 from tests.captioning.conftest import build
 from tests.tiny import features_of
 
@@ -47,6 +48,16 @@ def test_saved_and_loaded_captions_the_same(captioner: Captioner, tmp_path: Path
     assert not [text for text in texts if "/home/me" in text]
     assert captioner.info.training["data"] == "/home/me/features"
     assert captioner.model.config.language_model == "tiny"
+
+
+def test_one_that_decodes_in_bf16_is_saved_whole(captioner: Captioner, tmp_path: Path) -> None:
+    captioner.save_pretrained(tmp_path / "exact")
+    before = Captioner.from_pretrained(tmp_path / "exact", device="cpu", precision="bf16")
+    before.save_pretrained(tmp_path / "saved")
+    again = Captioner.from_pretrained(tmp_path / "saved", device="cpu", precision="bf16")
+    assert captions(again) == captions(before)
+    shapes, saved = (weight_shapes(tmp_path / name / "model.safetensors") for name in ("exact", "saved"))
+    assert shapes == saved
 
 
 def test_the_card_says_how_to_use_it_and_what_it_is(captioner: Captioner, tmp_path: Path) -> None:
